@@ -1,0 +1,35 @@
+"""One real host for the whole session: in this process, and as a server on a free port when a test asks for it."""
+
+import shutil
+
+import pytest
+from kindred_testing import SHARED, host, start_host
+
+
+def pytest_configure(config):
+    start_host()
+    import torch
+
+    torch.set_num_threads(2)
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(host.BASE, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """The real ComfyUI server with the pack, for the whole session. Its models folder is its own."""
+    from kindred_testing.server import TestServer
+
+    with TestServer(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def dog_photos():
+    """Five real photos of one dog (CC BY 4.0; not part of the project)."""
+    folder = SHARED / "data" / "dreambooth" / "dog"
+    if not folder.is_dir():
+        pytest.skip("the shared photos are not on this machine")
+    return sorted(folder.glob("*.jpg"))

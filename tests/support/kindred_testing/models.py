@@ -1,0 +1,32 @@
+"""Small real models, made with the host's own classes and loaded by the host's own loaders."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from pathlib import Path
+
+from .host import BASE, ROOT, start_host
+
+
+@functools.cache
+def sd15_checkpoint(seed: int = 0) -> Path:
+    """The demo's reduced SD 1.5 checkpoint with random weights; made once a session for each seed."""
+    start_host()
+    from .server import _load
+
+    path = BASE / "models" / "checkpoints" / f"tiny-{seed}.safetensors"
+    return _load("kindred_demo_random_base", ROOT / "demo" / "random_base.py").write(path, seed=seed)
+
+
+def load(path: Path):
+    """(model, clip, vae) as the host's CheckpointLoaderSimple gives them, under inference mode like in a running graph."""
+    import torch
+
+    start_host()
+    nodes = importlib.import_module("nodes")
+    folder_paths = importlib.import_module("folder_paths")
+    folder = folder_paths.get_folder_paths("checkpoints")[0]
+    assert Path(path).parent == Path(folder), f"{path} is not in the host's checkpoint folder {folder}"
+    with torch.inference_mode():
+        return nodes.CheckpointLoaderSimple().load_checkpoint(Path(path).name)

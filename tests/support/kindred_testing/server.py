@@ -1,0 +1,39 @@
+"""The real server for the tests: the demo's driver in a base directory of its own, with the small checkpoint in place."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+from .host import COMFYUI, ROOT, make_base_directory
+
+
+def _load(name: str, path: Path):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+demo_server = _load("kindred_demo_server", ROOT / "demo" / "server.py")
+PromptError, Interrupted = demo_server.PromptError, demo_server.Interrupted
+
+
+class TestServer(demo_server.ComfyServer):
+    """`run`, `submit`, `wait`, `interrupt` of the driver; `input_image` puts a picture where LoadImage finds it."""
+
+    __test__ = False
+    CHECKPOINT = "tiny.safetensors"
+
+    def __init__(self, base: Path, arguments: tuple[str, ...] = ()):
+        from .models import sd15_checkpoint
+
+        super().__init__(COMFYUI, make_base_directory(base), ("--cpu", *arguments))
+        shutil.copy(sd15_checkpoint(), base / "models" / "checkpoints" / self.CHECKPOINT)
+
+    def input_image(self, path: Path) -> str:
+        shutil.copy(path, self.base / "input" / path.name)
+        return path.name
