@@ -37,6 +37,14 @@ def part_of_model(cond_stage_model: torch.nn.Module, clip, key: str) -> torch.nn
     raise ValueError(f"This CLIP has no encoder {key!r}; it has {', '.join(encoder_tokenizers(clip)) or 'none'}.")
 
 
+def token_list_names(clip) -> dict[str, str]:
+    """Encoder key (`clip_l`) -> the name of its list in what `clip.tokenize` returns (`l`)."""
+    tokenizer = _base_tokenizer(clip)
+    if hasattr(tokenizer, "clip_name"):  # the host's single-encoder wrapper says it itself
+        return {part.embedding_key: tokenizer.clip_name for _, part in _parts(tokenizer)}
+    return {part.embedding_key: name.removeprefix("clip_") for name, part in _parts(tokenizer)}
+
+
 def word_ids(clip, key: str, text: str) -> list[int]:
     """The vocabulary ids of `text` in the encoder `key`, without start, end and padding."""
     part = encoder_tokenizers(clip)[key]
