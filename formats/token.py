@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+FILE_PREFIX = "embedding:"  # how core calls an embedding file in a prompt
+
 # White space ends a token in every tokenizer; the others are prompt syntax of the host (emphasis, escapes, weights).
 _FORBIDDEN = re.compile(r"[\s()\\:,\x00-\x1f\ue000-\uf8ff]")
 
@@ -15,8 +17,8 @@ _FORBIDDEN = re.compile(r"[\s()\\:,\x00-\x1f\ue000-\uf8ff]")
 class LearnedToken:
     """What a prompt may call by `text`, e.g. `<v1>`.
 
-    text        as it is written in a prompt
-    class_word  the kind the subject belongs to, e.g. `dog`
+    text        as it is written in a prompt; `embedding:name` for a file that people call that way
+    class_word  the kind the subject belongs to, e.g. `dog`; "" where nobody said it
     vectors     encoder key -> float32 CPU tensor [n, width]; the keys are those of core's own embedding files
                 (`clip_l`, `clip_g`, `clip_h`, `t5xxl`, ...), n >= 1 vectors stand for the token in that encoder
     metadata    free text kept with the file (method, steps, ...); never a path or a user name
@@ -36,11 +38,13 @@ class LearnedToken:
 
 def check_token_text(text: str) -> str:
     """Return `text` if a prompt can carry it as one token, else raise ValueError with the reason."""
-    if not text:
+    name = text.removeprefix(FILE_PREFIX)
+    if not name:
         raise ValueError("The token is empty. Give it a name that no prompt uses otherwise, for example '<v1>'.")
-    bad = _FORBIDDEN.search(text)
+    bad = _FORBIDDEN.search(name)
     if bad:
-        raise ValueError(f"The token {text!r} contains {bad.group()!r}, which prompts use for something else. Try '<{re.sub(r'[^A-Za-z0-9-]', '', text) or 'v1'}>'.")
-    if len(text) > 64:
+        better = re.sub(r"[^A-Za-z0-9-]", "", name) or "v1"
+        raise ValueError(f"The token {text!r} contains {bad.group()!r}, which prompts use for something else. Try '<{better}>'.")
+    if len(text) > 64 + len(FILE_PREFIX) * text.startswith(FILE_PREFIX):
         raise ValueError(f"The token {text[:20]!r}... has {len(text)} characters; at most 64 fit.")
     return text

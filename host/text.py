@@ -8,20 +8,47 @@ from __future__ import annotations
 
 import copy
 import functools
-import re
 from collections.abc import Iterable
 
 import torch
 
 from ..formats.token import LearnedToken
+from ..formats.token_text import mentions, named, replace_tokens, token_pattern
+
+__all__ = [
+    "carried_tokens",
+    "carry_tokens",
+    "clash",
+    "embedding_folders",
+    "embedding_widths",
+    "encoder_model",
+    "encoder_tokenizers",
+    "input_embeddings",
+    "mentions",
+    "part_of_model",
+    "replace_tokens",
+    "word_ids",
+]
 
 _MARK = "\ue000"  # private use: cannot stand in a prompt, is no number, survives the host's prompt parser
-_IDENTIFIER = "embedding:"
 
 
 def encoder_tokenizers(clip) -> dict[str, object]:
     """Encoder key (`clip_l`, `clip_g`, `t5xxl`, ...) -> the host's SDTokenizer of that encoder, in the host's order."""
     return {part.embedding_key: part for _, part in _parts(_base_tokenizer(clip))}
+
+
+def embedding_widths(clip) -> dict[str, int]:
+    """Encoder key -> width of its input embeddings, as embedding files are checked against it."""
+    return {key: int(input_embeddings(clip, key).shape[-1]) for key in encoder_tokenizers(clip)}
+
+
+def embedding_folders(clip) -> list[str]:
+    """Where the host looks for `embedding:name` on behalf of this CLIP."""
+    for part in encoder_tokenizers(clip).values():
+        if part.embedding_directory:
+            return [part.embedding_directory] if isinstance(part.embedding_directory, str) else list(part.embedding_directory)
+    return []
 
 
 def encoder_model(clip, key: str) -> torch.nn.Module:
@@ -37,19 +64,11 @@ def part_of_model(cond_stage_model: torch.nn.Module, clip, key: str) -> torch.nn
     raise ValueError(f"This CLIP has no encoder {key!r}; it has {', '.join(encoder_tokenizers(clip)) or 'none'}.")
 
 
-def token_list_names(clip) -> dict[str, str]:
-    """Encoder key (`clip_l`) -> the name of its list in what `clip.tokenize` returns (`l`)."""
-    tokenizer = _base_tokenizer(clip)
-    if hasattr(tokenizer, "clip_name"):  # the host's single-encoder wrapper says it itself
-        return {part.embedding_key: tokenizer.clip_name for _, part in _parts(tokenizer)}
-    return {part.embedding_key: name.removeprefix("clip_") for name, part in _parts(tokenizer)}
-
-
 def word_ids(clip, key: str, text: str) -> list[int]:
     """The vocabulary ids of `text` in the encoder `key`, without start, end and padding."""
     part = encoder_tokenizers(clip)[key]
     end = -1 if part.tokenizer_adds_end_token else None
-    return list(part.tokenizer(text)["input_ids"][part.tokens_start:end])
+    return list(part.tokenizer(text)["input_ids"][part.tokens_start : end])
 
 
 def input_embeddings(clip, key: str) -> torch.Tensor:
@@ -57,19 +76,32 @@ def input_embeddings(clip, key: str) -> torch.Tensor:
     return encoder_model(clip, key).transformer.get_input_embeddings().weight
 
 
+def clash(clip, text: str) -> str | None:
+    """What `text` means already to this CLIP, in words for a message; None when a new token may take it."""
+    if text in carried_tokens(clip):
+        return "a token that this CLIP carries"
+    for key, part in encoder_tokenizers(clip).items():
+        ids = word_ids(clip, key, text)
+        if len(ids) == 1 and ids[0] != getattr(part.tokenizer, "unk_token_id", None):
+            return f"a word of the vocabulary of {key}"
+    return None
+
+
 def carry_tokens(clip, tokens: Iterable[LearnedToken]):
     """A clone of `clip` whose prompts may name `tokens`, besides those that it carries already (same text: the new one wins).
 
     An encoder for which a token has no vectors reads the class word instead, or nothing where the class word follows anyway.
-    Raises ValueError when vectors do not fit the encoder's width.
+    Gradients flow into vectors that require them. Raises ValueError when vectors do not fit the encoder's width.
     """
     carried = {**carried_tokens(clip), **{token.text: token for token in tokens}}
     parts = encoder_tokenizers(clip)
     for token in carried.values():
         for key in token.vectors.keys() & parts.keys():
-            width, found = parts[key].embedding_size, token.vectors[key].shape[-1]
+            width, found = int(input_embeddings(clip, key).shape[-1]), token.vectors[key].shape[-1]
             if found != width:
-                raise ValueError(f"Token {token.text!r} has vectors of width {found} for {key}, this CLIP expects {width}: it was learned on another model family.")
+                raise ValueError(
+                    f"Token {token.text!r} has vectors of width {found} for {key}, this CLIP expects {width}: it was learned on another model family."
+                )
         if not token.vectors.keys() & parts.keys():
             raise ValueError(f"Token {token.text!r} was learned for {', '.join(token.vectors) or 'no encoder'}; this CLIP has {', '.join(parts)}.")
     clone = clip.clone()
@@ -80,29 +112,6 @@ def carry_tokens(clip, tokens: Iterable[LearnedToken]):
 def carried_tokens(clip) -> dict[str, LearnedToken]:
     """Token text -> token, for all that `clip` carries."""
     return dict(getattr(clip.tokenizer, "kindred_tokens", {}))
-
-
-def mentions(text: str, tokens: Iterable[str]) -> list[str]:
-    """The carried tokens that `text` names, in the order of their first appearance."""
-    pattern = _pattern(tokens)
-    return list(dict.fromkeys(match.group() for match in pattern.finditer(text))) if pattern else []
-
-
-def replace_tokens(text: str, tokens: dict[str, LearnedToken]) -> str:
-    """`text` as an encoder without the tokens should read it: the class word in their place, once.
-
-    "a photo of a <v1> dog" -> "a photo of a dog";  "a photo of <v1>" -> "a photo of dog".
-    """
-    pattern = _pattern(tokens)
-    if pattern is None:
-        return text
-
-    def plain(match: re.Match) -> str:
-        word = tokens[match.group()].class_word
-        follows = re.match(r"[\s)]*(?::[\d.]+\)\s*)?" + re.escape(word) + r"(?!\w)", match.string[match.end():], re.IGNORECASE)
-        return "" if follows else word
-
-    return re.sub(r"(?<=\S)  +(?=\S)", " ", pattern.sub(plain, text))
 
 
 def _base_tokenizer(clip):
@@ -120,14 +129,6 @@ def _parts(tokenizer) -> list[tuple[str, object]]:
     return [(name, value) for name, value in vars(tokenizer).items() if _is_part(value)]
 
 
-def _pattern(tokens: Iterable[str]) -> re.Pattern | None:
-    words = sorted(tokens, key=len, reverse=True)
-    if not words:
-        return None
-    bounded = ((r"(?<!\w)" if re.match(r"\w", word) else "") + re.escape(word) + (r"(?!\w)" if re.search(r"\w$", word) else "") for word in words)
-    return re.compile("|".join(bounded))
-
-
 def _carrying(base, carried: dict[str, LearnedToken]):
     outer = copy.copy(base)
     for name, part in _parts(base):
@@ -142,13 +143,18 @@ def _carrying(base, carried: dict[str, LearnedToken]):
 
 
 def _carrying_part(part, carried: dict[str, LearnedToken]):
+    """A copy of the host's tokenizer of one encoder that reads carried tokens as the host reads `embedding:name`.
+
+    Each mention becomes the host's own embedding syntax around a private mark, so that emphasis, word ids, chunks and
+    all else are the host's work; a text without mentions goes through untouched.
+    """
     clone = copy.copy(part)
     own = {text: token.vectors[part.embedding_key] for text, token in carried.items() if part.embedding_key in token.vectors}
-    order = list(own)
-    pattern = _pattern(own)
     foreign = {text: token for text, token in carried.items() if text not in own}
-    if clone.embedding_directory is None:  # the host ignores vectors in prompts altogether without a directory
+    order, pattern = list(own), token_pattern(own)
+    if clone.embedding_directory is None:  # then the host takes `embedding:` for plain text: only our marks may be read
         clone.embedding_directory = []
+        clone.embedding_identifier = _MARK + _MARK
 
     @functools.wraps(part._try_get_embedding)
     def try_get_embedding(name: str):
@@ -157,11 +163,19 @@ def _carrying_part(part, carried: dict[str, LearnedToken]):
         index, _, rest = name[1:].partition(_MARK)
         return own[order[int(index)]], name, rest.strip()
 
+    def mark(match) -> str:
+        token = named(match)
+        if token is None:
+            return match.group()
+        before = match.string[: match.start()]
+        space = "" if not before or before[-1].isspace() or before[-1] == "(" else " "
+        return f"{space}{clone.embedding_identifier}{_MARK}{order.index(token)}{_MARK}"
+
     @functools.wraps(part.tokenize_with_weights)
     def tokenize_with_weights(text: str, *args, **kwargs):
         text = replace_tokens(text, foreign)
         if pattern is not None:
-            text = pattern.sub(lambda match: f" {_IDENTIFIER}{_MARK}{order.index(match.group())}{_MARK} ", text)
+            text = pattern.sub(mark, text)
         return type(part).tokenize_with_weights(clone, text, *args, **kwargs)
 
     clone._try_get_embedding = try_get_embedding

@@ -1,0 +1,238 @@
+"""Embedding files: what textual inversion leaves on disk, in the layouts that core ComfyUI, diffusers, A1111 and kohya share.
+
+Written   safetensors only. One encoder: ONE tensor [n, width] named by the token (core takes the first of a file, diffusers
+          and A1111 the only one). Several: one tensor for each encoder key (`clip_l`, `clip_g`), core's and A1111's SDXL layout.
+Read      those, A1111's `string_to_param`, diffusers' `.bin`, kohya's `emb_params` and lists, `text_encoders_0/1` of diffusers'
+          pivotal tuning, and embeddings bundled in a LoRA file (`bundle_emb.NAME.*`). Pickles only by weights-only loading.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from .token import FILE_PREFIX, LearnedToken, check_token_text
+
+EXTENSIONS = (".safetensors", ".pt", ".bin")
+MAX_PICKLE = 256 * 2**20  # bytes; an embedding has kilobytes, and a pickle is read whole before it can be judged
+_META = "kindred."
+_ENCODER_NAMES = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g"}
+_NAMELESS = {"*", "emb_params"}  # what trainers write where the file name is the token's only name
+_BUNDLE = re.compile(r"bundle_emb\.(?P<name>.+)\.(?P<part>string_to_param\.\*|[A-Za-z0-9_]+)")
+_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
+
+
+def save(token: LearnedToken, path: str | os.PathLike, overwrite: bool = True) -> Path:
+    """Write `token` to `path` (.safetensors): the old file or the new one is there at any moment, never a half.
+
+    Raises ValueError for a name that some system cannot hold, a link in the file's place, or vectors that are not finite;
+    FileExistsError without `overwrite`; OSError from the disk itself (the old file is then untouched).
+    """
+    from safetensors.torch import save as to_bytes
+
+    path = Path(os.fspath(path))
+    check_file_name(path.name)
+    if path.suffix.lower() != ".safetensors":
+        raise ValueError(f"The embedding file {path.name!r} must end in '.safetensors'; other formats can carry code.")
+    if path.is_symlink():
+        raise ValueError(f"{str(path)!r} is a link to another place. Remove it or choose another name.")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{str(path)!r} exists already. Choose another name, or allow it to be overwritten.")
+    if not token.vectors:
+        raise ValueError(f"Token {token.text!r} has no vectors to save.")
+    for key, value in token.vectors.items():
+        _check_vectors(value, f"token {token.text!r}, encoder {key!r}")
+    tensors = {key: value.detach().to("cpu", torch.float32).contiguous().clone() for key, value in token.vectors.items()}
+    encoders = ",".join(tensors)
+    if len(tensors) == 1:
+        tensors = {token.text: next(iter(tensors.values()))}
+    metadata = {"format": "pt", **{str(k): str(v) for k, v in token.metadata.items() if not str(k).startswith(_META)}}
+    metadata |= {_META + "token": token.text, _META + "class_word": token.class_word, _META + "encoders": encoders}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, to_bytes(tensors, metadata))
+    return path
+
+
+def load(path: str | os.PathLike, widths: Mapping[str, int], text: str | None = None) -> LearnedToken:
+    """Read the token in `path` for a CLIP whose encoders have `widths` (encoder key -> embedding width).
+
+    text   how prompts shall call it; default: the name in the file, else `<file name>`. In a LoRA with several bundled
+           embeddings it also picks one.
+    Raises ValueError with the path for a missing or damaged file, a pickle that wants to run code, a file without an
+    embedding, values that are not finite, and widths that no encoder of the CLIP has.
+    """
+    path = Path(os.fspath(path))
+    if not path.is_file():
+        raise ValueError(f"There is no embedding file {str(path)!r}.")
+    tensors, metadata = _read(path)
+    name, tensors = _layout(path, tensors, text)
+    vectors = _for_encoders(path, tensors, widths, metadata.get(_META + "encoders", ""))
+    own = {key.removeprefix(_META): value for key, value in metadata.items() if key.startswith(_META)}
+    extra = {key: value for key, value in metadata.items() if not key.startswith(_META) and key != "format"}
+    return LearnedToken(text or _name(own.get("token") or name, path), own.get("class_word", ""), vectors, extra)
+
+
+def check_file_name(name: str) -> str:
+    """Return `name` if every common system can hold it as one file, else raise ValueError with the reason."""
+    if not name.strip() or not name.split(".")[0].strip():
+        raise ValueError(f"The file name {name!r} is empty. Give it a name, for example 'my-dog'.")
+    bad = re.search(r'[\x00-\x1f<>:"/\\|?*]', name)
+    if bad:
+        raise ValueError(f"The file name {name!r} contains {bad.group()!r}, which some systems do not allow. Use letters, digits, '-' and '_'.")
+    if name != name.strip() or name.endswith("."):
+        raise ValueError(f"The file name {name!r} begins or ends with a space or ends with a dot, which Windows drops. Remove it.")
+    if name.split(".")[0].rstrip().upper() in _RESERVED:
+        raise ValueError(f"The file name {name!r} is reserved by Windows. Choose another.")
+    if len(name.encode()) > 255:
+        raise ValueError(f"The file name {name[:20]!r}... has {len(name.encode())} bytes; at most 255 fit.")
+    return name
+
+
+def file_name(text: str) -> str:
+    """A file name, without its ending, for the token `text` that every common system can hold: `<v1>` -> `v1`."""
+    stem = re.sub(r'[\x00-\x20<>:"/\\|?*\x7f]+', "-", text.removeprefix(FILE_PREFIX)).strip("-. ")
+    while len(stem.encode()) > 200:
+        stem = stem[:-1]
+    return f"{stem}_" if stem.split(".")[0].upper() in _RESERVED else stem or "token"
+
+
+def find(name: str, folders: list[str] | str | None) -> Path:
+    """The file that core's `embedding:name` means, within `folders`. Raises ValueError when it is missing or lies outside of them."""
+    name = name.removeprefix(FILE_PREFIX)
+    if not name or "\x00" in name or Path(name).is_absolute() or ".." in Path(name.replace("\\", "/")).parts:
+        raise ValueError(f"{name!r} is not the name of an embedding. Write it as it stands in the embeddings folder.")
+    roots = [folders] if isinstance(folders, str) else list(folders or [])
+    for root in roots:
+        for place in (root, *sorted(str(p) for p in Path(root).rglob("*") if p.is_dir())):
+            for candidate in (Path(place, name + ending) for ending in ("", *EXTENSIONS)):
+                if candidate.is_file():
+                    if not any(candidate.resolve().is_relative_to(Path(r).resolve()) for r in roots):
+                        raise ValueError(f"The embedding {name!r} is a link that leaves the embeddings folder. Put the file itself there.")
+                    return candidate
+    raise ValueError(f"There is no embedding {name!r} in {', '.join(map(repr, roots)) or 'any folder: this CLIP has none'}.")
+
+
+def _write(path: Path, data: bytes) -> None:
+    beside = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)  # the umask makes it 0644
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            beside.unlink()
+    if hasattr(os, "O_DIRECTORY"):
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _read(path: Path) -> tuple[object, dict[str, str]]:
+    """What the file holds and its metadata; for safetensors only the tensors that can belong to an embedding."""
+    if path.suffix.lower() == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                keys = list(file.keys())
+                bundled = [key for key in keys if key.startswith("bundle_emb.")]
+                if not bundled and len(keys) > 64:
+                    raise ValueError(f"{str(path)!r} holds {len(keys)} tensors and no embedding; it looks like a model or a LoRA.")
+                return {key: file.get_tensor(key) for key in bundled or keys}, dict(file.metadata() or {})
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise ValueError(f"{str(path)!r} is not a readable safetensors file ({error}). Download or export it again.") from error
+    if path.stat().st_size > MAX_PICKLE:
+        raise ValueError(f"{str(path)!r} has {path.stat().st_size / 2**20:.0f} MB; an embedding is much smaller. It looks like a model.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True), {}
+    except Exception as error:  # torch raises many kinds: pickle, zip, EOF, type errors
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{str(path)!r} cannot be read without running code from it, or is damaged ({reason}). Convert it to safetensors where you trust it."
+        ) from error
+
+
+def _layout(path: Path, content: object, text: str | None) -> tuple[str, dict[str, torch.Tensor]]:
+    """(token name or "", tensors by encoder key, or by "" where the layout does not say the encoder)."""
+    if isinstance(content, Mapping) and isinstance(content.get("string_to_param"), Mapping):  # A1111
+        inner = _tensors(content["string_to_param"])
+        return (str(content.get("name") or ""), {"": next(iter(inner.values()))}) if inner else _refuse(path, content)
+    if isinstance(content, list):  # one mapping for each encoder
+        parts = [value for entry in content if isinstance(entry, Mapping) for value in _tensors(entry).values()]
+        return ("", {f"#{i}": value for i, value in enumerate(parts)}) if parts else _refuse(path, content)
+    tensors = _tensors(content) if isinstance(content, Mapping) else {}
+    bundles: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        if match := _BUNDLE.fullmatch(key):
+            bundles.setdefault(match["name"], {})["" if "*" in match["part"] else _ENCODER_NAMES.get(match["part"], match["part"])] = value
+    if bundles:
+        if len(bundles) > 1 and text not in bundles:
+            raise ValueError(f"{str(path)!r} bundles the embeddings {', '.join(map(repr, sorted(bundles)))}; say which one is meant.")
+        name = text if text in bundles else next(iter(bundles))
+        return name, bundles[name]
+    if len(tensors) == 1:
+        name, value = next(iter(tensors.items()))
+        return ("", {_ENCODER_NAMES.get(name, name): value}) if _is_encoder(name) else (name, {"": value})
+    if tensors and all(_is_encoder(key) for key in tensors):
+        return "", {_ENCODER_NAMES.get(key, key): value for key, value in tensors.items()}
+    return _refuse(path, content)
+
+
+def _for_encoders(path: Path, tensors: dict[str, torch.Tensor], widths: Mapping[str, int], written_for: str) -> dict[str, torch.Tensor]:
+    """Each tensor at the encoder it belongs to: by its key, by what the metadata says, else by its width."""
+    vectors: dict[str, torch.Tensor] = {}
+    for key, value in tensors.items():
+        value = value.reshape(1, -1) if value.ndim == 1 else value.reshape(-1, value.shape[-1]) if value.ndim == 3 else value
+        _check_vectors(value, repr(str(path)))
+        named = key if key in widths else written_for if not key and written_for in widths else ""
+        fits = [named] if named else [] if _is_encoder(key) else [k for k, w in widths.items() if w == value.shape[-1] and k not in vectors]
+        if named and widths[named] != value.shape[-1]:
+            raise ValueError(
+                f"{str(path)!r} has vectors of width {value.shape[-1]} for {named}; this CLIP expects {widths[named]}. It was made for another model family."
+            )
+        if fits:
+            vectors[fits[0]] = value.to(torch.float32).clone()
+    if not vectors:
+        found = ", ".join(sorted({f"{k.strip('#0123456789') or 'one'} of width {v.shape[-1]}" for k, v in tensors.items()}))
+        expected = ", ".join(f"{key} {width}" for key, width in widths.items())
+        raise ValueError(f"{str(path)!r} holds vectors for {found}; this CLIP has {expected}. It was made for another model family.")
+    return vectors
+
+
+def _check_vectors(value: torch.Tensor, where: str) -> None:
+    if not value.is_floating_point() or value.is_sparse or value.ndim != 2 or 0 in value.shape:
+        raise ValueError(f"The embedding in {where} has shape {list(value.shape)} and type {value.dtype}; expected floating point [count, width].")
+    if not torch.isfinite(value).all():
+        raise ValueError(f"The embedding in {where} contains NaN or infinity: its training went wrong. Use an earlier save.")
+
+
+def _tensors(mapping: Mapping) -> dict[str, torch.Tensor]:
+    return {str(key): value.detach() for key, value in mapping.items() if torch.is_tensor(value)}
+
+
+def _is_encoder(key: str) -> bool:
+    return key in _ENCODER_NAMES or re.fullmatch(r"clip_[a-z]|[a-z0-9]*t5[a-z0-9]*|llama|gemma\w*|qwen\w*", key) is not None
+
+
+def _name(found: str, path: Path) -> str:
+    stem = re.sub(r"[^\w.-]+", "-", path.stem).strip("-")[:60] or "v1"
+    with contextlib.suppress(ValueError):
+        if found not in _NAMELESS:
+            return check_token_text(found)
+    return check_token_text(f"<{stem}>")
+
+
+def _refuse(path: Path, content: object):
+    keys = ", ".join(map(repr, list(content)[:4])) if isinstance(content, Mapping) else type(content).__name__
+    raise ValueError(f"{str(path)!r} holds no embedding that ComfyUI, diffusers, A1111 or kohya writes (found {keys or 'nothing'}).")
