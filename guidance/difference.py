@@ -1,0 +1,140 @@
+"""How a tuned model differs from its base, weight by weight, and whether the difference is small enough to be told in factors."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field
+
+from ..host import adapters, patcher as host
+from ..host.adapters import Patch, Term
+
+# A second module costs a second forward; a second weight for the weak rows costs memory only. Up to this share of the weights, the memory is the smaller price.
+LARGE_SHARE = 0.25
+
+_compared: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Change:
+    """tuned - base of one weight: the sum of factor * term, or not told in terms (`terms` is None: compare the weights themselves)."""
+
+    key: str
+    terms: tuple[tuple[float, Term], ...] | None
+    kinds: tuple[str, ...] = ()
+
+
+@dataclass
+class Difference:
+    """All weights in which two models of one architecture differ."""
+
+    changes: dict[str, Change] = field(default_factory=dict)
+    separate: bool = False  # so many stored weights differ that the pair stays two modules
+
+
+def compare(tuned, base) -> Difference:
+    """The difference of two patchers of one architecture. ValueError, one sentence, for a pair that does not fit."""
+    _check_family(tuned, base)
+    stored, separate = (set(), False) if host.share_module(tuned, base) else _stored_differences(tuned, base)
+    if separate:
+        return Difference({key: Change(key, None, ("checkpoint",)) for key in stored}, separate=True)
+    tuned_patches, base_patches = host.weight_patches(tuned), host.weight_patches(base)
+    shapes = {key: host.pristine(tuned, key).shape for key in tuned_patches.keys() | base_patches.keys()}
+    changes, more, less = {}, 0, 0
+    for key in sorted(tuned_patches.keys() | base_patches.keys() | stored):
+        if key in stored:
+            changes[key], more = Change(key, None, ("checkpoint",)), more + 1
+            continue
+        change, grows = patch_difference(key, shapes[key], tuned_patches.get(key, []), base_patches.get(key, []))
+        if change is not None:
+            changes[key] = change
+            more, less = more + grows, less + (not grows)
+    if not changes:
+        _refuse_equal(tuned, base)
+    if less and not more:
+        raise ValueError(
+            f"`base_model` is more tuned than `model`: it alone carries patches on {less} weights. The two inputs are probably swapped: "
+            "connect the model with the LoRA to `model`, and the model before the LoRA to `base_model`."
+        )
+    return Difference(changes)
+
+
+def patch_difference(key: str, shape, tuned: list[Patch], base: list[Patch]) -> tuple[Change | None, bool]:
+    """(the change that two lists of patches make to one weight, None where they agree; is the tuned list the stronger one?)"""
+    shared = 0
+    while shared < min(len(tuned), len(base)) and adapters.same_patch(tuned[shared], base[shared]):
+        shared += 1
+    tuned, base = tuned[shared:], base[shared:]
+    if not tuned and not base:
+        return None, False
+    # what both have at another place or strength: one term with the difference of the strengths
+    pairs: list[list] = [[patch, patch[0], 0.0] for patch in tuned]
+    for patch in base:
+        twin = next((pair for pair in pairs if adapters.same_setting(pair[0], patch) and adapters.same_value(pair[0][1], patch[1])), None)
+        if twin is None:
+            pairs.append([patch, 0.0, patch[0]])
+        else:
+            twin[2] += patch[0]
+    kinds = tuple(dict.fromkeys(adapters.kind_of(patch) for patch, here, there in pairs if here != there))
+    grows = any(abs(here) > abs(there) for _, here, there in pairs)
+    read = [(adapters.additive((1.0, *patch[1:]), shape), here - there) for patch, here, there in pairs]
+    if any(found is None for found, _ in read):
+        return Change(key, None, kinds), grows
+    terms = tuple((found[0] * strength, found[1]) for found, strength in read if strength != 0.0)
+    return (Change(key, terms, kinds) if terms else None), grows
+
+
+def _check_family(tuned, base) -> None:
+    for name, one in (("model", tuned), ("base_model", base)):
+        if host.has_bypass(one):
+            raise ValueError(f"`{name}` carries a LoRA in bypass mode, whose effect cannot be compared with the base: load it with the ordinary LoRA loader.")
+    if host.share_module(tuned, base):
+        return
+    ours, theirs = host.weight_shapes(tuned), host.weight_shapes(base)
+    if ours.keys() != theirs.keys():
+        missing = len(theirs.keys() - ours.keys()) + len(ours.keys() - theirs.keys())
+        raise ValueError(
+            f"`model` is {host.family(tuned)} and `base_model` is {host.family(base)}: {missing} weights exist in only one of them. "
+            "Guidance interpolates weights, so both must be of one architecture: connect the model that `model` was tuned from."
+        )
+    for key in ours:
+        if ours[key] != theirs[key] and not _padded(ours[key], theirs[key]):
+            raise ValueError(
+                f"`model` is {host.family(tuned)} and `base_model` is {host.family(base)}, and {key!r} is {list(ours[key])} in one and {list(theirs[key])} in the other: "
+                "both must be of one architecture. Connect the model that `model` was tuned from."
+            )
+
+
+def _padded(tuned, base) -> bool:
+    """Instruction editing adds input channels to the first convolution; the base is the same with zeros there."""
+    return len(tuned) == len(base) == 4 and tuned[0] == base[0] and tuned[2:] == base[2:] and tuned[1] > base[1]
+
+
+def _stored_differences(tuned, base) -> tuple[set[str], bool]:
+    """(keys of the stored weights that differ, are they too many for one module?). Compared once for each pair of loaded models."""
+    known = _compared.setdefault(tuned.model, weakref.WeakKeyDictionary())
+    if base.model not in known:
+        known[base.model] = _scan(tuned, base)
+    return known[base.model]
+
+
+def _scan(tuned, base) -> tuple[set[str], bool]:
+    shapes, theirs = host.weight_shapes(tuned), host.weight_shapes(base)
+    total = sum(shape.numel() for shape in shapes.values())
+    keys, differing = set(), 0
+    for key in sorted(shapes, key=lambda name: shapes[name].numel()):  # the small ones first: a full fine-tune shows there at once
+        if shapes[key] != theirs[key]:
+            return set(shapes), True
+        if not host.same_weight(host.pristine(tuned, key), host.pristine(base, key)):
+            keys.add(key)
+            differing += shapes[key].numel()
+            if differing > LARGE_SHARE * total:
+                return set(shapes), True
+    return keys, False
+
+
+def _refuse_equal(tuned, base) -> None:
+    where = "the same model" if host.share_module(tuned, base) else "two copies of one checkpoint"
+    raise ValueError(
+        f"`model` and `base_model` are {where} with equal weights, so there is nothing to guide away from. Connect the model AFTER the LoRA "
+        "(or the fine-tuned checkpoint) to `model` and the one before it to `base_model`. If only the text encoder was tuned, use plain CFG with its base's empty prompt as negative."
+    )

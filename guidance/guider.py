@@ -1,0 +1,87 @@
+"""What is done with the weak model: Personalization Guidance, and its relatives for comparison.
+
+D = the model's prediction of the image, theta' tuned, theta base, c prompt, phi null prompt, theta_w = omega theta' + (1 - omega) theta.
+
+    personalization    D_theta_w(phi) + cfg (D_theta'(c) - D_theta_w(phi))                      Steering Guidance 2025, equations 7 and 8
+    autoguidance       D_theta'(phi) + cfg (D_theta'(c) - D_theta'(phi)) + s (D_theta'(c) - D_theta_w(c))           its baseline CFG + AG
+    subject-agnostic   D_theta'(phi) + cfg (D_theta'(c) - D_theta'(phi)) + s (D_theta'(c) - D_theta'(c without the subject))   CFG + SAG
+
+The paper's AG of equation 6 with scale lambda is cfg 1 and s = lambda - 1. All predictions of a step are made in one batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from ..host import sampling
+from .routing import attach
+from .schedule import Schedule
+from .weak_model import WeakModel
+
+log = logging.getLogger(__name__)
+
+MODES = ("personalization", "autoguidance", "subject-agnostic")
+WEAK = "weak"
+
+
+def personalize(model, base_model, schedule: Schedule):
+    """A clone of `model` whose negative side is predicted by the weights between `base_model` and `model`: any sampler and guider may use it.
+
+    At omega 1 from start to end that is plain CFG, and `model` itself comes back, once the pair is known to fit.
+    """
+    weak = WeakModel(model, base_model, schedule)
+    if schedule.is_cfg:
+        log.info("Personalization Guidance at omega 1 is plain CFG: nothing to do.")
+        return model
+    return attach(model, weak)
+
+
+class PersonalizationGuider(sampling.CFGGuider):
+    """The host's CFG guider on a personalized model."""
+
+    def __init__(self, model, base_model, schedule: Schedule):
+        super().__init__(personalize(model, base_model, schedule))
+
+
+class ThirdPredictionGuider(sampling.CFGGuider):
+    """CFG plus `scale` times the step from a third prediction to the positive one (autoguidance, subject-agnostic guidance)."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.scale = 1.0
+
+    def set_scale(self, scale: float) -> None:
+        self.scale = float(scale)
+
+    def predict_noise(self, x, timestep, model_options={}, seed=None):
+        return sampling.cfg_and_third(self, x, timestep, model_options, self.conds["positive"], self.conds.get("negative"), self.conds[WEAK], self.cfg, self.scale)
+
+
+def make_guider(model, base_model, positive, negative, cfg: float, schedule: Schedule, mode: str = MODES[0], subject_agnostic=None, scale: float = 1.0):
+    """The guider of `mode`, with its conditionings set. ValueError, one sentence, where an input is missing or does not fit."""
+    if mode not in MODES:
+        raise ValueError(f"`mode` is {mode!r}; expected one of {', '.join(MODES)}.")
+    if not math.isfinite(cfg):
+        raise ValueError(f"`cfg` is {cfg}; expected a finite number.")
+    if negative is None:
+        raise ValueError(
+            "`negative` is not connected, and this guider encodes nothing by itself: connect an empty prompt. If the text encoder was tuned, too, "
+            "encode it with the base CLIP for omega 0 (the weak model's own null prompt)."
+        )
+    if mode == MODES[0]:
+        guider = PersonalizationGuider(model, base_model, schedule)
+        guider.set_conds(positive, negative)
+    else:
+        if not math.isfinite(scale):
+            raise ValueError(f"`scale` is {scale}; expected a finite number.")
+        if mode == "subject-agnostic":
+            if subject_agnostic is None:
+                raise ValueError("`subject_agnostic` is not connected: subject-agnostic guidance needs the prompt encoded without the subject's token, for example with its class word instead.")
+            guider, third = ThirdPredictionGuider(model), subject_agnostic
+        else:
+            guider, third = ThirdPredictionGuider(attach(model, WeakModel(model, base_model, schedule), sides=(WEAK,))), positive
+        guider.inner_set_conds({"positive": positive, "negative": negative, WEAK: third})
+        guider.set_scale(scale)
+    guider.set_cfg(cfg)
+    return guider

@@ -1,0 +1,158 @@
+"""What the weak model of a pair is, and how it stands beside the tuned one while sampling: inside its layers, or as a second module."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+
+import torch
+
+from ..host import adapters, patcher as host
+from .difference import Change, Difference, compare, patch_difference
+from .layers import Correction, Rows, SecondDelta, SecondWeight, factored
+from .schedule import Schedule
+
+log = logging.getLogger(__name__)
+
+
+class WeakModel:
+    """The weights between `base` and `tuned` (theta_w = omega theta' + (1 - omega) theta) for any pair of one architecture.
+
+    Raises ValueError for a pair that does not fit. Nothing is computed or allocated before `installed`.
+    """
+
+    def __init__(self, tuned, base, schedule: Schedule):
+        self.tuned, self.base, self.schedule = tuned, base, schedule
+        self.difference: Difference = compare(tuned, base)
+        self.separate = self.difference.separate and schedule.constant
+        self.second = host.interpolated_clone(base, tuned, list(self.difference.changes), schedule.omega) if self.separate else None
+        if not self.separate:
+            self._refuse_unreachable()
+        self._tuned_patches, self._base_patches = host.weight_patches(tuned), host.weight_patches(base)
+        self._told = False
+
+    @contextmanager
+    def installed(self, patcher, rows: Rows, moving: bool):
+        """While open, the module of `patcher` (a clone of `tuned`) computes the rows that `rows` names with the weak weights.
+
+        `moving`: the tuned weights may change during the run (conditioning hooks). Afterwards the module is as before, whatever happened.
+        """
+        placed: list[tuple[torch.nn.Module, object]] = []
+        try:
+            layers, size = [], 0
+            for path, changes in self._by_layer(patcher).items():
+                layer = host.owner(patcher, path + ".weight")[0]
+                forward, nbytes = self._forward(patcher, layer, changes, rows, moving)
+                size += nbytes
+                placed.append((layer, layer.__dict__.get("forward")))
+                layer.forward = forward
+                layers.append(forward)
+            self._tell(layers, size)
+            yield layers
+        finally:
+            for layer, before in reversed(placed):
+                if before is None:
+                    del layer.forward
+                else:
+                    layer.forward = before
+
+    def _by_layer(self, patcher) -> dict[str, dict[str, Change]]:
+        """Layer path -> parameter name -> change, for the patches that `patcher` has now (nodes after ours may have added some, to both sides)."""
+        now = host.weight_patches(patcher)
+        layers: dict[str, dict[str, Change]] = {}
+        for key, change in self.difference.changes.items():
+            later = now.get(key, [])[len(self._tuned_patches.get(key, [])):]
+            if later and change.terms is not None and any(adapters.additive(patch, host.pristine(patcher, key).shape) is None for patch in later):
+                change = Change(key, None, change.kinds)
+            path, _, name = key.rpartition(".")
+            layers.setdefault(path, {})[name] = change
+        return layers
+
+    def _forward(self, patcher, layer, changes: dict[str, Change], rows: Rows, moving: bool):
+        """(the layer's forward for the run, bytes that it holds beside the model)."""
+        original = _bare(layer.forward)
+        device = host.load_device(patcher)
+        weight, bias = changes.get("weight"), changes.get("bias")
+        terms = weight.terms if weight else ()
+        if terms is not None and (bias is None or bias.terms is not None) and (weight or isinstance(layer, torch.nn.Linear)):
+            place = {"device": device, "dtype": host.compute_dtype(patcher)}
+            parts = factored(layer, terms, host.pristine(patcher, weight.key).shape, place) if weight else []
+            if parts is not None:
+                added = sum(term.value.to(device, torch.float32) * factor for factor, term in bias.terms) if bias else None
+                return Correction(rows, original, parts, added), sum(part.nbytes() for part in parts) + (added.nbytes if bias else 0)
+        delta = moving or not self.schedule.constant
+        values = {name: self._value(patcher, changes[name], delta, device) for name in changes}
+        for name in {"weight", "bias"} - values.keys():
+            values[name] = self._unchanged(patcher, layer, next(iter(changes.values())).key, name, delta, device)
+        size = sum(value.nbytes for value in values.values() if value is not None)
+        second = host.twin(layer, values["weight"], values["bias"])
+        return (SecondDelta if delta else SecondWeight)(rows, original, second), size
+
+    def _value(self, patcher, change: Change, delta: bool, device) -> torch.Tensor:
+        """W_w of one weight, or A where `delta`. Computed in float32, kept in the weight's own dtype."""
+        key, omega = change.key, self.schedule.omega
+        mine, theirs = self._tuned_patches.get(key, []), self._base_patches.get(key, [])
+        tuned = host.patched(self.tuned, key, mine, device)
+        base = _like(host.patched(self.base, key, theirs, device), tuned)
+        if delta:
+            value = tuned.sub_(base)
+        else:
+            value = base.lerp_(tuned, omega)
+            later = host.weight_patches(patcher).get(key, [])[len(mine):]
+            value = host.patched(patcher, key, later, device, start=value)
+        return value.to(host.storage_dtype(patcher, key))
+
+    def _unchanged(self, patcher, layer, key: str, name: str, delta: bool, device) -> torch.Tensor | None:
+        """The parameter in which the two do not differ, for the weak rows' layer: as tuned, or zero where only the difference counts."""
+        if layer._parameters.get(name) is None:
+            return None
+        key = f"{key.rpartition('.')[0]}.{name}"
+        value = host.patched(patcher, key, host.weight_patches(patcher).get(key, []), device)
+        return (torch.zeros_like(value) if delta else value).to(host.storage_dtype(patcher, key))
+
+    def _refuse_unreachable(self) -> None:
+        for key in self.difference.changes:
+            layer, name = host.owner(self.tuned, key)
+            if name not in ("weight", "bias") or not host.is_rowwise(layer):
+                raise ValueError(
+                    f"The pair differs in {key!r}, a weight that is used outside of an ordinary layer, so its rows cannot be told apart in one batch. "
+                    "Save the tuned model as a checkpoint and load it with its own loader: two separate models work with any difference, at a constant omega."
+                )
+
+    def _tell(self, layers, size: int) -> None:
+        if not self._told:
+            self._told = True
+            log.info("%s", describe(self, layers, size))
+
+    def tell_separate(self, size: int) -> None:
+        if not self._told:
+            self._told = True
+            log.info("%s", describe(self, [], size))
+
+
+def describe(weak: WeakModel, layers, size: int) -> str:
+    """One line: the path that was chosen, and its price."""
+    schedule = weak.schedule
+    omega = f"{schedule.omega:g}" if schedule.constant else f"{schedule.omega:g} to {schedule.omega_end:g}"
+    megabytes = f"{size / 2**20:,.1f} MB"
+    if weak.separate:
+        return f"Personalization Guidance (omega {omega}): most weights differ, so the weak model is a second model beside the tuned one: {megabytes} more, two forwards a step."
+    kinds = ", ".join(dict.fromkeys(kind for change in weak.difference.changes.values() for kind in change.kinds))
+    corrected = sum(isinstance(layer, Correction) for layer in layers)
+    ways = [f"{corrected} layers corrected by the adapter" if corrected else "", f"{len(layers) - corrected} with a second weight" if len(layers) > corrected else ""]
+    return f"Personalization Guidance (omega {omega}) over {kinds}: {' and '.join(way for way in ways if way)}, in one batched forward a step; {megabytes} beside the model."
+
+
+def _bare(forward):
+    """The host's forward beneath one that we installed for an outer sampling run."""
+    while isinstance(forward, (Correction, SecondWeight, SecondDelta)):
+        forward = forward.original
+    return forward
+
+
+def _like(base: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
+    if base.shape == tuned.shape:
+        return base
+    padded = torch.zeros_like(tuned)
+    padded[tuple(slice(0, n) for n in base.shape)] = base
+    return padded

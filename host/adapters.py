@@ -1,0 +1,158 @@
+"""What a weight patch of the host adds to a weight, in factors that can be applied to activations.
+
+A patch is the host's tuple (strength, value, strength_model, offset, function). `additive` reads those whose effect is
+`weight + strength * A` with an A that does not depend on the weight; all others (DoRA, OFT, BOFT, GLoRA, `set`, functions, padding)
+are answered with None, and the caller compares whole weights instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy.weight_adapter import LoHaAdapter, LoKrAdapter, LoRAAdapter, WeightAdapterBase
+
+Patch = tuple[float, Any, float, Any, Any]
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A = up @ down on the output rows [start, start + length) of the weight (all of them where `rows` is None)."""
+
+    up: torch.Tensor  # [rows, rank]
+    down: torch.Tensor  # [rank, in] or [rank, in, *kernel]
+    rows: tuple[int, int] | None = None
+
+    def numel(self) -> int:
+        return self.up.numel() + self.down.numel()
+
+
+@dataclass(frozen=True)
+class Kronecker:
+    """A = w1 (x) w2 of a linear layer: A[i k, j l] = w1[i, j] w2[k, l]."""
+
+    w1: torch.Tensor  # [out1, in1]
+    w2: torch.Tensor  # [out2, in2]
+
+    def numel(self) -> int:
+        return self.w1.numel() + self.w2.numel()
+
+
+@dataclass(frozen=True)
+class Full:
+    """A itself, in the shape of the weight."""
+
+    value: torch.Tensor
+
+    def numel(self) -> int:
+        return self.value.numel()
+
+
+Term = LowRank | Kronecker | Full
+
+
+def additive(patch: Patch, shape: torch.Size) -> tuple[float, Term] | None:
+    """(factor, A) of `patch` on a weight of `shape`: the patch adds factor * A. None where it is not of that kind."""
+    strength, value, strength_model, offset, function = patch
+    if strength_model != 1.0 or function is not None:
+        return None
+    rows = None
+    if offset is not None:
+        if offset[0] != 0 or not isinstance(value, LoRAAdapter):
+            return None
+        rows = (offset[1], offset[2])
+    if isinstance(value, WeightAdapterBase):
+        read = {LoRAAdapter: _lora, LoHaAdapter: _loha, LoKrAdapter: _lokr}.get(type(value))
+        found = read(value.weights, shape, rows) if read else None
+        return None if found is None else (strength * found[0], found[1])
+    if isinstance(value, list) or not isinstance(value, tuple):
+        return None
+    kind, content = ("diff", value) if len(value) == 1 else value[:2]
+    if kind != "diff" or content[0].shape != shape or (len(content) > 1 and content[1].get("pad_weight")):
+        return None
+    return strength, Full(content[0])
+
+
+def same_value(a, b) -> bool:
+    """Do two patch values hold the same adapter, be it loaded once or twice?"""
+    if a is b:
+        return True
+    if isinstance(a, WeightAdapterBase):
+        return type(a) is type(b) and same_value(tuple(a.weights), tuple(b.weights))
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b.to(a.device))
+    if isinstance(a, (tuple, list)):
+        return type(a) is type(b) and len(a) == len(b) and all(same_value(x, y) for x, y in zip(a, b))
+    return type(a) is type(b) and a == b
+
+
+def same_patch(a: Patch, b: Patch) -> bool:
+    """Same adapter at the same strength in the same place."""
+    return a is b or (a[0] == b[0] and same_value(a[1], b[1]) and same_setting(a, b))
+
+
+def same_setting(a: Patch, b: Patch) -> bool:
+    """Same place of the weight, whatever the strength."""
+    return a[2] == b[2] and a[3] == b[3] and a[4] is b[4]
+
+
+def kind_of(patch: Patch) -> str:
+    """The adapter's name as artists know it, for the log."""
+    value = patch[1]
+    if isinstance(value, WeightAdapterBase):
+        dora = {"lora": 4, "loha": 7, "lokr": 8}.get(value.name)
+        return "DoRA" if dora is not None and value.weights[dora] is not None else {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr"}.get(value.name, value.name.upper())
+    return "merge" if isinstance(value, list) else ("diff" if len(value) == 1 else str(value[0]))
+
+
+def _lora(weights, shape, rows) -> tuple[float, Term] | None:
+    up, down, alpha, mid, dora_scale, reshape = weights
+    if dora_scale is not None or reshape is not None:
+        return None
+    rank = down.shape[0]
+    if mid is not None:  # Tucker: the kernel is in the middle
+        down = torch.einsum("mn...,nj->mj...", mid.float(), down.flatten(1).float())
+        if mid.shape[0] != up.flatten(1).shape[1]:
+            return None
+    up = up.flatten(1)
+    expected = (rows[1] if rows else shape[0], *shape[1:])
+    if up.shape[0] != expected[0] or down.numel() != up.shape[1] * _count(expected[1:]):
+        return None  # the host logs an error and skips such a patch
+    return (1.0 if alpha is None else alpha / rank), LowRank(up, down.reshape(up.shape[1], *expected[1:]), rows)
+
+
+def _loha(weights, shape, rows) -> tuple[float, Term] | None:
+    """(a1 b1) * (a2 b2), elementwise, is of rank r1 r2: its factors are the products of all pairs of columns and of all pairs of rows."""
+    a1, b1, alpha, a2, b2, t1, t2, dora_scale = weights
+    if dora_scale is not None or t1 is not None or t2 is not None:
+        return None
+    if a1.shape[0] != shape[0] or b1.shape[1] != _count(shape[1:]):
+        return None
+    scale = 1.0 if alpha is None else alpha / b1.shape[0]
+    if a1.shape[1] * a2.shape[1] * (shape[0] + _count(shape[1:])) > shape.numel():
+        return scale, Full(((a1.float() @ b1.float()) * (a2.float() @ b2.float())).reshape(shape))
+    up = torch.einsum("ip,iq->ipq", a1.float(), a2.float()).flatten(1)
+    down = torch.einsum("pj,qj->pqj", b1.float(), b2.float()).flatten(0, 1)
+    return scale, LowRank(up, down.reshape(-1, *shape[1:]))
+
+
+def _lokr(weights, shape, rows) -> tuple[float, Term] | None:
+    w1, w2, alpha, w1_a, w1_b, w2_a, w2_b, t2, dora_scale = weights
+    if dora_scale is not None or t2 is not None:
+        return None
+    rank = None
+    if w1 is None:
+        rank, w1 = w1_b.shape[0], w1_a.float() @ w1_b.float()
+    if w2 is None:
+        rank, w2 = w2_b.shape[0], w2_a.float() @ w2_b.float()  # the host lets the second rank win, too
+    scale = alpha / rank if alpha is not None and rank is not None else 1.0
+    if len(shape) == 2 and w2.ndim == 2:
+        return (scale, Kronecker(w1, w2)) if (w1.shape[0] * w2.shape[0], w1.shape[1] * w2.shape[1]) == tuple(shape) else None
+    w1 = w1.reshape(*w1.shape, *[1] * (w2.ndim - w1.ndim))
+    product = torch.kron(w1.float(), w2.float())
+    return (scale, Full(product.reshape(shape))) if product.numel() == shape.numel() else None
+
+
+def _count(shape) -> int:
+    return int(torch.Size(shape).numel())

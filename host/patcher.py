@@ -1,0 +1,156 @@
+"""The host's ModelPatcher: weights as they were loaded, weights as a patcher means them, and the layers that own them.
+
+Clones of one patcher share ONE module. What is patched into the module at the moment belongs to the clone that was loaded last, so
+weights are never read from the module alone: the pristine ones are in the patchers' shared backup where the module holds patched ones.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import comfy.lora
+import comfy.model_management
+import comfy.ops
+import comfy.utils
+import torch
+from comfy.model_patcher import get_key_weight
+from comfy.patcher_extension import WrappersMP
+from comfy.quant_ops import QuantizedTensor
+
+from .adapters import Patch
+
+ModelPatcher = object  # the host's class; a name for signatures
+
+DIFFUSION = "diffusion_model."
+_ROWWISE = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, torch.nn.GroupNorm, torch.nn.LayerNorm, torch.nn.RMSNorm, torch.nn.Embedding)
+
+
+def share_module(a: ModelPatcher, b: ModelPatcher) -> bool:
+    """Are the two clones of one loaded model?"""
+    return a.model is b.model
+
+
+def family(patcher: ModelPatcher) -> str:
+    """The host's name of the architecture: SD15, SDXL, Flux ..."""
+    return type(patcher.model.model_config).__name__
+
+
+def weight_patches(patcher: ModelPatcher) -> dict[str, list[Patch]]:
+    """Weight key -> the patches that the patcher puts on it, in order. Keys of the diffusion model only."""
+    return {key: list(patches) for key, patches in patcher.patches.items() if key.startswith(DIFFUSION) and patches}
+
+
+def has_bypass(patcher: ModelPatcher) -> bool:
+    """Does the patcher change layers by injection (LoRA in bypass mode) instead of by patches?"""
+    return bool(patcher.injections)
+
+
+def weight_shapes(patcher: ModelPatcher) -> dict[str, torch.Size]:
+    """Weight key -> shape, of the diffusion model's floating-point state."""
+    state = patcher.model.diffusion_model.state_dict(prefix=DIFFUSION)
+    return {key: value.shape for key, value in state.items() if value.is_floating_point() or isinstance(value, QuantizedTensor)}
+
+
+def pristine(patcher: ModelPatcher, key: str) -> torch.Tensor:
+    """The weight as it came from the file: as stored (maybe quantised), on any device. Not to be written to."""
+    hooked, saved = patcher.hook_backup.get(key), patcher.backup.get(key)
+    if saved is not None:
+        return saved.weight
+    return hooked[0] if hooked is not None else comfy.utils.get_attr(patcher.model, key)
+
+
+def patched(patcher: ModelPatcher, key: str, patches: list[Patch], device: torch.device, start: torch.Tensor | None = None) -> torch.Tensor:
+    """The weight `key` with `patches` as the host would merge them, in float32 on `device`; from `start` instead of the file's weight if given."""
+    if start is None:
+        stored = pristine(patcher, key)
+        start = (stored.dequantize() if isinstance(stored, QuantizedTensor) else stored).to(device=device, dtype=torch.float32, copy=True)
+    return comfy.lora.calculate_weight(patches, start, key) if patches else start
+
+
+def storage_dtype(patcher: ModelPatcher, key: str) -> torch.dtype:
+    """The dtype for another value of the weight `key`: its own, or the one it is computed in where it is stored in less than 16 bits."""
+    stored = pristine(patcher, key)
+    plain = not isinstance(stored, QuantizedTensor) and stored.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    return stored.dtype if plain else patcher.model.get_dtype_inference()
+
+
+def compute_dtype(patcher: ModelPatcher) -> torch.dtype:
+    """The dtype of the activations."""
+    return patcher.model.get_dtype_inference()
+
+
+def owner(patcher: ModelPatcher, key: str) -> tuple[torch.nn.Module, str]:
+    """The layer that owns the weight `key`, and the parameter's name in it."""
+    path, _, name = key.rpartition(".")
+    return comfy.utils.get_attr(patcher.model, path), name
+
+
+def is_rowwise(layer: torch.nn.Module) -> bool:
+    """Does the layer work on each row of its input alone, by `forward`, with nothing but a weight and a bias?"""
+    known = isinstance(layer, _ROWWISE) or (isinstance(layer, comfy.ops.CastWeightBiasOp) and type(layer).__name__ == "Linear")
+    return known and not any(True for _ in layer.children())
+
+
+def twin(layer: torch.nn.Module, weight: torch.Tensor | None, bias: torch.Tensor | None) -> torch.nn.Module:
+    """A layer that computes like `layer`, with other values of weight and bias and none of the host's patches, quantisation and offloading."""
+    other = copy.copy(layer)
+    other._parameters = dict(layer._parameters)
+    for name, value in (("weight", weight), ("bias", bias)):
+        if name in other._parameters:
+            other._parameters[name] = None if value is None else torch.nn.Parameter(value, requires_grad=False)
+    for name in ("forward", "_v", "_v_weight", "_v_bias", "_prefetch", "weight_lowvram_function", "bias_lowvram_function"):
+        other.__dict__.pop(name, None)
+    other.weight_function, other.bias_function, other.comfy_cast_weights = [], [], True
+    if hasattr(other, "layout_type"):
+        other.layout_type = other.quant_format = None
+    return other
+
+
+def plain(x: torch.Tensor) -> torch.Tensor:
+    """An activation that a layer before may have quantised already, as an ordinary tensor."""
+    return x.dequantize() if isinstance(x, QuantizedTensor) else x
+
+
+def wrap(patcher: ModelPatcher, key: str, **wrappers) -> None:
+    """Put `wrappers` (by the host's names in lower case: sampler_sample, calc_cond_batch, apply_model) onto a clone, in place of earlier ones of the same key."""
+    for name, wrapper in wrappers.items():
+        kind = getattr(WrappersMP, name.upper())
+        patcher.remove_wrappers_with_key(kind, key)
+        patcher.add_wrapper_with_key(kind, key, wrapper)
+
+
+def same_weight(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Are two stored weights equal, whatever their devices and dtypes?"""
+    a, b = (value.dequantize() if isinstance(value, QuantizedTensor) else value for value in (a, b))
+    return a.shape == b.shape and torch.equal(a, b.to(device=a.device, dtype=a.dtype))
+
+
+def interpolated_clone(base: ModelPatcher, tuned: ModelPatcher, keys: list[str], omega: float) -> ModelPatcher:
+    """A clone of `base` whose weights `keys` are omega * tuned + (1 - omega) * base, merged by the host when it loads it.
+
+    A weight of `tuned` may have more input channels than that of `base` (instruction editing): the base's are padded with zeros.
+    Sampling settings (the noise schedule) are those of `tuned`.
+    """
+    clone = base.clone()
+    for name, value in tuned.object_patches.items():
+        if not name.startswith(DIFFUSION):
+            clone.add_object_patch(name, value)
+    known = tuned.get_key_patches(DIFFUSION)
+    mine = weight_shapes(base)
+    for key in keys:
+        shape = known[key][0][0].shape
+        if shape != mine[key]:
+            clone.add_patches({key: ("diff", (torch.zeros(shape), {"pad_weight": True}))})
+        if omega > 0:
+            clone.add_patches({key: known[key]}, omega, 1.0 - omega)
+    return clone
+
+
+def load_device(patcher: ModelPatcher) -> torch.device:
+    return patcher.load_device
+
+
+def copy_hooks(source: ModelPatcher, target: ModelPatcher) -> None:
+    """Let `target` (another module) follow the conditioning hooks that were registered on `source` for this run."""
+    target.hook_patches = {ref: {key: list(patches) for key, patches in by_key.items()} for ref, by_key in source.hook_patches.items()}
+    target.hook_mode = source.hook_mode

@@ -1,0 +1,162 @@
+"""Draw: Personalization Guidance as a guider, as core's two samplers, and as a patch for everybody else's."""
+
+from comfy_api.latest import io
+
+CATEGORY = "personalization"
+ALIASES = ["personalization guidance", "steering guidance", "weak model guidance", "autoguidance", "dreambooth guidance", "lora guidance", "cfg", "PG"]
+
+_MODEL = "The tuned model: with the LoRA, the trained concept, or a fine-tuned checkpoint."
+_BASE = "The model before tuning: the same checkpoint without the LoRA (it costs no memory), or the checkpoint that a full fine-tune began from."
+_OMEGA = (
+    "How much of the tuning the weak model keeps. 0: guidance away from the base model, most like the subject. 1: plain CFG, most like the prompt. "
+    "0 to 0.3 favours the subject, 0.4 to 0.6 balances."
+)
+_CFG = "Guidance scale, as in any sampler. 1 turns guidance off and halves the time."
+_NEGATIVE = "What to guide away from: usually an empty prompt. If the text encoder was tuned, too, encode it with the base CLIP."
+
+
+def _pair() -> list:
+    return [io.Model.Input("model", tooltip=_MODEL), io.Model.Input("base_model", tooltip=_BASE)]
+
+
+def _omega() -> io.Float.Input:
+    return io.Float.Input("omega", default=0.6, min=0.0, max=1.0, step=0.05, round=0.001, tooltip=_OMEGA)
+
+
+def _course() -> list:
+    """omega over time and the guidance interval."""
+    return [
+        io.Float.Input("omega_end", default=0.6, min=0.0, max=1.0, step=0.05, round=0.001, advanced=True, tooltip="omega at the last step, where `omega_curve` is not constant."),
+        io.Combo.Input("omega_curve", options=["constant", "linear", "cosine", "curve"], default="constant", advanced=True, tooltip="How omega goes from `omega` to `omega_end` over sampling. Constant is the paper's; curve uses the curve below."),
+        io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.01, round=0.001, advanced=True, tooltip="Before this part of sampling there is no guidance: only the positive prompt runs, at half the time a step."),
+        io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01, round=0.001, advanced=True, tooltip="After this part of sampling there is no guidance: only the positive prompt runs, at half the time a step."),
+        io.Curve.Input("curve", optional=True, socketless=False, advanced=True, tooltip="Used where `omega_curve` is curve: across, sampling from noise to image; up, from `omega` to `omega_end`."),
+    ]
+
+
+def _schedule(omega, omega_end=None, omega_curve="constant", start_percent=0.0, end_percent=1.0, curve=None):
+    from ..guidance.schedule import Schedule
+    from ..host import sampling
+
+    if omega_curve == "curve":
+        if curve is None:
+            raise ValueError("`omega_curve` is curve, and `curve` is not given: draw one on the node, or connect a Curve Editor.")
+        omega_curve = sampling.curve_function(curve)
+    return Schedule(omega, omega_end, omega_curve, start_percent, end_percent)
+
+
+def _core_inputs(node: str, names: list[str]) -> list:
+    """Core KSampler's own inputs, as this host defines them."""
+    from ..host import sampling
+
+    return [sampling.core_input(node, name) for name in names]
+
+
+class KindredPersonalizationGuidance(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="KindredPersonalizationGuidance",
+            display_name="Personalization Guidance (Model Patch)",
+            category=CATEGORY,
+            description="Guides away from the model between base and fine-tuned, at the cost of plain CFG. For any sampler or guider: connect the result as its model.",
+            search_aliases=ALIASES,
+            inputs=[*_pair(), _omega(), *_course()],
+            outputs=[io.Model.Output(tooltip="The tuned model. Its negative side is predicted by the weak weights.")],
+        )
+
+    @classmethod
+    def execute(cls, model, base_model, omega, **course) -> io.NodeOutput:
+        from ..guidance.guider import personalize
+
+        return io.NodeOutput(personalize(model, base_model, _schedule(omega, **course)))
+
+
+class KindredGuider(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="KindredGuider",
+            display_name="Personalization Guider",
+            category=CATEGORY,
+            description="Personalization Guidance for SamplerCustomAdvanced: the weak model is the weights between base and fine-tuned at omega, on the negative prompt, at the cost of plain CFG.",
+            search_aliases=ALIASES,
+            inputs=[
+                *_pair(),
+                io.Conditioning.Input("positive", tooltip="What the image shows."),
+                io.Conditioning.Input("negative", optional=True, tooltip=_NEGATIVE + " It must be connected."),
+                io.Float.Input("cfg", default=7.5, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=_CFG),
+                _omega(),
+                io.Combo.Input(
+                    "mode", options=["personalization", "autoguidance", "subject-agnostic"], default="personalization", advanced=True,
+                    tooltip="personalization: the paper's. autoguidance: CFG, and away from the weak model on the SAME prompt (three predictions a step). "
+                    "subject-agnostic: CFG, and away from a prompt without the subject (three predictions a step; omega is not used).",
+                ),
+                io.Float.Input("scale", default=1.0, min=0.0, max=100.0, step=0.1, round=0.01, advanced=True, tooltip="Strength of the third prediction in the modes autoguidance and subject-agnostic; unused otherwise."),
+                *_course(),
+                io.Conditioning.Input("subject_agnostic", optional=True, tooltip="Mode subject-agnostic: the prompt without the subject's token, for example with its class word."),
+            ],
+            outputs=[io.Guider.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, base_model, positive, cfg, omega, mode="personalization", scale=1.0, negative=None, subject_agnostic=None, **course) -> io.NodeOutput:
+        from ..guidance.guider import make_guider
+
+        return io.NodeOutput(make_guider(model, base_model, positive, negative, cfg, _schedule(omega, **course), mode, subject_agnostic, scale))
+
+
+class KindredKSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        names = ["seed", "steps", "cfg", "sampler_name", "scheduler", "positive", "negative", "latent_image", "denoise"]
+        return io.Schema(
+            node_id="KindredKSampler",
+            display_name="KSampler (Personalization Guidance)",
+            category=CATEGORY,
+            description="Core KSampler with Personalization Guidance: the subject of a LoRA or a trained concept comes out truer, at the cost of plain CFG.",
+            search_aliases=[*ALIASES, "ksampler", "sampler"],
+            inputs=[*_pair(), _omega(), *_core_inputs("KSampler", names)],
+            outputs=[io.Latent.Output(tooltip="The denoised latent.")],
+        )
+
+    @classmethod
+    def execute(cls, model, base_model, omega, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=1.0) -> io.NodeOutput:
+        from ..guidance.guider import personalize
+        from ..host import sampling
+
+        guided = personalize(model, base_model, _schedule(omega))
+        return io.NodeOutput(sampling.ksample(guided, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise))
+
+
+class KindredKSamplerAdvanced(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        names = ["add_noise", "noise_seed", "steps", "cfg", "sampler_name", "scheduler", "positive", "negative", "latent_image", "start_at_step", "end_at_step", "return_with_leftover_noise"]
+        return io.Schema(
+            node_id="KindredKSamplerAdvanced",
+            display_name="KSampler Advanced (Personalization Guidance)",
+            category=CATEGORY,
+            description="Core KSampler (Advanced) with Personalization Guidance, for workflows that sample in parts.",
+            search_aliases=[*ALIASES, "ksampler advanced"],
+            inputs=[*_pair(), _omega(), *_core_inputs("KSamplerAdvanced", names)],
+            outputs=[io.Latent.Output(tooltip="The latent, denoised up to `end_at_step`.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, base_model, omega, add_noise, noise_seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, start_at_step, end_at_step, return_with_leftover_noise
+    ) -> io.NodeOutput:
+        from ..guidance.guider import personalize
+        from ..host import sampling
+
+        guided = personalize(model, base_model, _schedule(omega))
+        return io.NodeOutput(
+            sampling.ksample(
+                guided, noise_seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, disable_noise=add_noise == "disable",
+                start_step=start_at_step, last_step=end_at_step, force_full_denoise=return_with_leftover_noise != "enable",
+            )
+        )
+
+
+NODES = [KindredGuider, KindredKSampler, KindredKSamplerAdvanced, KindredPersonalizationGuidance]

@@ -1,0 +1,161 @@
+"""Pairs of models for guidance, and what they are compared with: two modules with explicitly interpolated state dicts."""
+
+from __future__ import annotations
+
+import importlib
+
+import torch
+
+from .host import start_host
+from .models import load, sd15_checkpoint
+
+LINEARS = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0", "ff.net.0.proj", "ff.net.2")
+
+
+def comfy(place: str):
+    """A module of the host."""
+    start_host()
+    return importlib.import_module(place)
+
+
+def base_model(seed: int = 0):
+    """(model, clip): the tiny SD 1.5, freshly loaded (a module of its own)."""
+    model, clip, _ = load(sd15_checkpoint(seed))
+    return model, clip
+
+
+def encode(clip, text: str):
+    with torch.inference_mode():
+        return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def with_lora(model, state: dict, strength: float = 1.0):
+    """A clone with a LoRA file's content, through the host's own loader code."""
+    with torch.inference_mode():
+        return comfy("comfy.sd").load_lora_for_models(model, None, state, strength, 0)[0]
+
+
+def targets(model, convolutions: bool = False) -> dict[str, torch.Size]:
+    """Weight key without ".weight" -> shape, of the layers that LoRAs are usually made for."""
+    state = model.model.diffusion_model.state_dict()
+    chosen = {}
+    for key, value in state.items():
+        name = key.removesuffix(".weight")
+        if name != key and (name.endswith(LINEARS) or (convolutions and value.ndim == 4)):
+            chosen[name] = value.shape
+    return chosen
+
+
+def lora(model, rank: int = 4, seed: int = 1, size: float = 0.5, convolutions: bool = False, kind: str = "lora", only: str = "", dtype=torch.float32) -> dict:
+    """A random adapter file of `kind` (lora, dora, loha, lokr, oft, diff), whose change to each weight is about `size` of the weight's own norm."""
+    generator = torch.Generator().manual_seed(seed)
+    state = model.model.diffusion_model.state_dict()
+    out = {}
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    with torch.inference_mode():
+        for name, shape in targets(model, convolutions).items():
+            if only not in name:
+                continue
+            key, flat = f"diffusion_model.{name}", shape[1:].numel()
+            weight = state[f"{name}.weight"].float()
+            norm = size * float(weight.norm())
+            if kind in ("lora", "dora"):
+                up, down = draw(shape[0], rank), draw(rank, flat)
+                up *= norm / float((up @ down).norm())
+                out[f"{key}.lora_up.weight"], out[f"{key}.lora_down.weight"] = (up, down) if len(shape) == 2 else (up.reshape(shape[0], rank, 1, 1), down.reshape(rank, *shape[1:]))
+                out[f"{key}.alpha"] = torch.tensor(float(rank))
+                if kind == "dora":
+                    out[f"{key}.dora_scale"] = weight.flatten(1).norm(dim=1, keepdim=True).reshape(-1, *[1] * (len(shape) - 1)) * (1 + 0.1 * draw(shape[0], *[1] * (len(shape) - 1)))
+            elif kind == "loha":
+                a1, b1, a2, b2 = draw(shape[0], rank), draw(rank, flat), draw(shape[0], rank), draw(rank, flat)
+                a1 *= norm / float(((a1 @ b1) * (a2 @ b2)).norm())
+                out |= {f"{key}.hada_w1_a": a1, f"{key}.hada_w1_b": b1, f"{key}.hada_w2_a": a2, f"{key}.hada_w2_b": b2, f"{key}.alpha": torch.tensor(float(rank))}
+            elif kind == "lokr":
+                w1, w2 = draw(8, 8), draw(shape[0] // 8, shape[1] // 8, *shape[2:])
+                w1 *= norm / float(w1.norm() * w2.norm())
+                out |= {f"{key}.lokr_w1": w1, f"{key}.lokr_w2": w2, f"{key}.alpha": torch.tensor(1.0)}
+            elif kind == "oft":
+                out |= {f"{key}.oft_blocks": 0.2 * size * draw(shape[0] // 8, 8, 8), f"{key}.alpha": torch.tensor(0.0)}
+            elif kind == "diff":
+                difference = draw(*shape)
+                out[f"{key}.diff"] = difference * (norm / float(difference.norm()))
+            else:
+                raise ValueError(kind)
+    return {key: value.to(dtype) if value.ndim else value for key, value in out.items()}
+
+
+# ---- the truth -------------------------------------------------------------------------------------------------------------------
+
+
+def merged_state(model) -> dict[str, torch.Tensor]:
+    """The weights that a patcher means, merged by the host itself in float32: state dict of the BaseModel."""
+    with torch.inference_mode():
+        state = {key: value.clone() for key, value in model.model.state_dict().items()}
+        for key, entries in model.get_key_patches().items():
+            weight, convert = entries[0]
+            start = convert(weight.float().clone(), inplace=True)
+            state[key] = comfy("comfy.lora").calculate_weight(list(model.patches.get(key, [])), start, key).clone()
+    return state
+
+
+def interpolated(model, base, omega: float):
+    """A patcher on a module of its own, with weights explicitly set to omega * model + (1 - omega) * base."""
+    tuned, untuned = merged_state(model), merged_state(base)
+    with torch.inference_mode():
+        mixed = {key: (omega * tuned[key].double() + (1 - omega) * untuned[key].double()).float() if tuned[key].is_floating_point() else tuned[key] for key in tuned}
+    return with_state(model, mixed)
+
+
+def with_state(model, state: dict):
+    """A patcher without weight patches on a fresh module with the weights `state`, and all other settings of `model`."""
+    fresh, _ = base_model()
+    with torch.inference_mode():
+        fresh.model.load_state_dict(state, strict=True)
+    clone = model.clone(model_override=fresh.get_clone_model_override())
+    clone.patches, clone.patches_uuid = {}, fresh.patches_uuid
+    return clone
+
+
+def brute_force(model, base, omega: float):
+    """`model` with its weights merged beforehand, whose second list of conditions (or only one named so by `weak_lists`) runs on another module with interpolated weights.
+
+    Routed by the position of the list, and forwarded separately: nothing of ours is in it.
+    """
+    weak = interpolated(model, base, omega)
+    strong = with_state(model, merged_state(model))
+    state = {}
+
+    def sampler_sample(executor, guider, *args, **kwargs):
+        state["negative"] = guider.conds.get("negative")
+        weak.pre_run()
+        try:
+            return executor(guider, *args, **kwargs)
+        finally:
+            weak.cleanup()
+
+    def calc(executor, module, conds, x, timestep, options):
+        out = []
+        for i, one in enumerate(conds):
+            is_negative = one is not None and (one is state["negative"] or (len(conds) == 2 and i == 1))
+            out.append(executor(weak.model if is_negative else module, [one], x, timestep, options)[0])
+        return out
+
+    wrappers = comfy("comfy.patcher_extension").WrappersMP
+    strong.add_wrapper_with_key(wrappers.SAMPLER_SAMPLE, "brute_force", sampler_sample)
+    strong.add_wrapper_with_key(wrappers.CALC_COND_BATCH, "brute_force", calc)
+    return strong
+
+
+def sample(model, positive, negative, *, steps: int = 4, cfg: float = 7.5, sampler: str = "euler", scheduler: str = "normal", size: int = 16, batch: int = 1, seed: int = 5, latent=None, **options):
+    """The latent that core's KSampler function gives."""
+    with torch.inference_mode():
+        latent = latent or {"samples": torch.zeros(batch, 4, size, size)}
+        return comfy("nodes").common_ksampler(model, seed, steps, cfg, sampler, scheduler, positive, negative, latent, **options)[0]["samples"]
+
+
+def error(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Relative error of `a` against `b`."""
+    return float((a.double() - b.double()).norm() / b.double().norm())
