@@ -19,6 +19,7 @@ __all__ = [
     "carried_tokens",
     "carry_tokens",
     "clash",
+    "embed_word",
     "embedding_folders",
     "embedding_widths",
     "encoder_model",
@@ -74,6 +75,16 @@ def word_ids(clip, key: str, text: str) -> list[int]:
 def input_embeddings(clip, key: str) -> torch.Tensor:
     """The vocabulary's embedding matrix of the encoder `key`: [vocabulary, width], as the host holds it (any device and dtype)."""
     return encoder_model(clip, key).transformer.get_input_embeddings().weight
+
+
+def embed_word(clip, key: str, text: str) -> torch.Tensor:
+    """The input embeddings of `text` in the encoder `key`: [count, width], float32 on the CPU, one row for each vocabulary piece."""
+    ids = word_ids(clip, key, text)
+    if not ids:
+        raise ValueError(f"{text!r} gives no word in the vocabulary of {key}. Write the kind of the subject, for example 'dog'.")
+    table = encoder_model(clip, key).transformer.get_input_embeddings()
+    with torch.no_grad():
+        return table(torch.tensor([ids], device=table.weight.device), out_dtype=torch.float32)[0].to("cpu", torch.float32)
 
 
 def clash(clip, text: str) -> str | None:
@@ -163,19 +174,20 @@ def _carrying_part(part, carried: dict[str, LearnedToken]):
         index, _, rest = name[1:].partition(_MARK)
         return own[order[int(index)]], name, rest.strip()
 
-    def mark(match) -> str:
+    def mark(match, emphasis: bool) -> str:
         token = named(match)
         if token is None:
             return match.group()
-        before = match.string[: match.start()]
-        space = "" if not before or before[-1].isspace() or before[-1] == "(" else " "
-        return f"{space}{clone.embedding_identifier}{_MARK}{order.index(token)}{_MARK}"
+        before = match.string[: match.start()]  # the host reads an embedding at the start of a segment or after white space
+        begins = not before or before[-1].isspace() or (before[-1] == "(" and emphasis and not before.endswith("\\("))
+        return f"{'' if begins else ' '}{clone.embedding_identifier}{_MARK}{order.index(token)}{_MARK}"
 
     @functools.wraps(part.tokenize_with_weights)
     def tokenize_with_weights(text: str, *args, **kwargs):
         text = replace_tokens(text, foreign)
         if pattern is not None:
-            text = pattern.sub(mark, text)
+            emphasis = not kwargs.get("disable_weights", clone.disable_weights)
+            text = pattern.sub(functools.partial(mark, emphasis=emphasis), text)
         return type(part).tokenize_with_weights(clone, text, *args, **kwargs)
 
     clone._try_get_embedding = try_get_embedding

@@ -1,0 +1,136 @@
+"""A prompt that names concepts, encoded together with its class prompt and adjusted: what Text Encode Concept does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..formats.token import LearnedToken
+from ..host import prompt as host_prompt
+from ..host import text as encoders
+from . import align as alignment
+from . import auto
+from .conditioning import adjust_conditioning
+from .layout import blocks
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Both conditionings, the class prompt that was built, and the rotation that was used (with how it was chosen, where it was)."""
+
+    conditioning: list
+    class_conditioning: list
+    class_text: str
+    alpha: float
+    choice: auto.Choice | None
+
+    def describe(self) -> str:
+        """One or two lines for the artist."""
+        if self.choice is None:
+            return f"class prompt: {self.class_text}\nalpha {self.alpha:.3f}"
+        if self.choice.kept is None:
+            return f"class prompt: {self.class_text}\nalpha 0 (auto): the prompt has no scene besides the concept"
+        how = f"keeps {self.choice.kept:.0%} of the scene" + (f", {self.choice.kept_before:.0%} without" if self.alpha else " as it is")
+        return f"class prompt: {self.class_text}\nalpha {self.alpha:.3f} (auto): {how}"
+
+
+def encode_concept(clip, text: str, *, class_clip=None, alpha: float | None = 0.2, beta: float = 0.5, norm: str = "midpoint", align: str = "token",
+                   keep: float = 0.8, start: float = 0.0, end: float = 1.0) -> Encoded:
+    """Encode `text`, and the same with the class word for each token it names, and turn the first toward the second.
+
+    clip         carries the tokens;  class_clip   encodes the class prompt (a base encoder is the steadier anchor); None: clip
+    alpha        None: the smallest that keeps the share `keep` of the context, see `auto`
+    align        `token` or `position`, see `align`; by position the class prompt is padded by the encoder's own rule
+    Raises ValueError when the prompt names no token, a token has no class word, or the two text encoders do not fit.
+    """
+    class_clip = class_clip or clip
+    carried = encoders.carried_tokens(clip)
+    class_text = class_prompt(text, carried)
+    tokens, class_tokens = clip.tokenize(text), class_clip.tokenize(class_text)
+    if align == "position":
+        class_tokens = host_prompt.pad_like(class_clip, class_tokens, tokens)
+    conditioning, class_conditioning = host_prompt.encode(clip, tokens), host_prompt.encode(class_clip, class_tokens)
+    choice = None
+    if alpha is None:
+        named = [carried[name] for name in encoders.mentions(text, carried)]
+        choice = auto.choose(_features(clip, class_clip, (tokens, conditioning), (class_tokens, class_conditioning), named), keep)
+        alpha = choice.alpha
+    partners = token_partners(clip, tokens, class_tokens) if align == "token" else None
+    adjusted = adjust_conditioning(conditioning, class_conditioning, alpha, beta, norm, partners, start, end)
+    return Encoded(adjusted, class_conditioning, class_text, alpha, choice)
+
+
+def class_prompt(text: str, carried: dict[str, LearnedToken]) -> str:
+    """`text` with the class word in the place of each token that it names; ValueError with both when it names none."""
+    names = encoders.mentions(text, carried)
+    if not names:
+        known = ", ".join(map(repr, carried)) or "none: connect the clip of Train Concept or Load Concept"
+        raise ValueError(f"The prompt {text!r} names no token of this CLIP (it carries {known}).")
+    for name in names:
+        if not carried[name].class_word.strip():
+            raise ValueError(f"The token {name!r} has no class word. Give it one with Token SLERP (alpha 0, beta 0 leaves the token as it is).")
+    return encoders.replace_tokens(text, carried)
+
+
+def token_partners(clip, tokens, class_tokens) -> dict[str, torch.Tensor]:
+    """Encoder key -> partner rows (`align.by_token`) of two prompts that were tokenized for the same kind of CLIP."""
+    own, other = host_prompt.by_encoder(clip, tokens), host_prompt.by_encoder(clip, class_tokens)
+    return {
+        key: alignment.by_token(_ids(own[key]), _ids(other[key]), alignment.Special(*host_prompt.special_ids(clip, key))) for key in own if key in other
+    }
+
+
+def text_partners(clip, text: str, class_text: str) -> dict[str, torch.Tensor]:
+    """`token_partners` of two prompts as texts; an empty `class_text` is `text` with the class word for its tokens."""
+    if clip is None or not text.strip():
+        raise ValueError("align = token needs to know the prompts: connect clip and write text (Text Encode Concept does both by itself). Or use align = position.")
+    class_text = class_text if class_text.strip() else class_prompt(text, encoders.carried_tokens(clip))
+    return token_partners(clip, clip.tokenize(text), clip.tokenize(class_text))
+
+
+def sentence_rows(clip, tokens) -> dict[str, tuple[list[int], int]]:
+    """Encoder key -> (the row of the first end token of each chunk, count of rows): where an encoder sums up what stands before."""
+    found = {}
+    for key, chunks in host_prompt.by_encoder(clip, tokens).items():
+        end, rows, offset = host_prompt.special_ids(clip, key)[1], [], 0
+        for ids in _ids(chunks):
+            rows.append(offset + next((i for i, token in enumerate(ids) if not torch.is_tensor(token) and token == end), len(ids) - 1))
+            offset += len(ids)
+        found[key] = (rows, offset)
+    return found
+
+
+def sentence_features(clip, tokens, conditioning) -> dict[str, torch.Tensor]:
+    """Encoder key -> its output at the end token of each chunk, [chunks, width], from the first entry of a conditioning."""
+    cond, extra = conditioning[0][0], conditioning[0][1]
+    places, features = sentence_rows(clip, tokens), {}
+    for block in blocks(cond, extra.get("pooled_output")):
+        part = block.of(cond)[0]
+        key = block.encoder or next((key for key, (_, count) in reversed(places.items()) if count == part.shape[0]), "")
+        rows = [row for row in places[key][0] if row < part.shape[0]] if key in places else [part.shape[0] - 1]
+        features[block.encoder] = part[rows].float()
+    return features
+
+
+def _features(clip, class_clip, prompt, class_encoded, named: list[LearnedToken]) -> list[auto.Features]:
+    bare = "a photo of a " + " and a ".join(f"{token.text} {token.class_word}" for token in named)
+    class_bare = encoders.replace_tokens(bare, {token.text: token for token in named})
+    bare_tokens, class_bare_tokens = clip.tokenize(bare), class_clip.tokenize(class_bare)
+    four = (
+        sentence_features(clip, *prompt),
+        sentence_features(class_clip, *class_encoded),
+        sentence_features(clip, bare_tokens, host_prompt.encode(clip, bare_tokens)),
+        sentence_features(class_clip, class_bare_tokens, host_prompt.encode(class_clip, class_bare_tokens)),
+    )
+    for key in four[0].keys() & four[1].keys():
+        if four[0][key].shape[-1] != four[1][key].shape[-1]:
+            raise ValueError(
+                f"The conditioning is {four[0][key].shape[-1]} wide and the class conditioning {four[1][key].shape[-1]}: class_clip belongs to another model family."
+            )
+    chunks = {key: min(len(four[0][key]), len(four[1][key])) for key in four[0] if key in four[1]}
+    return [auto.Features(four[0][key][:count], four[1][key][:count], four[2][key], four[3][key]) for key, count in chunks.items()]
+
+
+def _ids(chunks) -> list[list]:
+    return [[entry[0] for entry in chunk] for chunk in chunks]
