@@ -140,7 +140,7 @@ class TrainableText:
         return features
 
     def _clip_parts(self, clip) -> list[tuple[str, torch.nn.Module]]:
-        keys = {name: key for key, name in text.token_list_names(clip).items()}
+        keys = _keys_by_list_name(clip)
         parts = []
         for name in clip.tokenize(""):
             part = text.part_of_model(self.model, clip, keys[name])
@@ -154,6 +154,27 @@ class TrainableText:
         if self.layer is not None:
             self.model.set_clip_options({"layer": self.layer})
         self.model.set_clip_options({"execution_device": self.device})
+
+
+def initializer_ids(clip, key: str, word: str) -> list[int]:
+    """The vocabulary ids whose embeddings stand for `word` as a token's start.
+
+    A word that prompts read as several tokens may still be ONE entry of the vocabulary, as the inside of longer words: that is how
+    the papers' code means its rare `ktn` (entry 42170 of CLIP's vocabulary; as a prompt it would be `k`, `tn`).
+    """
+    ids = text.word_ids(clip, key, word)
+    if len(ids) > 1:
+        entry = text.encoder_tokenizers(clip)[key].tokenizer.get_vocab().get(word)
+        return [entry] if entry is not None else ids
+    return ids
+
+
+def _keys_by_list_name(clip) -> dict[str, str]:
+    """Name of a list in what `clip.tokenize` returns (`l`) -> the key of the encoder that reads it (`clip_l`)."""
+    keys = list(text.encoder_tokenizers(clip))
+    if len(keys) == 1:
+        return dict.fromkeys(clip.tokenize(""), keys[0])
+    return {key.removeprefix("clip_"): key for key in keys}
 
 
 def _causal_feature(text_model, embedded: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,54 @@
+"""The host's folders: where files are looked for and where ours are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+
+SUBFOLDER = "kindred"  # of models/loras; groups the concepts in the lists of core's loaders too
+
+
+def lora_folder() -> Path:
+    """Where concepts' LoRA files are written: `kindred` in the host's first folder for LoRAs."""
+    return Path(folder_paths.get_folder_paths("loras")[0]) / SUBFOLDER
+
+
+def embedding_folder() -> Path:
+    """Where tokens are written: the host's first folder for embeddings."""
+    return Path(folder_paths.get_folder_paths("embeddings")[0])
+
+
+def saved_concepts() -> list[str]:
+    """Names of the concepts that `Load Concept` offers, from every LoRA folder of the host, sorted."""
+    files = (Path(name) for name in folder_paths.get_filename_list("loras"))
+    return sorted({file.with_suffix("").name for file in files if file.parent.name == SUBFOLDER and file.suffix == ".safetensors"})
+
+
+def find_concept(name: str) -> Path:
+    """The LoRA file of the concept `name`. ValueError with the folder when there is none."""
+    for folder in folder_paths.get_folder_paths("loras"):
+        path = Path(folder) / SUBFOLDER / f"{name}.safetensors"
+        if path.is_file():
+            return path
+    raise ValueError(f"There is no saved concept {name!r} in {lora_folder()}. Save one with Save Concept, then refresh the list (key R).")
+
+
+def find_embedding(name: str) -> Path | None:
+    """The embedding file of that file name, in any of the host's folders for embeddings."""
+    for folder in folder_paths.get_folder_paths("embeddings"):
+        path = Path(folder) / name
+        if path.is_file():
+            return path
+    return None
+
+
+def fingerprint(name: str) -> str:
+    """Changes when the files of the concept do, so that the executor loads a concept again that was saved again."""
+    try:
+        path = find_concept(name)
+    except ValueError:
+        return "missing"
+    # Embeddings are written just before the LoRA that refers to them: its time and size stand for all of them.
+    status = path.stat()
+    return f"{path}:{status.st_mtime_ns}:{status.st_size}"

@@ -1,0 +1,83 @@
+"""Save Concept and Load Concept: standard files that other tools read too."""
+
+from comfy_api.latest import io, ui
+
+from .concept import CATEGORY
+from .training import LoraModelType, TokensType
+
+
+class KindredSave(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="KindredSave",
+            display_name="Save Concept",
+            category=CATEGORY,
+            description="Writes what was learned as standard files: a LoRA under models/loras/kindred and one embedding for each token under models/embeddings. Core's Load LoRA and embedding:NAME read them too.",
+            search_aliases=["save lora", "save embedding", "export concept"],
+            is_output_node=True,
+            inputs=[
+                LoraModelType.Input("lora", tooltip="From Train Concept (or another trainer)."),
+                TokensType.Input("tokens", tooltip="From Train Concept."),
+                io.String.Input("name", default="my_concept", tooltip="The files' name. Prompts on other machines will say embedding:NAME."),
+                io.Boolean.Input("overwrite", default=False, tooltip="Off: a name that is taken gets a number, so nothing is ever lost. On: the older files of that name are replaced."),
+                io.Combo.Input("dtype", options=["float16", "bfloat16", "float32"], default="float16", advanced=True, tooltip="Of the LoRA's weights. float16 halves the file; float32 keeps every bit. Tokens are always float32."),
+            ],
+            outputs=[],
+        )
+
+    @classmethod
+    def execute(cls, lora, tokens, name, overwrite=False, dtype="float16") -> io.NodeOutput:
+        import torch
+
+        from ..formats import concept_file
+        from ..host import paths
+
+        saved = concept_file.save(lora, tokens, name, paths.lora_folder(), paths.embedding_folder(), dtype=getattr(torch, dtype), overwrite=overwrite)
+        lines = [f"Load Concept: {saved.lora.stem}", f"LoRA: {paths.SUBFOLDER}/{saved.lora.name}", *(f"{token.text} = embedding:{path.stem}" for token, path in zip(tokens, saved.embeddings, strict=True))]
+        return io.NodeOutput(ui=ui.PreviewText("\n".join(lines)))
+
+
+class KindredLoad(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        from ..host import paths
+
+        return io.Schema(
+            node_id="KindredLoad",
+            display_name="Load Concept",
+            category=CATEGORY,
+            description="Loads a saved concept: the model with what was learned, and a text encoder whose prompts may name the tokens.",
+            search_aliases=["load lora", "load embedding", "load concept"],
+            inputs=[
+                io.Model.Input("model", tooltip="The kind of model that the concept was learned on."),
+                io.Clip.Input("clip", tooltip="Its text encoder. Prompts on the output may name the tokens as they were written, for example <v1>."),
+                io.Combo.Input("name", options=paths.saved_concepts(), tooltip="A concept written by Save Concept. Press R to refresh the list."),
+                io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.01, tooltip="Of what was learned on the model. The tokens are not changed by it."),
+            ],
+            outputs=[
+                io.Model.Output("model_out", display_name="model"),
+                io.Clip.Output("clip_out", display_name="clip"),
+                TokensType.Output("tokens", display_name="tokens", tooltip="The concept's tokens, for the nodes that adjust or measure them."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, name, **_) -> str:
+        from ..host import paths
+
+        return paths.fingerprint(name)
+
+    @classmethod
+    def execute(cls, model, clip, name, strength) -> io.NodeOutput:
+        from ..formats import concept_file
+        from ..host import paths, text
+        from ..host.lora import apply_lora
+
+        widths = {key: part.embedding_size for key, part in text.encoder_tokenizers(clip).items()}
+        lora, tokens = concept_file.load(paths.find_concept(name), widths, paths.find_embedding)
+        tuned, tuned_clip = apply_lora(model, clip, lora, strength)
+        return io.NodeOutput(tuned, text.carry_tokens(tuned_clip, tokens) if tokens else tuned_clip, tokens)
+
+
+NODES = [KindredSave, KindredLoad]

@@ -1,0 +1,112 @@
+"""A concept: the photos of one subject, the token that will name it, and the kind it belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from ..formats.token import check_token_text
+
+SMALLEST_SIDE = 16  # two latent cells: less carries no picture
+
+
+@dataclass(frozen=True)
+class Concept:
+    """What `Train Concept` learns from.
+
+    images        tensors [height, width, 3] in 0..1, sizes may differ
+    token         as prompts will write it, e.g. `<v1>`
+    class_word    the kind, e.g. `dog`
+    masks         None, or one tensor [height, width] in 0..1 for each image: where the subject is
+    prompts       one training prompt for each image, token and class filled in
+    token_prompt  P_tp of the Semantic Preservation Loss, "a photo of a <v1> dog"
+    class_prompt  P_cp, "a photo of a dog"
+    initializer   the word whose embedding the token starts from
+    prior_images  pictures of the class for prior preservation, as `images`; may be empty
+    """
+
+    images: tuple[torch.Tensor, ...]
+    token: str
+    class_word: str
+    prompts: tuple[str, ...]
+    token_prompt: str
+    class_prompt: str
+    initializer: str = "ktn"
+    masks: tuple[torch.Tensor, ...] | None = None
+    prior_images: tuple[torch.Tensor, ...] = field(default=())
+
+
+def make_concept(images, token: str, class_word: str, *, masks=(), captions: str | list[str] = "", instance_prompt="a photo of a {token} {class}",
+                 class_prompt="a photo of a {class}", initializer="ktn", prior_images=()) -> Concept:
+    """Check what the artist gave and put it into one `Concept`.
+
+    images, prior_images  lists of batches [n, height, width, 3 or 4]; a fourth channel is alpha and becomes the mask
+    masks                 list of batches [n, height, width]; one mask for each image, or none at all
+    captions              one a line (or a list); a caption that does not name the token gets the instance prompt in front.
+                          An empty line means the instance prompt. Fewer or more than there are images is an error
+    Raises ValueError that names the input, what was found and what was expected.
+    """
+    check_token_text(token)
+    class_word = class_word.strip()
+    if not class_word:
+        raise ValueError("class_word is empty. Say in one word what the subject is, for example 'dog' or 'teapot'.")
+    pictures, alphas = _pictures(images, "images")
+    if not pictures:
+        raise ValueError("images is empty. Connect three to six photos of the subject.")
+    given = [mask.float() for batch in masks for mask in batch]
+    if given and len(given) != len(pictures):
+        raise ValueError(f"masks: {len(given)} given for {len(pictures)} images. Give one mask for each image, in the same order, or none.")
+    for index, (mask, picture) in enumerate(zip(given, pictures, strict=False)):
+        if mask.shape != picture.shape[:2]:
+            raise ValueError(f"masks: mask {index + 1} is {mask.shape[1]} x {mask.shape[0]}, its image is {picture.shape[1]} x {picture.shape[0]}. They must be of one size.")
+    if not given and any(alpha is not None for alpha in alphas):
+        given = [alpha if alpha is not None else torch.ones(picture.shape[:2]) for alpha, picture in zip(alphas, pictures, strict=True)]
+    for index, mask in enumerate(given):
+        if not mask.any():
+            raise ValueError(f"masks: mask {index + 1} is empty, so nothing of its image would be learned. Paint the subject white.")
+    token_prompt = _fill(instance_prompt, token, class_word, "instance_prompt", must_name_token=True)
+    lines = captions.strip("\n").split("\n") if isinstance(captions, str) else list(captions)
+    lines = [] if not any(line.strip() for line in lines) else [line.strip() for line in lines]
+    if lines and len(lines) != len(pictures):
+        raise ValueError(f"captions: {len(lines)} given for {len(pictures)} images. Give one line for each image, in the same order (an empty line means the instance prompt), or none.")
+    return Concept(
+        images=tuple(pictures), token=token, class_word=class_word, masks=tuple(given) or None, initializer=initializer.strip(),
+        prompts=tuple(_caption(line, token, class_word, token_prompt) for line in lines) or (token_prompt,) * len(pictures),
+        token_prompt=token_prompt, class_prompt=_fill(class_prompt, token, class_word, "class_prompt"),
+        prior_images=tuple(_pictures(prior_images, "prior_images")[0]),
+    )
+
+
+def _caption(line: str, token: str, class_word: str, token_prompt: str) -> str:
+    line = line.replace("{token}", token).replace("{class}", class_word)
+    if not line:
+        return token_prompt
+    return line if token in line else f"{token_prompt}, {line}"
+
+
+def _fill(template: str, token: str, class_word: str, name: str, must_name_token: bool = False) -> str:
+    text = template.replace("{token}", token).replace("{class}", class_word).strip()
+    if must_name_token and token not in text:
+        raise ValueError(f"{name} is {template!r}, which does not name the token. Write {{token}} where {token!r} belongs, for example 'a photo of a {{token}} {{class}}'.")
+    if not must_name_token and token in text:
+        raise ValueError(f"{name} is {template!r}, which names the token {token!r}. It describes the class alone, for example 'a photo of a {{class}}'.")
+    if not text:
+        raise ValueError(f"{name} is empty. Its usual form is 'a photo of a {{class}}'.")
+    return text
+
+
+def _pictures(batches, name: str) -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:
+    pictures, alphas = [], []
+    for batch in batches:
+        if batch.ndim != 4 or batch.shape[-1] not in (1, 3, 4):
+            raise ValueError(f"{name}: found a tensor of shape {list(batch.shape)}, expected pictures [count, height, width, 3].")
+        for picture in batch:
+            if min(picture.shape[:2]) < SMALLEST_SIDE:
+                raise ValueError(f"{name}: image {len(pictures) + 1} is {picture.shape[1]} x {picture.shape[0]} pixels; at least {SMALLEST_SIDE} x {SMALLEST_SIDE} are needed.")
+            if not torch.isfinite(picture).all():
+                raise ValueError(f"{name}: image {len(pictures) + 1} contains values that are no numbers.")
+            channels = picture.shape[-1]
+            alphas.append(picture[..., 3].float() if channels == 4 and (picture[..., 3] < 1).any() else None)
+            pictures.append(picture.expand(-1, -1, 3).float() if channels == 1 else picture[..., :3].float())
+    return pictures, alphas
