@@ -1,0 +1,214 @@
+"""Paired, alternating measurements: what several ways of doing one thing cost, against one of them.
+
+    ways = {"CFG": lambda: sample(plain), "ours": lambda: sample(guided)}
+    table = measure(ways, baseline="CFG", rounds=7, device=torch.device("cpu"))
+    print(table.markdown("Sampling, 20 steps"))
+
+In each round every way runs once, in an order drawn anew, and is compared with the baseline of the SAME round: a machine that slows down
+for a while slows them all. Reported are medians of those ratios, and their middle half as the spread. A way may return a mapping of
+further seconds that it measured itself ("first step", "set-up"): these are treated alike.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import datetime
+import gc
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+Way = Callable[[], Mapping[str, float] | None]
+TOTAL = "total"
+
+
+@dataclass
+class Row:
+    """One way: seconds by measure (one number a round), the ratios to the baseline of the same rounds, and the peak of memory in bytes."""
+
+    name: str
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    ratios: dict[str, list[float]] = field(default_factory=dict)
+    peak: int | None = None
+
+
+@dataclass
+class Table:
+    baseline: str
+    rows: dict[str, Row]
+    machine: str
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def ratio(self, way: str, measure: str = TOTAL) -> float:
+        """Median ratio of `way` to the baseline."""
+        return statistics.median(self.rows[way].ratios[measure])
+
+    def seconds(self, way: str, measure: str = TOTAL) -> float:
+        return statistics.median(self.rows[way].seconds[measure])
+
+    def markdown(self, title: str = "", measures: tuple[str, ...] | None = None) -> str:
+        """The table, with date and machine beneath it, as it may stand in a README."""
+        measures = measures or tuple(dict.fromkeys(name for row in self.rows.values() for name in row.seconds))
+        base = self.rows[self.baseline]
+        lines = [f"### {title}", ""] if title else []
+        lines += ["| way | " + " | ".join(f"{name}" for name in measures) + " | peak memory |", "|---|" + "---|" * (len(measures) + 1)]
+        for row in self.rows.values():
+            cells = [_cell(row, base, measure) for measure in measures]
+            lines.append(f"| {row.name} | " + " | ".join(cells) + f" | {_memory(row.peak, base.peak, row is base)} |")
+        lines += [f"| {name} | " + "not run: " + reason + " |" * (len(measures) + 1) for name, reason in self.skipped.items()]
+        method = f"Ratios are medians of {_rounds(base)} alternating rounds against {self.baseline!r} of the same round; in brackets the middle half."
+        return "\n".join([*lines, "", method, self.machine])
+
+
+def measure(
+    ways: dict[str, Way], baseline: str, rounds: int = 7, warmup: int = 1, device: torch.device | str = "cpu", memory: bool = True, seed: int = 0
+) -> Table:
+    """Run all `ways` `rounds` times in alternation. ValueError where `baseline` is not one of them.
+
+    Memory is taken in separate runs after the timed ones: on CUDA the allocator's peak, on Linux without it the peak of the process's
+    resident memory over what it was before the run; elsewhere it is left out.
+    """
+    if baseline not in ways:
+        raise ValueError(f"The baseline {baseline!r} is not among the ways: {', '.join(ways)}.")
+    device = torch.device(device)
+    rows = {name: Row(name) for name in ways}
+    order = random.Random(seed)
+    for way in ways.values():
+        for _ in range(warmup):
+            way()
+    for _ in range(rounds):
+        names = list(ways)
+        order.shuffle(names)
+        taken = {name: _once(ways[name], device) for name in names}
+        for name, seconds in taken.items():
+            for measure_, value in seconds.items():
+                rows[name].seconds.setdefault(measure_, []).append(value)
+                if taken[baseline].get(measure_):
+                    rows[name].ratios.setdefault(measure_, []).append(value / taken[baseline][measure_])
+    if memory:
+        for name, way in ways.items():
+            rows[name].peak = peak_memory(way, device)
+    return Table(baseline, rows, machine_line(device))
+
+
+def machine_line(device: torch.device | str = "cpu") -> str:
+    """Date and machine, one line."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        what = torch.cuda.get_device_name(device)
+    else:
+        what = f"{_processor()}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)} of {os.cpu_count()} cores, no GPU"
+    return f"{datetime.date.today().isoformat()}; {what}; {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}."
+
+
+def gpu() -> torch.device | None:
+    """The GPU to measure on, or None (then say that the part was skipped)."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else None
+
+
+def peak_memory(way: Way, device: torch.device) -> int | None:
+    """Bytes that one run of `way` needs at its peak (see `measure`)."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        way()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device)
+    _return_free_memory()
+    before = _resident("VmRSS")
+    if before is None:
+        return None
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    except OSError:
+        return None
+    way()
+    return _resident("VmHWM") - before
+
+
+@contextmanager
+def clock(into: dict[str, float], name: str, device: torch.device | str = "cpu"):
+    """Add the seconds that the block takes to `into[name]`."""
+    _wait(torch.device(device))
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        _wait(torch.device(device))
+        into[name] = into.get(name, 0.0) + time.perf_counter() - start
+
+
+def _once(way: Way, device: torch.device) -> dict[str, float]:
+    gc.collect()
+    seconds: dict[str, float] = {}
+    with clock(seconds, TOTAL, device):
+        more = way()
+    return {**seconds, **(more or {})}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _cell(row: Row, base: Row, measure: str) -> str:
+    if measure not in row.seconds:
+        return ""
+    seconds = statistics.median(row.seconds[measure])
+    told = f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
+    ratios = row.ratios.get(measure)
+    if row is base or not ratios:
+        return told
+    spread = f" ({_quantile(ratios, 0.25):.2f} to {_quantile(ratios, 0.75):.2f})" if len(ratios) > 2 else ""
+    return f"{statistics.median(ratios):.2f}x{spread}, {told}"
+
+
+def _quantile(values: list[float], share: float) -> float:
+    values = sorted(values)
+    place = share * (len(values) - 1)
+    low = int(place)
+    return values[low] + (values[min(low + 1, len(values) - 1)] - values[low]) * (place - low)
+
+
+def _memory(peak: int | None, base: int | None, is_base: bool) -> str:
+    if peak is None:
+        return ""
+    megabytes = f"{peak / 2**20:,.0f} MB"
+    return megabytes if is_base or base is None else f"{megabytes} ({(peak - base) / 2**20:+,.0f})"
+
+
+def _rounds(row: Row) -> int:
+    return len(next(iter(row.seconds.values()), []))
+
+
+def _return_free_memory() -> None:
+    """What was freed goes back to the system, or the next peak hides in it."""
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):
+        pass  # not glibc: the peak is then a lower bound
+
+
+def _resident(field_: str) -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field_ + ":")), None)
+
+
+def _processor() -> str:
+    try:
+        names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        return names[0] if names else platform.machine()
+    except OSError:
+        return platform.processor() or platform.machine()
