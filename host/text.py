@@ -35,8 +35,12 @@ _MARK = "\ue000"  # private use: cannot stand in a prompt, is no number, survive
 
 
 def encoder_tokenizers(clip) -> dict[str, object]:
-    """Encoder key (`clip_l`, `clip_g`, `t5xxl`, ...) -> the host's SDTokenizer of that encoder, in the host's order."""
-    return {part.embedding_key: part for _, part in _parts(_base_tokenizer(clip))}
+    """Encoder key (`clip_l`, `clip_g`, `t5xxl`, ...) -> the host's SDTokenizer of that encoder, in the host's order.
+
+    Only encoders that are there: the host tokenizes for all of a family's (SD 3 without T5, the SDXL refiner).
+    """
+    model = clip.cond_stage_model
+    return {part.embedding_key: part for name, part in _parts(_base_tokenizer(clip)) if _model_of(model, name, part.embedding_key) is not None}
 
 
 def embedding_widths(clip) -> dict[str, int]:
@@ -60,8 +64,8 @@ def encoder_model(clip, key: str) -> torch.nn.Module:
 def part_of_model(cond_stage_model: torch.nn.Module, clip, key: str) -> torch.nn.Module:
     """Like `encoder_model`, in another instance of the same text model (a training copy)."""
     for name, part in _parts(_base_tokenizer(clip)):
-        if part.embedding_key == key:
-            return getattr(cond_stage_model, name, cond_stage_model) if name else cond_stage_model
+        if part.embedding_key == key and (model := _model_of(cond_stage_model, name, key)) is not None:
+            return model
     raise ValueError(f"This CLIP has no encoder {key!r}; it has {', '.join(encoder_tokenizers(clip)) or 'none'}.")
 
 
@@ -127,6 +131,19 @@ def carried_tokens(clip) -> dict[str, LearnedToken]:
 
 def _base_tokenizer(clip):
     return getattr(clip.tokenizer, "kindred_base", clip.tokenizer)
+
+
+def _model_of(cond_stage_model: torch.nn.Module, name: str, key: str):
+    """The encoder of the tokenizer `key` that stands at the attribute `name`; None where this model comes without it.
+
+    Most families use one name on both sides; single-encoder ones keep theirs in `clip` ("clip_t5xxl" tokenizes for "t5xxl").
+    """
+    for attribute in (name, key, name.removeprefix("clip_")):
+        if attribute and hasattr(cond_stage_model, attribute):
+            return getattr(cond_stage_model, attribute)
+    if name and isinstance(getattr(cond_stage_model, "clip", None), str) and cond_stage_model.clip.removeprefix("clip_") == name.removeprefix("clip_"):
+        return getattr(cond_stage_model, cond_stage_model.clip)
+    return cond_stage_model if hasattr(cond_stage_model, "transformer") else None
 
 
 def _is_part(value) -> bool:
