@@ -111,6 +111,11 @@ class TrainableText:
         self.model = training_copy(clip.cond_stage_model)
         self.layer = clip.layer_idx
         self.device = clip.patcher.load_device
+        # The host computes text in float32 whatever the weights are, casting each at every use. Autograd would keep all those casts
+        # until the backward pass, so casting once costs no more memory at the peak and saves the work of every step.
+        for parameter in self.model.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.float()
         for module in self.model.modules():
             if isinstance(module, CLIPLayer):
                 module.forward = types.MethodType(_layer_forward, module)

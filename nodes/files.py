@@ -21,7 +21,7 @@ class KindredSave(io.ComfyNode):
                 TokensType.Input("tokens", tooltip="From Train Concept."),
                 io.String.Input("name", default="my_concept", tooltip="The files' name. Prompts on other machines will say embedding:NAME."),
                 io.Boolean.Input("overwrite", default=False, tooltip="Off: a name that is taken gets a number, so nothing is ever lost. On: the older files of that name are replaced."),
-                io.Combo.Input("dtype", options=["float16", "bfloat16", "float32"], default="float16", advanced=True, tooltip="Of the LoRA's weights. float16 halves the file; float32 keeps every bit. Tokens are always float32."),
+                io.Combo.Input("dtype", options=["float16", "bfloat16", "float32"], default="float16", optional=True, advanced=True, tooltip="Of the LoRA's weights. float16 halves the file; float32 keeps every bit. Tokens are always float32."),
             ],
             outputs=[],
         )
