@@ -1,0 +1,65 @@
+"""Stage 1: the autoencoder, 8x smaller latents of 4 channels in TAESD's layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from . import loop, parts
+from .pictures import Pictures
+from .settings import Settings
+
+
+def _edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return x[..., :, 1:] - x[..., :, :-1], x[..., 1:, :] - x[..., :-1, :]
+
+
+@torch.no_grad()
+def _skip(model: torch.nn.Module, blocks: tuple[int, ...]) -> None:
+    """Leaves encoder blocks out: with zero convolutions a block is exactly its last ReLU, so the stock layout still holds them."""
+    for i in blocks:
+        block = model.taesd_encoder[i].requires_grad_(False)
+        for p in block.parameters():
+            p.zero_()
+        block.forward = torch.relu
+
+
+def train(settings: Settings, pictures: Pictures, work: Path, log: loop.Log, device: torch.device) -> torch.nn.Module:
+    """Errors of pixels, absolute and squared, and of their gradients: the square finds the colours, the others keep outlines crisp."""
+    torch.manual_seed(settings.seed)
+    model = parts.autoencoder()
+    _skip(model, settings.vae_skip)
+    model = model.to(device).to(memory_format=torch.channels_last)
+    model.vae_scale.requires_grad_(False)
+    model.vae_shift.requires_grad_(False)
+
+    def loss(step: int) -> dict[str, torch.Tensor]:
+        g = loop.generator(settings.seed, "vae", step)
+        x = pictures.batch(torch.randint(len(pictures.pixels), (settings.vae_batch,), generator=g))
+        if torch.rand((), generator=g) < 0.5:
+            x = x.flip(-1)
+        x = x.to(device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16):
+            z = model.taesd_encoder(x)
+            noise = torch.randn(z.shape, generator=g).to(device) * settings.vae_noise
+            y = model.taesd_decoder(z + noise)
+        y, z = y.float(), z.float()
+        error = (y - x).abs().mean()
+        edges = sum((a - b).abs().mean() for a, b in zip(_edges(y), _edges(x), strict=True))
+        total = error + 2 * (y - x).pow(2).mean() + settings.vae_edges * edges + 1e-3 * z.pow(2).mean()
+        return {"loss": total, "l1": error, "psnr": -10 * (y - x).pow(2).mean((1, 2, 3)).log10().mean(), "latent_std": z.std()}
+
+    loop.train("autoencoder", model, loss, settings.vae_steps, settings.vae_lr, work, log, every=100, weight_decay=0.0)
+    return model.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def encode(model: torch.nn.Module, pictures: Pictures, device: torch.device, batch: int = 250) -> torch.Tensor:
+    """Latents of all pictures, float32 [N, 4, S/8, S/8], in the autoencoder's own scale."""
+    out = []
+    for at in range(0, len(pictures.pixels), batch):
+        x = (pictures.pixels[at : at + batch].float() / 255).to(device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
+            out.append(model.taesd_encoder(x).float().cpu())
+    return torch.cat(out)

@@ -1,0 +1,83 @@
+"""Stage 3: the UNet, trained on cached latents and cached text features with Stable Diffusion 1.5's noise schedule."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+
+from . import autoencoder, captions, loop, parts, text
+from .pictures import Pictures
+from .settings import Settings
+
+
+def alphas_cumprod() -> torch.Tensor:
+    """The "scaled linear" schedule of SD 1.5 [1000]."""
+    return torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0).float()
+
+
+class _Words:
+    """Text features by token ids, each computed once; bfloat16 [77, 768]."""
+
+    def __init__(self, encoder: torch.nn.Module, device: torch.device):
+        self.encoder, self.device, self.known = encoder, device, {}
+
+    def __call__(self, prompts: list[tuple[int, ...]]) -> torch.Tensor:
+        new = [p for p in dict.fromkeys(prompts) if p not in self.known]
+        if new:
+            for prompt, x in zip(new, text.features(self.encoder, new, self.device), strict=True):
+                self.known[prompt] = x.bfloat16()
+        return torch.stack([self.known[p] for p in prompts])
+
+
+def _steps(count: int, g: torch.Generator) -> torch.Tensor:
+    """Time steps [B]: 62% around 500, where a picture decides what it shows; the rest uniform."""
+    middle = (torch.randn(count, generator=g) * 180 + 500).clamp(0, 999).long()
+    return torch.where(torch.rand(count, generator=g) < 0.62, middle, torch.randint(1000, (count,), generator=g))
+
+
+def _importance(size: int) -> torch.Tensor:
+    """Where the creature stands counts more: a smooth bump over the frame, mean 1, [1, 1, s, s]."""
+    line = torch.linspace(-1, 1, size)
+    bump = 0.6 + torch.exp(-(line[None] ** 2 / 0.5 + (line[:, None] - 0.1) ** 2 / 0.8))
+    return (bump / bump.mean())[None, None]
+
+
+def latents(settings: Settings, vae: torch.nn.Module, pictures: Pictures, work: Path, device: torch.device) -> dict[str, torch.Tensor]:
+    """Latents of unit size and the scale that made them so, encoded once into ``work``."""
+    path = work / "unet.latents.pt"
+    if not path.is_file():
+        z = autoencoder.encode(vae, pictures, device)
+        loop.save({"latents": z / z.std(), "std": z.std()}, path)
+    return torch.load(path, weights_only=True)
+
+
+def train(
+    settings: Settings, pictures: Pictures, vae: torch.nn.Module, encoder: torch.nn.Module, work: Path, log: loop.Log, device: torch.device
+) -> torch.nn.Module:
+    torch.manual_seed(settings.seed + 2)
+    z = latents(settings, vae, pictures, work, device)["latents"]
+    log.write(stage="unet", latents=len(z), channel_mean=[round(v, 3) for v in z.mean((0, 2, 3)).tolist()])
+    model = parts.unet().to(device).to(memory_format=torch.channels_last)
+    a = alphas_cumprod()
+    words, importance = _Words(encoder, device), _importance(z.shape[-1]).to(device)
+
+    def loss(step: int) -> dict[str, torch.Tensor]:
+        g, rng = loop.generator(settings.seed, "unet", step), random.Random(f"{settings.seed}|unet|{step}")
+        index = torch.randint(len(z), (settings.unet_batch,), generator=g)
+        said = [captions.say(pictures.labels[i], rng)[0] for i in index.tolist()]
+        said = [captions.ids("") if rng.random() < settings.empty_captions else s for s in said]
+        t = _steps(len(index), g)
+        noise = torch.randn(z[index].shape, generator=g)
+        signal, sigma = a[t].sqrt()[:, None, None, None], (1 - a[t]).sqrt()[:, None, None, None]
+        x = (signal * z[index] + sigma * noise).to(device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16):
+            predicted = model(x, t.to(device), context=words(said))
+        snr = a[t] / (1 - a[t])
+        weight = (settings.min_snr / snr).clamp(max=1.0).to(device)  # min-SNR for an epsilon loss (Hang et al. 2023)
+        error = ((predicted.float() - noise.to(device)) ** 2 * importance).mean((1, 2, 3))
+        return {"loss": (weight * error).mean(), "eps_mse": error.mean()}
+
+    loop.train("unet", model, loss, settings.unet_steps, settings.unet_lr, work, log, schedule=loop.flat_then_linear, ema=settings.unet_ema, every=50)
+    return model.eval().requires_grad_(False)
