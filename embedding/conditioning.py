@@ -35,7 +35,8 @@ def adjust_conditioning(conditioning: list, class_conditioning: list, alpha: flo
         raise ValueError(f"The conditioning has {len(conditioning)} entries and the class conditioning {len(class_conditioning)}; both need one at least.")
     if len(class_conditioning) not in (1, len(conditioning)):
         raise ValueError(
-            f"The conditioning has {len(conditioning)} entries and the class conditioning {len(class_conditioning)}. Give one class conditioning for all, or one for each."
+            f"The conditioning has {len(conditioning)} entries and the class conditioning {len(class_conditioning)}. "
+            "Give one class conditioning for all, or one for each."
         )
     anchors = class_conditioning * len(conditioning) if len(class_conditioning) == 1 else class_conditioning
     out = []
@@ -48,7 +49,8 @@ def _adjust_entry(entry: list, anchor: list, alpha: float, beta: float, norm: st
     cond, extra = entry[0], dict(entry[1])
     class_cond, class_extra = anchor[0], anchor[1]
     pooled, class_pooled = extra.get("pooled_output"), class_extra.get("pooled_output")
-    turned = _adjust_rows(cond, class_cond, pooled, class_pooled, extra.get("attention_mask"), class_extra.get("attention_mask"), alpha, beta, norm, partners)
+    masks = extra.get("attention_mask"), class_extra.get("attention_mask")
+    turned = _adjust_rows(cond, class_cond, pooled, class_pooled, *masks, alpha, beta, norm, partners)
     if pooled is not None and class_pooled is not None:
         if pooled.shape[-1] != class_pooled.shape[-1]:
             raise ValueError(f"The pooled vectors have widths {pooled.shape[-1]} and {class_pooled.shape[-1]}: they come from different text encoders.")
@@ -59,10 +61,11 @@ def _adjust_entry(entry: list, anchor: list, alpha: float, beta: float, norm: st
 
 def _adjust_rows(cond, class_cond, pooled, class_pooled, mask, class_mask, alpha, beta, norm, partners) -> torch.Tensor:
     if cond.ndim != 3 or class_cond.ndim != 3:
-        raise ValueError(f"The conditionings have shapes {list(cond.shape)} and {list(class_cond.shape)}; expected [batch, rows, width] (text, not images or audio).")
+        raise ValueError(f"The conditionings have shapes {list(cond.shape)} and {list(class_cond.shape)}; expected [batch, rows, width], as text has.")
     if cond.shape[-1] != class_cond.shape[-1]:
         raise ValueError(
-            f"The conditioning is {cond.shape[-1]} wide and the class conditioning {class_cond.shape[-1]}: they come from text encoders of different model families."
+            f"The conditioning is {cond.shape[-1]} wide and the class conditioning {class_cond.shape[-1]}: "
+            "they come from text encoders of different model families."
         )
     if class_cond.shape[0] not in (1, cond.shape[0]):
         raise ValueError(f"The conditioning is a batch of {cond.shape[0]} and the class conditioning one of {class_cond.shape[0]}; expected 1 or as many.")
@@ -79,7 +82,10 @@ def _adjust_rows(cond, class_cond, pooled, class_pooled, mask, class_mask, alpha
             continue
         v, c = block.of(cond), twin.of(class_cond)
         whole = rows.numel() == v.shape[-2] and torch.equal(partner, torch.arange(c.shape[-2], device=partner.device))
-        block.of(out)[...] = adjust(v, c, alpha, beta, norm) if whole else v.index_copy(-2, rows, adjust(v[..., rows, :], c[..., partner[rows], :], alpha, beta, norm))
+        if whole:
+            block.of(out)[...] = adjust(v, c, alpha, beta, norm)
+        else:
+            block.of(out)[..., rows, :] = adjust(v[..., rows, :], c[..., partner[rows], :], alpha, beta, norm)
     return out
 
 
@@ -97,7 +103,10 @@ def _partner(block: Block, twin: Block, partners: Mapping[str, torch.Tensor] | N
     else:
         partner = _of_encoder(block, rows, partners).clone()
         if len(partner) != rows or int(partner.max()) >= class_rows:
-            raise ValueError(f"The conditioning has {rows} rows and its class {class_rows}, the prompts {len(partner)} and {int(partner.max()) + 1} tokens: the texts are not those that were encoded.")
+            raise ValueError(
+                f"The conditioning has {rows} rows and its class {class_rows}, the prompts at least {len(partner)} and {int(partner.max()) + 1}: "
+                "the texts are not those that were encoded."
+            )
     for each, count, index in ((mask, rows, torch.arange(rows)), (class_mask, class_rows, partner)):
         if each is not None and block.encoder not in ("clip_l", "clip_g") and each.shape[-1] == count:
             live = each.reshape(-1, count).bool().any(dim=0).cpu()
@@ -113,7 +122,10 @@ def _of_encoder(block: Block, rows: int, partners: Mapping[str, torch.Tensor]) -
     fits = [partner for partner in partners.values() if len(partner) == rows]
     if not fits:
         lengths = ", ".join(f"{key} {len(partner)}" for key, partner in partners.items())
-        raise ValueError(f"The conditioning has {rows} rows, the prompt gives {lengths or 'none'}: this model's rows cannot be told by their tokens. Use align = position.")
+        raise ValueError(
+            f"The conditioning has {rows} rows and the prompt {lengths or 'none'}: the texts are not those that were encoded, "
+            "or this model's rows cannot be told by their tokens. Then use align = position."
+        )
     return fits[-1]
 
 

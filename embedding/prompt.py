@@ -84,7 +84,7 @@ def token_partners(clip, tokens, class_tokens) -> dict[str, torch.Tensor]:
 def text_partners(clip, text: str, class_text: str) -> dict[str, torch.Tensor]:
     """`token_partners` of two prompts as texts; an empty `class_text` is `text` with the class word for its tokens."""
     if clip is None or not text.strip():
-        raise ValueError("align = token needs to know the prompts: connect clip and write text (Text Encode Concept does both by itself). Or use align = position.")
+        raise ValueError("align = token needs to know the prompts: connect clip and write text, or use Text Encode Concept, which does so by itself.")
     class_text = class_text if class_text.strip() else class_prompt(text, encoders.carried_tokens(clip))
     return token_partners(clip, clip.tokenize(text), clip.tokenize(class_text))
 
@@ -126,7 +126,8 @@ def _features(clip, class_clip, prompt, class_encoded, named: list[LearnedToken]
     for key in four[0].keys() & four[1].keys():
         if four[0][key].shape[-1] != four[1][key].shape[-1]:
             raise ValueError(
-                f"The conditioning is {four[0][key].shape[-1]} wide and the class conditioning {four[1][key].shape[-1]}: class_clip belongs to another model family."
+                f"The conditioning is {four[0][key].shape[-1]} wide and the class conditioning {four[1][key].shape[-1]}: "
+                "class_clip belongs to another model family."
             )
     chunks = {key: min(len(four[0][key]), len(four[1][key])) for key in four[0] if key in four[1]}
     return [auto.Features(four[0][key][:count], four[1][key][:count], four[2][key], four[3][key]) for key, count in chunks.items()]

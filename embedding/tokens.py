@@ -27,5 +27,6 @@ def class_vector(pieces: torch.Tensor) -> torch.Tensor:
 def adjust_token(token: LearnedToken, class_word: str, class_pieces: Mapping[str, torch.Tensor], alpha: float, beta: float, norm: str) -> LearnedToken:
     """`token` with each of its vectors adjusted toward its class, in every encoder of `class_pieces` (encoder key -> [count, width])."""
     vectors = {key: adjust(value, class_vector(class_pieces[key]), alpha, beta, norm) if key in class_pieces else value for key, value in token.vectors.items()}
-    note = f"{token.metadata['tea']}; " if "tea" in token.metadata else ""
-    return dataclasses.replace(token, class_word=class_word, vectors=vectors, metadata={**token.metadata, "tea": f"{note}{norm} alpha={alpha:g} beta={beta:g} {class_word}"})
+    note = f"{norm} alpha={alpha:g} beta={beta:g} {class_word}"
+    history = f"{token.metadata['tea']}; {note}" if "tea" in token.metadata else note
+    return dataclasses.replace(token, class_word=class_word, vectors=vectors, metadata={**token.metadata, "tea": history})
