@@ -13,8 +13,8 @@ def _adjustment() -> list[io.Input]:
     ]
 
 
-def _norm(advanced: bool = True) -> io.Input:
-    return io.Combo.Input("norm", options=["midpoint", "class"], default="midpoint", advanced=advanced, tooltip="How beta gives the length: midpoint = (1-beta) x own + beta x class (the authors' code), class = beta x class (the paper's formula).")
+def _norm(advanced: bool = True, optional: bool = False) -> io.Input:
+    return io.Combo.Input("norm", options=["midpoint", "class"], default="midpoint", advanced=advanced, optional=optional, tooltip="How beta gives the length: midpoint = (1-beta) x own + beta x class (the authors' code), class = beta x class (the paper's formula).")
 
 
 def _range() -> list[io.Input]:
@@ -100,12 +100,12 @@ class KindredTextEncode(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The text encoder that carries the token, from Train Concept or Load Concept."),
                 io.String.Input("text", multiline=True, dynamic_prompts=True, default="a photo of a <v1> dog on the beach", tooltip="The prompt with the concept's token. The class prompt is this text with the class word in its place."),
                 *_adjustment(),
-                io.Boolean.Input("auto_alpha", default=False, tooltip="Choose alpha for this prompt: the smallest one that keeps the share of the context given below. The value is shown on the node; alpha above is then not used."),
+                io.Boolean.Input("auto_alpha", default=False, optional=True, tooltip="Choose alpha for this prompt: the smallest one that keeps the share of the context given below. The value is shown on the node; alpha above is then not used."),
                 io.Clip.Input("class_clip", optional=True, tooltip="Encodes the class prompt. Connect the base model's text encoder where the concept's own was trained: it is the steadier anchor."),
                 TokensType.Input("tokens", optional=True, tooltip="Tokens to add to the clip first. Not needed where the clip carries them."),
                 io.Float.Input("keep", default=0.8, min=0.01, max=1.0, step=0.01, advanced=True, optional=True, tooltip="For auto_alpha: how much of what the scene does to a plain class prompt it must do to this one. 1 is all of it."),
-                _norm(),
-                io.Combo.Input("align", options=["token", "position"], default="token", advanced=True, tooltip="token: each word is turned toward its own in the class prompt. position: row by row, as in the paper."),
+                _norm(optional=True),
+                io.Combo.Input("align", options=["token", "position"], default="token", advanced=True, optional=True, tooltip="token: each word is turned toward its own in the class prompt. position: row by row, as in the paper."),
                 *_range(),
             ],
             outputs=[
