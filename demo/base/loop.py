@@ -95,13 +95,11 @@ def train(
     start, spent = 0, 0.0
     if saved.is_file():
         state = torch.load(saved, weights_only=True, map_location="cpu")
-        if state["steps"] != steps:
-            raise ValueError(f"{saved} belongs to a run of {state['steps']} steps, this one has {steps}: use another --work folder or the old settings.")
         module.load_state_dict(state["module"], strict=False)
         optimizer.load_state_dict(state["optimizer"])
         average = {key: value.to(parameters[key].device) for key, value in state["average"].items()}
         start, spent = state["step"], state["seconds"]
-        log.write(stage=name, resumed=start)
+        log.write(stage=name, resumed=start, steps=steps, steps_before=state["steps"])  # a new length changes the schedule: it must be seen
     asked: list[int] = []
     before = {number: signal.signal(number, lambda n, _: asked.append(n)) for number in (signal.SIGTERM, signal.SIGINT)}
     began = last_saved = time.monotonic()

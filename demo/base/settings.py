@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Settings:
     strangers: float = 0.25  # share in two-tone coats that no caption names; the base must know that such coats exist
 
     # The autoencoder, TAESD's layout.
-    vae_steps: int = 1_800
+    vae_steps: int = 1_200
     vae_batch: int = 8
     vae_lr: float = 1e-3
     vae_skip: tuple[int, ...] = (1, 5, 9)  # encoder blocks left as identities: a third of the time, and the decoder is what is seen
@@ -33,9 +33,9 @@ class Settings:
     gram: float = 4.0  # weight of the loss that spreads captions apart
 
     # The UNet: one level of SD 1.5's, epsilon prediction on its schedule.
-    unet_steps: int = 2_400
-    unet_batch: int = 32
-    unet_lr: float = 8e-4
+    unet_steps: int = 3_000
+    unet_batch: int = 16
+    unet_lr: float = 6e-4
     unet_ema: float = 0.998
     empty_captions: float = 0.1
     min_snr: float = 5.0
@@ -44,6 +44,15 @@ class Settings:
     judge_steps: int = 1_500
     judge_batch: int = 64
     judge_lr: float = 2e-3
+
+    def changed(self, pairs: list[str]) -> Settings:
+        """A copy with "name=number" pairs applied. Raises ValueError for a name that does not exist."""
+        known, new = self.as_dict(), {}
+        for name, _, value in (pair.partition("=") for pair in pairs):
+            if not isinstance(known.get(name), (int, float)):
+                raise ValueError(f"--set {name!r}: no such number; the settings are {', '.join(known)}.")
+            new[name] = type(known[name])(value)
+        return replace(self, **new)
 
     def as_dict(self) -> dict:
         return asdict(self)

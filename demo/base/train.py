@@ -26,7 +26,8 @@ def main() -> None:
     parser.add_argument("--comfyui", type=Path, default=os.environ.get("COMFYUI_PATH"), help="ComfyUI's folder (default: COMFYUI_PATH)")
     parser.add_argument("--work", type=Path, required=True, help="where states, results and the log go")
     parser.add_argument("--until", choices=("pictures", "autoencoder", "text", "unet", "checkpoint"), default="checkpoint")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="1 on a machine whose cores others use: waiting for a starved second thread costs double")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=NUMBER", help="settings other than settings.py's; they go into the log")
     options = parser.parse_args()
     if options.comfyui is None:
         parser.error("no ComfyUI: give --comfyui or set COMFYUI_PATH")
@@ -41,7 +42,7 @@ def main() -> None:
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     (work / "pid").write_text(str(os.getpid()))
-    log, settings = loop.Log(work / "log.jsonl"), Settings()
+    log, settings = loop.Log(work / "log.jsonl"), Settings().changed(options.set)
     log.write(stage="start", torch=torch.__version__, device=str(device), threads=options.threads, settings=settings.as_dict())
 
     stages = ("pictures", "autoencoder", "text", "unet", "checkpoint")
