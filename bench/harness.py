@@ -20,7 +20,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -192,10 +192,8 @@ def _rounds(row: Row) -> int:
 
 def _return_free_memory() -> None:
     """What was freed goes back to the system, or the next peak hides in it."""
-    try:
+    with suppress(OSError, AttributeError):  # not glibc: the peak is then a lower bound
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):
-        pass  # not glibc: the peak is then a lower bound
 
 
 def _resident(field_: str) -> int | None:

@@ -51,14 +51,14 @@ class Correction:
     """forward(x) of the tuned layer, less (1 - omega) A x on the weak rows."""
 
     def __init__(self, rows: Rows, original, parts: list, bias: torch.Tensor | None):
-        self.rows, self.original, self.parts, self.bias, self.calls = rows, original, parts, bias, 0
+        self.rows, self.original, self.parts, self.bias, self.ran = rows, original, parts, bias, False
 
     def __call__(self, x, *args, **kwargs):
         y = self.original(x, *args, **kwargs)
         spans = self.rows.of(x)
         if spans:
             scale = self.rows.omega - 1.0
-            self.calls += 1
+            self.ran = True
             for start, stop in spans:
                 weak_x, weak_y = host.plain(x[start:stop]), y[start:stop]
                 for part in self.parts:
@@ -73,13 +73,13 @@ class SecondWeight:
     """forward(x) of the tuned layer for the strong rows, of a layer with other weights for the weak rows."""
 
     def __init__(self, rows: Rows, original, layer: torch.nn.Module):
-        self.rows, self.original, self.layer, self.calls = rows, original, layer, 0
+        self.rows, self.original, self.layer, self.ran = rows, original, layer, False
 
     def __call__(self, x, *args, **kwargs):
         spans = self.rows.of(x)
         if not spans:
             return self.original(x, *args, **kwargs)
-        self.calls += 1
+        self.ran = True
         pieces, at = [], 0
         for start, stop in spans:
             if start > at:
@@ -99,13 +99,13 @@ class SecondDelta:
     """
 
     def __init__(self, rows: Rows, original, layer: torch.nn.Module):
-        self.rows, self.original, self.layer, self.calls = rows, original, layer, 0
+        self.rows, self.original, self.layer, self.ran = rows, original, layer, False
 
     def __call__(self, x, *args, **kwargs):
         y = self.original(x, *args, **kwargs)
         spans = self.rows.of(x)
         if spans:
-            self.calls += 1
+            self.ran = True
             for start, stop in spans:
                 y[start:stop].add_(self.layer(host.plain(x[start:stop]), *args, **kwargs), alpha=self.rows.omega - 1.0)
         return y

@@ -159,6 +159,6 @@ class Run:
         if not self.weak_ids:
             log.warning("Personalization Guidance had no effect: %s has no negative side. Use it with a guider or sampler that takes a negative conditioning.", type(guider).__name__)
         elif self.predictions and not self.weak.separate:
-            idle = sum(layer.calls == 0 for layer in self.layers)
+            idle = sum(not layer.ran for layer in self.layers)
             if idle:
                 log.warning("Personalization Guidance: %d of %d tuned layers were never run by the model (skipped, or read around their forward); they stayed as tuned.", idle, len(self.layers))

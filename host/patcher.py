@@ -46,9 +46,8 @@ def has_bypass(patcher: ModelPatcher) -> bool:
 
 
 def weight_shapes(patcher: ModelPatcher) -> dict[str, torch.Size]:
-    """Weight key -> shape, of the diffusion model's floating-point state."""
-    state = patcher.model.diffusion_model.state_dict(prefix=DIFFUSION)
-    return {key: value.shape for key, value in state.items() if value.is_floating_point() or isinstance(value, QuantizedTensor)}
+    """Weight key -> shape, of the diffusion model's parameters as they came from the file (a loaded patch may have widened one)."""
+    return {DIFFUSION + key: pristine(patcher, DIFFUSION + key).shape for key, _ in patcher.model.diffusion_model.named_parameters()}
 
 
 def pristine(patcher: ModelPatcher, key: str) -> torch.Tensor:

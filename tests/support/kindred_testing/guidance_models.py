@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import uuid
 
 import torch
 
@@ -65,15 +67,20 @@ def lora(model, rank: int = 4, seed: int = 1, size: float = 0.5, convolutions: b
             if kind in ("lora", "dora"):
                 up, down = draw(shape[0], rank), draw(rank, flat)
                 up *= norm / float((up @ down).norm())
-                out[f"{key}.lora_up.weight"], out[f"{key}.lora_down.weight"] = (up, down) if len(shape) == 2 else (up.reshape(shape[0], rank, 1, 1), down.reshape(rank, *shape[1:]))
+                ones = [1] * (len(shape) - 2)
+                out |= {f"{key}.lora_up.weight": up.reshape(*up.shape, *ones), f"{key}.lora_down.weight": down.reshape(rank, *shape[1:])}
                 out[f"{key}.alpha"] = torch.tensor(float(rank))
                 if kind == "dora":
-                    out[f"{key}.dora_scale"] = weight.flatten(1).norm(dim=1, keepdim=True).reshape(-1, *[1] * (len(shape) - 1)) * (1 + 0.1 * draw(shape[0], *[1] * (len(shape) - 1)))
+                    lengths = weight.flatten(1).norm(dim=1, keepdim=True).reshape(-1, 1, *ones)
+                    out[f"{key}.dora_scale"] = lengths * (1 + 0.1 * draw(*lengths.shape))
             elif kind == "loha":
                 a1, b1, a2, b2 = draw(shape[0], rank), draw(rank, flat), draw(shape[0], rank), draw(rank, flat)
                 a1 *= norm / float(((a1 @ b1) * (a2 @ b2)).norm())
-                out |= {f"{key}.hada_w1_a": a1, f"{key}.hada_w1_b": b1, f"{key}.hada_w2_a": a2, f"{key}.hada_w2_b": b2, f"{key}.alpha": torch.tensor(float(rank))}
+                out |= {f"{key}.hada_w1_a": a1, f"{key}.hada_w1_b": b1, f"{key}.hada_w2_a": a2, f"{key}.hada_w2_b": b2}
+                out[f"{key}.alpha"] = torch.tensor(float(rank))
             elif kind == "lokr":
+                if shape[0] % 8 or shape[1] % 8:
+                    continue
                 w1, w2 = draw(8, 8), draw(shape[0] // 8, shape[1] // 8, *shape[2:])
                 w1 *= norm / float(w1.norm() * w2.norm())
                 out |= {f"{key}.lokr_w1": w1, f"{key}.lokr_w2": w2, f"{key}.alpha": torch.tensor(1.0)}
@@ -105,24 +112,27 @@ def interpolated(model, base, omega: float):
     """A patcher on a module of its own, with weights explicitly set to omega * model + (1 - omega) * base."""
     tuned, untuned = merged_state(model), merged_state(base)
     with torch.inference_mode():
-        mixed = {key: (omega * tuned[key].double() + (1 - omega) * untuned[key].double()).float() if tuned[key].is_floating_point() else tuned[key] for key in tuned}
+        mixed = {key: torch.lerp(untuned[key].double(), tuned[key].double(), omega).to(tuned[key]) for key in tuned}
     return with_state(model, mixed)
 
 
 def with_state(model, state: dict):
     """A patcher without weight patches on a fresh module with the weights `state`, and all other settings of `model`."""
-    fresh, _ = base_model()
     with torch.inference_mode():
-        fresh.model.load_state_dict(state, strict=True)
-    clone = model.clone(model_override=fresh.get_clone_model_override())
-    clone.patches, clone.patches_uuid = {}, fresh.patches_uuid
+        config = model.model.model_config  # answers any attribute, which deepcopy takes for a protocol
+        module = copy.deepcopy(model.model, {id(config): config})
+        module.current_weight_patches_uuid, module.current_patcher = None, None
+        module.load_state_dict({key: value.clone() for key, value in state.items()}, strict=True, assign=True)
+    clone = model.clone(model_override=(module, ({}, {}, {}, set())))
+    clone.hook_backup = {}
+    clone.patches, clone.patches_uuid = {}, uuid.uuid4()
     return clone
 
 
 def brute_force(model, base, omega: float):
-    """`model` with its weights merged beforehand, whose second list of conditions (or only one named so by `weak_lists`) runs on another module with interpolated weights.
+    """`model` with its weights merged beforehand, whose negative conditions run on another module with interpolated weights.
 
-    Routed by the position of the list, and forwarded separately: nothing of ours is in it.
+    Routed by the place of the list among two, and forwarded list by list: nothing of ours is in it.
     """
     weak = interpolated(model, base, omega)
     strong = with_state(model, merged_state(model))
@@ -149,8 +159,8 @@ def brute_force(model, base, omega: float):
     return strong
 
 
-def sample(model, positive, negative, *, steps: int = 4, cfg: float = 7.5, sampler: str = "euler", scheduler: str = "normal", size: int = 16, batch: int = 1, seed: int = 5, latent=None, **options):
-    """The latent that core's KSampler function gives."""
+def sample(model, positive, negative, *, steps=4, cfg=7.5, sampler="euler", scheduler="normal", size=8, batch=1, seed=5, latent=None, **options):
+    """The latent that core's KSampler function gives: [batch, 4, size, size]."""
     with torch.inference_mode():
         latent = latent or {"samples": torch.zeros(batch, 4, size, size)}
         return comfy("nodes").common_ksampler(model, seed, steps, cfg, sampler, scheduler, positive, negative, latent, **options)[0]["samples"]
