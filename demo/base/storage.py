@@ -94,10 +94,10 @@ def _grown(value: torch.Tensor | None, shape: tuple[int, ...]) -> torch.Tensor:
     return out
 
 
-def write(path: Path, stored: dict[str, torch.Tensor]) -> Path:
-    """Compresses ``stored`` into ``path``, the fingerprint of what it expands to included."""
+def write(path: Path, stored: dict[str, torch.Tensor], preset: int = 6) -> Path:
+    """Compresses ``stored`` into ``path``, the fingerprint of what it expands to included; ``preset`` is xz's."""
     metadata = {"fingerprint": fingerprint(full(stored)), "format": "kindred miniature base 1"}
-    path.write_bytes(lzma.compress(save(stored, metadata), preset=6))
+    path.write_bytes(lzma.compress(save(stored, metadata), preset=preset))
     return path
 
 

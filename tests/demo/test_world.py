@@ -42,7 +42,7 @@ def test_one_scene_looks_alike_at_every_size():
 
 
 def test_each_attribute_changes_the_picture_and_only_its_own():
-    base = dict(creature="bear", look=scene.Look(scene.COLOURS["pink"]), accessory="none", place="beach")
+    base = {"creature": "bear", "look": scene.Look(scene.COLOURS["pink"]), "accessory": "none", "place": "beach"}
     picture = array(scene.Scene(**base).draw(64))
     for change in ({"creature": "robot"}, {"look": scene.Look(scene.COLOURS["blue"])}, {"accessory": "hat"}, {"accessory": "glasses"}, {"place": "city"}):
         changed = np.abs(array(scene.Scene(**{**base, **change}).draw(64)) - picture).max(-1) > 0.1

@@ -1,0 +1,153 @@
+"""The base: a training loop that survives its end, and a stored file that becomes the checkpoint which the stock loader takes."""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from kindred_testing import host, start_host
+from kindred_testing.models import load
+
+DEMO = Path(__file__).resolve().parents[2] / "demo"
+if str(DEMO) not in sys.path:
+    sys.path.append(str(DEMO))
+
+from base import loop  # noqa: E402
+from base.settings import Settings  # noqa: E402
+
+
+def _module():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+
+
+def _run(work, stop_at=None, steps=30):
+    module, seen = _module(), []
+
+    def loss(step):
+        if step == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        x = torch.randn(16, 4, generator=loop.generator(1, "test", step))
+        value = (module(x) - x.sum(1, keepdim=True)).pow(2).mean()
+        seen.append(value.item())
+        return {"loss": value}
+
+    loop.train("net", module, loss, steps, 1e-2, work, loop.Log(work / "log.jsonl"), every=10)
+    return module, seen
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals reach the main thread only")
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    expected, losses = _run(whole)
+    with pytest.raises(loop.Stopped, match="stopped at step 13"):
+        _run(broken, stop_at=12)
+    assert (broken / "net.state.pt").is_file()
+    found, rest = _run(broken)
+    assert rest == losses[13:]
+    assert all(torch.equal(a, b) for a, b in zip(expected.parameters(), found.parameters(), strict=True))
+    assert not (broken / "net.state.pt").exists()
+    again, nothing = _run(broken)  # a finished stage is read, not trained again
+    assert nothing == []
+    assert torch.equal(again[0].weight, found[0].weight)
+
+
+def test_a_nan_stops_before_it_does_harm(tmp_path):
+    module = _module()
+    before = module[0].weight.clone()
+    with pytest.raises(FloatingPointError, match="nan at step 0"):
+        loop.train("net", module, lambda step: {"loss": module(torch.ones(1, 4)).sum() * float("nan")}, 3, 1e-2, tmp_path, loop.Log(tmp_path / "log.jsonl"))
+    assert torch.equal(module[0].weight, before)
+
+
+def test_settings_can_be_changed_by_name_only():
+    assert Settings().changed(["unet_steps=7"]).unet_steps == 7
+    with pytest.raises(ValueError, match="'unet_step': no such number"):
+        Settings().changed(["unet_step=7"])
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """Untrained networks of the real layout, stored and expanded into the host's checkpoint folder."""
+    start_host()
+    from base import autoencoder, parts, storage
+
+    with torch.inference_mode(False):
+        torch.manual_seed(5)
+        settings = Settings()
+        vae, encoder, unet = parts.autoencoder(), parts.text_encoder(settings.text_layers, settings.text_mlp), parts.unet()
+        autoencoder._skip(vae, settings.vae_skip)
+        with torch.no_grad():
+            for module in (vae, encoder, unet):
+                for name, p in module.named_parameters():
+                    if not p.any() and p.ndim > 1 and "taesd_encoder" not in name:
+                        p.normal_(0, 0.02)  # what starts at zero: give it something to lose
+        for module in (vae, encoder, unet):
+            module.eval().requires_grad_(False)
+        stored = storage.write(tmp_path_factory.mktemp("base") / "tiny.safetensors.xz", storage.compact(vae, encoder, unet, latent_std=0.8), preset=0)
+        target = host.BASE / "models" / "checkpoints" / "untrained-miniature.safetensors"
+        storage.expand(stored, target)
+    yield vae, encoder, unet, stored, target
+    target.unlink()
+
+
+@pytest.mark.slow
+def test_the_stock_loader_gives_back_the_networks_that_were_stored(networks, caplog):
+    """Same text features, same latents and pictures, same noise prediction, up to 8-bit rounding; and no key missing or left over."""
+    from base import captions, text
+
+    vae, encoder, unet, _, target = networks
+    with caplog.at_level("WARNING"):
+        model, clip, host_vae = load(target)
+    assert "missing" not in caplog.text.lower()
+    assert "left over" not in caplog.text.lower()
+    assert type(model.model).__name__ == "BaseModel"
+    assert type(model.model.latent_format).__name__ == "SD15"
+    prompt = "a photo of a red dog wearing a hat on the beach"
+    with torch.inference_mode():
+        ours = text.features(encoder, [captions.ids(prompt)], torch.device("cpu"))
+        theirs = clip.encode_from_tokens(clip.tokenize(prompt))
+        assert torch.nn.functional.cosine_similarity(ours, theirs, dim=-1).min() > 0.995
+        picture = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(3))
+        latent = host_vae.encode(picture) * 0.18215
+        expected = vae.taesd_encoder(picture.movedim(-1, 1)) / 0.8
+        assert torch.allclose(latent, expected, atol=0.03 * expected.std().item())
+        decoded = host_vae.decode(latent / 0.18215)
+        assert (decoded - vae.taesd_decoder(expected * 0.8).clamp(0, 1).movedim(1, -1)).abs().max() < 0.02
+        x, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(4)), torch.tensor([900.0, 100.0])
+        predicted = unet(x, t, context=ours.expand(2, -1, -1))
+        import comfy.model_management
+
+        comfy.model_management.load_models_gpu([model])
+        hosted = model.model.diffusion_model(x.to(model.model.get_dtype()), t, context=ours.expand(2, -1, -1).to(model.model.get_dtype())).float()
+    assert (hosted - predicted).pow(2).mean().sqrt() < 0.03 * predicted.std()
+
+
+@pytest.mark.slow
+def test_a_damaged_store_is_refused(networks, tmp_path):
+    from base import storage
+
+    data = bytearray(networks[3].read_bytes())
+    broken = tmp_path / "broken.safetensors.xz"
+    data[len(data) // 2] ^= 1
+    broken.write_bytes(bytes(data))
+    with pytest.raises(ValueError, match="is damaged"):
+        storage.expand(broken, tmp_path / "out.safetensors")
+    broken.write_bytes(bytes(data[: len(data) // 3]))
+    with pytest.raises(ValueError, match="is damaged"):
+        storage.expand(broken, tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_eight_bits_round_to_the_nearest_of_their_row():
+    from base import storage
+
+    weight = torch.randn(16, 24, generator=torch.Generator().manual_seed(0)) * torch.logspace(-4, 1, 16)[:, None]
+    values, scale = storage.quantise(weight)
+    error = (storage.dequantise(values, scale).float() - weight).abs().amax(1)
+    assert (error <= 0.51 * scale.float() + 1e-3 * weight.abs().amax(1)).all()
