@@ -8,7 +8,6 @@ Held out from training: one combination of attributes in eight, all coats of the
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import random
 import sys
@@ -24,17 +23,8 @@ from torch.nn import functional as F  # noqa: E402
 from world import scene, subjects  # noqa: E402
 
 from base import loop, pictures  # noqa: E402
+from base.rooms import evaluation  # noqa: E402
 from base.settings import Settings  # noqa: E402
-
-
-def evaluation():
-    """The pack's ``evaluation`` room under a name of its own: the pack's root must not stand on ``sys.path`` (the host has a ``nodes`` too)."""
-    if "kindred_evaluation" not in sys.modules:
-        place = HERE.parents[1] / "evaluation" / "__init__.py"
-        spec = importlib.util.spec_from_file_location("kindred_evaluation", place, submodule_search_locations=[str(place.parent)])
-        sys.modules["kindred_evaluation"] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return {name: importlib.import_module(f"kindred_evaluation.{name}") for name in ("judge", "bootstrap", "metrics", "scorers")}
 
 
 def _pair(job: tuple[int, int, int]) -> tuple[np.ndarray, list[str]]:
@@ -74,7 +64,7 @@ def train(settings: Settings, work: Path, log: loop.Log):
     values = {name: list(words) for name, words in scene.ATTRIBUTES.items()}
     labels = torch.tensor([[words.index(word) if word else -1 for words, word in zip(values.values(), label, strict=True)] for label in named.labels])
     torch.manual_seed(settings.seed + 3)
-    judge = evaluation()["judge"].Judge(values)
+    judge = evaluation("judge")["judge"].Judge(values)
     half = settings.judge_batch // 2
 
     def loss(step: int) -> dict[str, torch.Tensor]:
@@ -98,7 +88,7 @@ def train(settings: Settings, work: Path, log: loop.Log):
 
 def report(judge, settings: Settings, log: loop.Log) -> None:
     """Accuracy on unseen renders with 95% intervals: attributes, individuals against look-alikes, the personal subjects."""
-    tools = evaluation()["bootstrap"]
+    tools = evaluation("bootstrap")["bootstrap"]
     for what, unseen, seed in (("seen combinations", False, 777_000_000), ("held-out combinations", True, 778_000_000)):
         test = pictures.render(1000, settings, seed, strangers=0.0, unseen=unseen)
         wanted = [dict(zip(scene.ATTRIBUTES, label, strict=True)) for label in test.labels]
@@ -142,4 +132,4 @@ if __name__ == "__main__":
     log_file = loop.Log(options.work / "judge.log.jsonl")
     trained = train(Settings(), options.work.resolve(), log_file)
     trained.save(options.out)
-    report(evaluation()["judge"].Judge.load(options.out), Settings(), log_file)
+    report(evaluation("judge")["judge"].Judge.load(options.out), Settings(), log_file)
