@@ -88,13 +88,9 @@ class Run:
                 yield
             return
         self.second = patcher.get_additional_models_with_key(SECOND)[0]
-        host.copy_hooks(patcher, self.second)
         self.weak.tell_separate(self.second.model_size())
-        self.second.pre_run()
-        try:
+        with host.following(patcher, self.second):
             yield
-        finally:
-            self.second.cleanup()
 
     def predict(self, executor, model, conds, x_in, timestep, model_options):
         weak = frozenset(i for i, conditions in enumerate(conds) if sampling.first_id(conditions) in self.weak_ids)

@@ -7,13 +7,13 @@ weights are never read from the module alone: the pristine ones are in the patch
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager
 
 import comfy.lora
 import comfy.model_management
 import comfy.ops
 import comfy.utils
 import torch
-from comfy.model_patcher import get_key_weight
 from comfy.patcher_extension import WrappersMP
 from comfy.quant_ops import QuantizedTensor
 
@@ -128,12 +128,8 @@ def interpolated_clone(base: ModelPatcher, tuned: ModelPatcher, keys: list[str],
     """A clone of `base` whose weights `keys` are omega * tuned + (1 - omega) * base, merged by the host when it loads it.
 
     A weight of `tuned` may have more input channels than that of `base` (instruction editing): the base's are padded with zeros.
-    Sampling settings (the noise schedule) are those of `tuned`.
     """
     clone = base.clone()
-    for name, value in tuned.object_patches.items():
-        if not name.startswith(DIFFUSION):
-            clone.add_object_patch(name, value)
     known = tuned.get_key_patches(DIFFUSION)
     mine = weight_shapes(base)
     for key in keys:
@@ -149,7 +145,21 @@ def load_device(patcher: ModelPatcher) -> torch.device:
     return patcher.load_device
 
 
-def copy_hooks(source: ModelPatcher, target: ModelPatcher) -> None:
-    """Let `target` (another module) follow the conditioning hooks that were registered on `source` for this run."""
-    target.hook_patches = {ref: {key: list(patches) for key, patches in by_key.items()} for ref, by_key in source.hook_patches.items()}
-    target.hook_mode = source.hook_mode
+@contextmanager
+def following(source: ModelPatcher, second: ModelPatcher):
+    """While open, `second` (another module, already loaded) samples by the settings of `source`: noise schedule, compute dtype, conditioning hooks."""
+    hooks = second.hook_patches, second.hook_mode
+    second.hook_patches = {ref: {key: list(patches) for key, patches in by_key.items()} for ref, by_key in source.hook_patches.items()}
+    second.hook_mode = source.hook_mode
+    names = [name for name in source.object_patches if not name.startswith(DIFFUSION)]
+    settings = {name: comfy.utils.get_attr(second.model, name) for name in names}
+    try:
+        for name in names:
+            comfy.utils.set_attr(second.model, name, comfy.utils.get_attr(source.model, name))
+        second.pre_run()
+        yield
+    finally:
+        second.cleanup()
+        for name, value in settings.items():
+            comfy.utils.set_attr(second.model, name, value)
+        second.hook_patches, second.hook_mode = hooks

@@ -140,6 +140,8 @@ def brute_force(model, base, omega: float):
 
     def sampler_sample(executor, guider, *args, **kwargs):
         state["negative"] = guider.conds.get("negative")
+        weak.hook_patches, weak.hook_mode = guider.model_patcher.hook_patches, guider.model_patcher.hook_mode
+        weak.model.model_sampling = guider.inner_model.model_sampling
         weak.pre_run()
         try:
             return executor(guider, *args, **kwargs)
@@ -150,7 +152,8 @@ def brute_force(model, base, omega: float):
         out = []
         for i, one in enumerate(conds):
             is_negative = one is not None and (one is state["negative"] or (len(conds) == 2 and i == 1))
-            out.append(executor(weak.model if is_negative else module, [one], x, timestep, options)[0])
+            alone = [one if j == i else None for j in range(len(conds))]  # at its place: patches read it
+            out.append(executor(weak.model if is_negative else module, alone, x, timestep, options)[i])
         return out
 
     wrappers = comfy("comfy.patcher_extension").WrappersMP
@@ -169,3 +172,27 @@ def sample(model, positive, negative, *, steps=4, cfg=7.5, sampler="euler", sche
 def error(a: torch.Tensor, b: torch.Tensor) -> float:
     """Relative error of `a` against `b`."""
     return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+def node(name: str, **inputs):
+    """The outputs of a node of core, called as the host calls it."""
+    known = comfy("nodes").NODE_CLASS_MAPPINGS[name]
+    with torch.inference_mode():
+        if hasattr(known, "execute") and hasattr(known, "define_schema"):
+            out = known.execute(**inputs)
+            return getattr(out, "args", out)
+        return getattr(known(), known.FUNCTION)(**inputs)
+
+
+def control_net(seed: int = 4):
+    """A ControlNet of the tiny UNet's shape, of the host's own class, with random weights."""
+    controlnet, cldm, ops = comfy("comfy.controlnet"), comfy("comfy.cldm.cldm"), comfy("comfy.ops")
+    generator = torch.Generator().manual_seed(seed)
+    with torch.inference_mode():
+        module = cldm.ControlNet(
+            image_size=32, in_channels=4, model_channels=320, hint_channels=3, num_res_blocks=[1], channel_mult=[1], num_heads=8, use_spatial_transformer=True,
+            transformer_depth=[1], transformer_depth_middle=1, context_dim=768, legacy=False, dtype=torch.float32, operations=ops.disable_weight_init,
+        )
+        for name, value in module.named_parameters():
+            value.data = torch.ones_like(value) if value.ndim == 1 and "weight" in name else torch.randn(value.shape, generator=generator) * 0.02
+        return controlnet.ControlNet(module, load_device=torch.device("cpu"))
