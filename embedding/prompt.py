@@ -13,6 +13,7 @@ from . import align as alignment
 from . import auto
 from .conditioning import adjust_conditioning
 from .layout import blocks
+from .slerp import check_share
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ def encode_concept(clip, text: str, *, class_clip=None, alpha: float | None = 0.
     conditioning, class_conditioning = host_prompt.encode(clip, tokens), host_prompt.encode(class_clip, class_tokens)
     choice = None
     if alpha is None:
-        named = [carried[name] for name in encoders.mentions(text, carried)]
-        choice = auto.choose(_features(clip, class_clip, (tokens, conditioning), (class_tokens, class_conditioning), named), keep)
+        check_share("keep", keep)
+        choice = auto.choose(concept_features(clip, class_clip, text), keep)
         alpha = choice.alpha
     partners = token_partners(clip, tokens, class_tokens) if align == "token" else None
     adjusted = adjust_conditioning(conditioning, class_conditioning, alpha, beta, norm, partners, start, end)
@@ -113,24 +114,23 @@ def sentence_features(clip, tokens, conditioning) -> dict[str, torch.Tensor]:
     return features
 
 
-def _features(clip, class_clip, prompt, class_encoded, named: list[LearnedToken]) -> list[auto.Features]:
+def concept_features(clip, class_clip, text: str) -> list[auto.Features]:
+    """The four prompts of `auto` for `text`, encoded; one for each encoder that the conditioning shows."""
+    carried = encoders.carried_tokens(clip)
+    named = [carried[name] for name in encoders.mentions(text, carried)]
     bare = "a photo of a " + " and a ".join(f"{token.text} {token.class_word}" for token in named)
-    class_bare = encoders.replace_tokens(bare, {token.text: token for token in named})
-    bare_tokens, class_bare_tokens = clip.tokenize(bare), class_clip.tokenize(class_bare)
-    four = (
-        sentence_features(clip, *prompt),
-        sentence_features(class_clip, *class_encoded),
-        sentence_features(clip, bare_tokens, host_prompt.encode(clip, bare_tokens)),
-        sentence_features(class_clip, class_bare_tokens, host_prompt.encode(class_clip, class_bare_tokens)),
-    )
-    for key in four[0].keys() & four[1].keys():
-        if four[0][key].shape[-1] != four[1][key].shape[-1]:
-            raise ValueError(
-                f"The conditioning is {four[0][key].shape[-1]} wide and the class conditioning {four[1][key].shape[-1]}: "
-                "class_clip belongs to another model family."
-            )
-    chunks = {key: min(len(four[0][key]), len(four[1][key])) for key in four[0] if key in four[1]}
-    return [auto.Features(four[0][key][:count], four[1][key][:count], four[2][key], four[3][key]) for key, count in chunks.items()]
+    four = []
+    for each, prompt in ((clip, text), (class_clip, class_prompt(text, carried)), (clip, bare), (class_clip, class_prompt(bare, carried))):
+        tokens = each.tokenize(prompt)
+        four.append(sentence_features(each, tokens, host_prompt.encode(each, tokens)))
+    features = []
+    for key in (key for key in four[0] if key in four[1]):
+        own, other = four[0][key], four[1][key]
+        if own.shape[-1] != other.shape[-1]:
+            raise ValueError(f"The conditioning is {own.shape[-1]} wide and the class conditioning {other.shape[-1]}: class_clip is of another model family.")
+        count = min(len(own), len(other))
+        features.append(auto.Features(own[:count], other[:count], four[2][key], four[3][key]))
+    return features
 
 
 def _ids(chunks) -> list[list]:
