@@ -52,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         comfyui = find_host(options)
         python = make_environment(comfyui, testing=options.command == "test")
         environment = {**os.environ, "COMFYUI_PATH": str(comfyui), "PYTHONPYCACHEPREFIX": str(HOME / "pycache"), "PYTHONUTF8": "1"}
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads sleep, so that a busy machine stays usable
         environment.pop("PYTHONPATH", None)
         if options.command == "test":
             return run([python, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, *(rest or [ROOT / "tests"])], environment)
@@ -176,12 +177,13 @@ def install_host(python: Path, comfyui: Path, card: bool, requirements: list[Pat
     else:
         pip(python, "install PyTorch", "install", *TORCH)
         pip(python, "install torchvision and torchaudio", "install", "--no-deps", *TORCH_REST)
-        mend_torch_libraries(python)
     rest = HOME / "downloads" / "requirements.txt"
     rest.parent.mkdir(parents=True, exist_ok=True)
     lines = (comfyui / "requirements.txt").read_text("utf-8").splitlines()
     rest.write_text("\n".join(line for line in lines if line.strip().split("==")[0] not in ("torch", "torchvision", "torchaudio")) + "\n", "utf-8")
     pip(python, "install what ComfyUI needs", "install", "-r", rest, *(part for path in requirements for part in ("-r", path)))
+    if not card:
+        mend_torch_libraries(python)
 
 
 def mend_torch_libraries(python: Path) -> None:

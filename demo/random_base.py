@@ -72,3 +72,14 @@ def _initial(name: str, parameter: torch.Tensor, generator: torch.Generator) -> 
         return torch.randn(parameter.shape, generator=generator) * (0.02 if "token" in name else 0.01)
     fan_in = parameter[0].numel()
     return torch.randn(parameter.shape, generator=generator) * fan_in**-0.5
+
+
+if __name__ == "__main__":
+    import sys
+
+    import comfy.options
+
+    destination = Path(sys.argv[1])
+    sys.argv[1:] = ["--cpu"]  # the host reads its own options from here; it needs no card to make weights
+    comfy.options.enable_args_parsing()
+    write(destination)

@@ -43,6 +43,23 @@ def find_embedding(name: str) -> Path | None:
     return None
 
 
+def photo_folders() -> list[str]:
+    """The folders inside the host's input folder that hold files, as `/`-separated names, sorted."""
+    root = Path(folder_paths.get_input_directory())
+    return sorted(place.relative_to(root).as_posix() for place in root.rglob("*") if place.is_dir() and any(entry.is_file() for entry in place.iterdir()))
+
+
+def photo_folder(name: str) -> Path:
+    """The folder `name` inside the host's input folder. ValueError when it would lie outside or is not there."""
+    root = Path(folder_paths.get_input_directory()).resolve()
+    place = (root / name).resolve() if "\0" not in name else root
+    if place == root or not place.is_relative_to(root):
+        raise ValueError(f"The folder {name!r} is not inside ComfyUI's input folder. Put the photos into a folder there and choose it.")
+    if not place.is_dir():
+        raise ValueError(f"There is no folder {name!r} in ComfyUI's input folder ({root}). Make it, put three to six photos in, and press R to refresh the list.")
+    return place
+
+
 def fingerprint(name: str) -> str:
     """Changes when the files of the concept do, so that the executor loads a concept again that was saved again."""
     try:

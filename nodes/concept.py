@@ -6,6 +6,47 @@ CATEGORY = "personalization"
 ConceptType = io.Custom("KINDRED_CONCEPT")
 
 
+class KindredPhotos(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        from ..host import paths
+
+        return io.Schema(
+            node_id="KindredPhotos",
+            display_name="Load Photos",
+            category=CATEGORY,
+            description="All photos of a folder inside ComfyUI's input folder, in the order of their names: turned as the camera says, transparency as masks, text files of the same name as captions.",
+            search_aliases=["load images", "image folder", "dataset", "batch load"],
+            inputs=[io.Combo.Input("folder", options=paths.photo_folders(), tooltip="A folder inside ComfyUI's input folder with three to six photos of the subject. Press R to refresh the list.")],
+            outputs=[
+                io.Image.Output("images", display_name="images", is_output_list=True, tooltip="One picture each; their sizes may differ."),
+                io.Mask.Output("masks", display_name="masks", is_output_list=True, tooltip="Each picture's opacity: white everywhere for photos without transparency."),
+                io.String.Output("captions", display_name="captions", is_output_list=True, tooltip="From NAME.txt beside NAME.jpg; empty without one."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder) -> str:
+        from ..host import paths
+        from ..training.photos import fingerprint
+
+        return fingerprint(paths.photo_folder(folder))
+
+    @classmethod
+    def execute(cls, folder) -> io.NodeOutput:
+        import torch
+
+        from ..host import paths
+        from ..training.photos import read_photos
+
+        photos = read_photos(paths.photo_folder(folder))
+        return io.NodeOutput(
+            [torch.from_numpy(photo.pixels)[None] for photo in photos],
+            [torch.ones(1, *photo.pixels.shape[:2]) if photo.alpha is None else torch.from_numpy(photo.alpha)[None] for photo in photos],
+            [photo.caption for photo in photos],
+        )
+
+
 class KindredConcept(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -41,4 +82,4 @@ class KindredConcept(io.ComfyNode):
         ))
 
 
-NODES = [KindredConcept]
+NODES = [KindredPhotos, KindredConcept]

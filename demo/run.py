@@ -1,0 +1,277 @@
+"""`kindred.py demo` and `kindred.py serve`, inside the environment: a server of our own, two workflows, one picture."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+HOME = ROOT / ".kindred"
+BASE = HOME / "base"
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # not the pack's root: its `nodes` would shadow the host's
+
+import workflow as workflows  # noqa: E402
+from grid import Column, comparison  # noqa: E402
+from PIL import Image  # noqa: E402
+from server import ComfyServer, Interrupted, PromptError, free_port  # noqa: E402
+
+COLUMNS = {
+    "plain CFG": "the tuned model as usual",
+    "Personalization Guidance": "weak model at omega {omega}",
+    "Conditioning SLERP": "prompt turned to its class, alpha {alpha}",
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What fits a base model: the reduced one learns in seconds, a real one as the papers say."""
+
+    resolution: int
+    steps: int
+    learning_rate: float
+    sampling_steps: int
+
+
+SMALL, REAL = Scale(64, 60, 1e-3, 12), Scale(512, 500, 2e-5, 30)
+
+
+class Failure(Exception):
+    """Ends the demo with one sentence."""
+
+
+def main() -> int:
+    options = parse()
+    # Line by line also into a pipe or a file: somebody is waiting.
+    sys.stdout.reconfigure(line_buffering=True)
+    try:
+        return serve(options) if options.command == "serve" else demo(options)
+    except (Failure, PromptError, RuntimeError, OSError, ValueError) as error:
+        print(f"\nkindred: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, Interrupted):
+        print("\nkindred: stopped; the server has ended.", file=sys.stderr)
+        return 130
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="kindred.py", description="Train a concept, save it, sample with it, compare.")
+    parser.add_argument("command", choices=["demo", "serve"])
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a Stable Diffusion 1.5 checkpoint of yours (without it: a small one made on the spot)")
+    parser.add_argument("--photos", type=Path, metavar="FOLDER", help="three to six photos of one subject (without it: a drawn one)")
+    parser.add_argument("--subject", default="biscuit", help="which of the drawn subjects, without --photos (default biscuit, a dog)")
+    parser.add_argument("--token", default="<v1>", help="how prompts name the subject (default <v1>)")
+    parser.add_argument("--class-word", metavar="WORD", help="what the subject is: dog, teapot, toy (needed with --photos)")
+    parser.add_argument("--prompt", action="append", metavar="TEXT", help="with {token} and {class}; may be given several times")
+    parser.add_argument("--name", default="demo", help="of the saved files (default demo)")
+    parser.add_argument("--steps", type=int, help="training steps")
+    parser.add_argument("--resolution", type=int, help="side of the pictures in pixels")
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--omega", type=float, default=0.6)
+    parser.add_argument("--alpha", type=float, default=0.2)
+    parser.add_argument("--cfg", type=float, default=7.5)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--cpu", action="store_true", help="do not use the graphics card")
+    parser.add_argument("--port", type=int, help="of the server (default: a free one)")
+    parser.add_argument("--serve", action="store_true", help="leave the page open afterwards")
+    options = parser.parse_args()
+    if options.photos and not options.class_word:
+        parser.error("--photos needs --class-word: say in one word what the subject is, for example --class-word dog")
+    return options
+
+
+def serve(options) -> int:
+    checkpoint = prepare_checkpoint(options)
+    with start(options) as server:
+        return stay(server, checkpoint)
+
+
+def demo(options) -> int:
+    started = time.monotonic()
+    scale = REAL if options.checkpoint else SMALL
+    resolution = options.resolution or scale.resolution
+    checkpoint = prepare_checkpoint(options)
+    folder, photos, class_word = prepare_photos(options)
+    with start(options) as server:
+        info = server.get("/object_info", timeout=120)
+        train = workflows.to_prompt(workflows.load(ROOT / "workflows" / "train_a_concept.json"), info)
+        workflows.find(train, "Base model")["ckpt_name"] = checkpoint
+        workflows.find(train, "Photos")["folder"] = folder
+        workflows.find(train, "Concept").update(token=options.token, class_word=class_word)
+        workflows.find(train, "Train").update(steps=options.steps or scale.steps, learning_rate=options.learning_rate or scale.learning_rate, resolution=resolution, seed=options.seed)
+        workflows.find(train, "Save").update(name=options.name, overwrite=True)
+        print(f"kindred: training {options.token} ({class_word}) on {len(photos)} photos, {workflows.find(train, 'Train')['steps']} steps")
+        saved = server.run(train, TrainingLine())
+        print("\n".join(f"         {line}" for line in saved.ui[workflows.node_id(train, "Save")]["text"][0].splitlines()))
+
+        rows = []
+        prompts = options.prompt or ["a photo of a {token} {class} wearing headphones", "a photo of a {token} {class} on the beach"]
+        draw = workflows.to_prompt(workflows.load(ROOT / "workflows" / "use_a_saved_concept.json"), server.get("/object_info", timeout=120))
+        for number, template in enumerate(prompts):
+            say = template.replace("{token}", options.token).replace("{class}", class_word)
+            fill(draw, options, checkpoint, resolution, scale, say, say.replace(options.token, class_word))
+            print(f"kindred: drawing {number + 1}/{len(prompts)}: {say}")
+            result = server.run(draw)
+            rows.append((say, [Image.open(io.BytesIO(result.images[workflows.node_id(draw, title)][0])) for title in COLUMNS]))
+        columns = [Column(title, text.format(omega=options.omega, alpha=options.alpha)) for title, text in COLUMNS.items()]
+        base = "the small random base: it shows the way, not pictures to keep" if not options.checkpoint else options.checkpoint.name
+        sheet = comparison(f"{options.token} is a {class_word}", photos, columns, rows, f"same seed in each row; guidance scale {options.cfg:g}; base model: {base}")
+        out = BASE / "output" / "kindred" / f"{options.name}.png"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(out)
+        print(f"\nkindred: done in {time.monotonic() - started:.0f} s")
+        for what, path in (("comparison", out), ("LoRA", BASE / "models" / "loras" / "kindred" / f"{options.name}.safetensors"), ("token", BASE / "models" / "embeddings" / f"{options.name}.safetensors")):
+            print(f"  {what:<11} {path}")
+        return stay(server, checkpoint) if options.serve else 0
+
+
+def fill(prompt: dict, options, checkpoint: str, resolution: int, scale: Scale, say: str, class_say: str) -> None:
+    workflows.find(prompt, "Base model")["ckpt_name"] = checkpoint
+    workflows.find(prompt, "Load")["name"] = options.name
+    workflows.find(prompt, "Size").update(width=resolution, height=resolution)
+    workflows.find(prompt, "Prompt")["text"] = say
+    workflows.find(prompt, "Class prompt")["text"] = class_say
+    workflows.find(prompt, "SLERP")["alpha"] = options.alpha
+    workflows.find(prompt, "Guidance")["omega"] = options.omega
+    for title in ("CFG", "Guidance", "CFG with SLERP"):
+        workflows.find(prompt, title).update(seed=options.seed, steps=scale.sampling_steps, cfg=options.cfg)
+
+
+class TrainingLine:
+    """The running line of a training: steps, loss, time left. In a terminal it stays one line."""
+
+    def __call__(self, kind: str, data: dict) -> None:
+        if kind != "kindred.training":
+            return
+        left = data["seconds_left"]
+        clock = "" if left is None else f"   {round(left) // 60}:{round(left) % 60:02d} left"
+        filled = round(24 * data["step"] / data["steps"])
+        line = f"  [{'#' * filled}{'.' * (24 - filled)}] {data['step']}/{data['steps']}   loss {data['loss']:.4f}   spl {data['spl']:.4f}{clock}"
+        last = data["step"] == data["steps"]
+        if sys.stdout.isatty():
+            print(f"\r{line:<100}", end="\n" if last else "", flush=True)
+        elif last or data["step"] % max(1, data["steps"] // 10) == 0:
+            print(line)
+
+
+# -- the server and what it finds ----------------------------------------------------------------------------------------
+
+
+def start(options) -> ComfyServer:
+    for name in ("custom_nodes", "input", "output", "user", "models/checkpoints", "models/loras", "models/embeddings"):
+        (BASE / name).mkdir(parents=True, exist_ok=True)
+    link(ROOT, BASE / "custom_nodes" / "ComfyUI-Kindred")
+    arguments = ("--cpu",) if options.cpu or not has_card() else ()
+    print("kindred: starting ComfyUI ...")
+    return ComfyServer(Path(os.environ["COMFYUI_PATH"]), BASE, arguments, port=options.port or free_port())
+
+
+def stay(server: ComfyServer, checkpoint: str) -> int:
+    print(f"\nkindred: ComfyUI with Kindred runs at {server.address} (model {checkpoint}); the workflows are in {ROOT / 'workflows'}. Ctrl-C ends it.")
+    try:
+        server.process.wait()
+    except KeyboardInterrupt:
+        print("\nkindred: stopped; the server has ended.")
+        return 0
+    raise Failure(f"ComfyUI ended by itself. The end of {server.log}:\n{server.log_tail()}")
+
+
+def prepare_checkpoint(options) -> str:
+    """The name under which CheckpointLoaderSimple finds the base model."""
+    folder = BASE / "models" / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    if options.checkpoint:
+        path = options.checkpoint.expanduser().resolve()
+        if not path.is_file():
+            raise Failure(f"There is no checkpoint {path}. Correct --checkpoint, or leave it out to use the small one.")
+        if path.suffix != ".safetensors":
+            raise Failure(f"{path.name} is no .safetensors file. Other formats can carry code; convert it first.")
+        link(path, folder / path.name)
+        return path.name
+    path = folder / "kindred-small-random.safetensors"
+    if not path.is_file():
+        print("kindred: making a small base model ...")
+        script = Path(__file__).resolve().parent / "random_base.py"
+        made = subprocess.run([sys.executable, script, path], env={**os.environ, "PYTHONPATH": os.environ["COMFYUI_PATH"]}, capture_output=True, text=True)
+        if made.returncode:
+            raise Failure(f"The small base model could not be made: {(made.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+    return path.name
+
+
+def prepare_photos(options) -> tuple[str, list[Image.Image], str]:
+    """(folder inside the input folder, the photos as pictures, class word). The folder's name follows the photos' content."""
+    from PIL import ImageOps
+
+    if options.photos:
+        source = options.photos.expanduser().resolve()
+        if not source.is_dir():
+            raise Failure(f"There is no folder {source}. Correct --photos.")
+        files = sorted(path for path in source.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".txt"))
+        content = {path.name: path.read_bytes() for path in files}
+        class_word = options.class_word
+    else:
+        content, class_word = drawn(options.subject)
+        class_word = options.class_word or class_word
+    pictures = {name: data for name, data in content.items() if not name.endswith(".txt")}
+    if not pictures:
+        raise Failure(f"{options.photos} has no pictures. Put three to six photos of the subject there.")
+    digest = hashlib.sha256(b"".join(name.encode() + data for name, data in sorted(content.items()))).hexdigest()[:8]
+    folder = f"kindred-{digest}"
+    place = BASE / "input" / folder
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    for name, data in content.items():
+        (place / name).write_bytes(data)
+    shown = []
+    for name, data in pictures.items():
+        try:
+            shown.append(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise Failure(f"The photo {name!r} cannot be read: {error}. Save it again as PNG or JPEG, or take it out of the folder.") from None
+    return folder, shown, class_word
+
+
+def drawn(name: str) -> tuple[dict[str, bytes], str]:
+    """The "photos" of one of the miniature world's subjects as PNG files, and its class word."""
+    from world.subjects import SUBJECTS, photos
+
+    if name not in SUBJECTS:
+        raise Failure(f"There is no drawn subject {name!r}. There are {', '.join(SUBJECTS)}.")
+    content = {}
+    for index, picture in enumerate(photos(name, 256)):
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        content[f"{name}-{index + 1}.png"] = buffer.getvalue()
+    return content, SUBJECTS[name].class_word
+
+
+def has_card() -> bool:
+    import torch
+
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+def link(source: Path, place: Path) -> None:
+    """`place` becomes another name of `source`; a copy where the system allows no link (a pack is copied without `.kindred`)."""
+    if place.is_symlink() or place.exists():
+        if place.resolve() == source.resolve():
+            return
+        place.unlink() if place.is_symlink() or place.is_file() else shutil.rmtree(place)
+    try:
+        place.symlink_to(source, target_is_directory=source.is_dir())
+    except OSError:
+        if source.is_dir():
+            shutil.copytree(source, place, ignore=shutil.ignore_patterns(".kindred", ".git", "__pycache__"))
+        else:
+            shutil.copy2(source, place)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
