@@ -19,15 +19,11 @@ def adjust_clip(clip, names: str, class_words: str, alpha: float, beta: float, n
     """
     check_share("alpha", alpha)
     check_share("beta", beta)
-    wanted = re.split(r"[\s,]+", names.strip().strip(",")) if names.strip(" ,\n\t") else list(encoders.carried_tokens(clip))
+    wanted = split_names(names) or list(encoders.carried_tokens(clip))
     if not wanted:
         raise ValueError("This CLIP carries no token. Connect the clip of Train Concept or Load Concept, or name a file: embedding:name.")
-    words = [word.strip() for word in class_words.split(",")] if class_words.strip() else [""]
-    if len(words) not in (1, len(wanted)):
-        raise ValueError(f"{len(wanted)} tokens ({', '.join(wanted)}) and {len(words)} class words ({', '.join(words)}): give one for all, or one for each.")
-    words = words * len(wanted) if len(words) == 1 else words
     adjusted = []
-    for name, word in zip(wanted, words, strict=True):
+    for name, word in zip(wanted, one_for_each(wanted, class_words), strict=True):
         token = find_token(clip, name)
         word = word or token.class_word
         if not word:
@@ -35,6 +31,19 @@ def adjust_clip(clip, names: str, class_words: str, alpha: float, beta: float, n
         pieces = {key: encoders.embed_word(clip, key, word) for key in token.vectors if key in encoders.encoder_tokenizers(clip)}
         adjusted.append(adjust_token(token, word, pieces, alpha, beta, norm))
     return encoders.carry_tokens(clip, adjusted), adjusted
+
+
+def split_names(names: str) -> list[str]:
+    """Tokens that are separated by commas or spaces (which no token contains)."""
+    return [name for name in re.split(r"[\s,]+", names) if name]
+
+
+def one_for_each(names: list[str], class_words: str) -> list[str]:
+    """The class word of each name, from one for all or one for each, separated by commas; "" where nothing is said."""
+    words = [word.strip() for word in class_words.split(",")]
+    if len(words) not in (1, len(names)):
+        raise ValueError(f"{len(names)} tokens ({', '.join(names)}) and {len(words)} class words ({', '.join(words)}): give one for all, or one for each.")
+    return words * len(names) if len(words) == 1 else words
 
 
 def find_token(clip, name: str) -> LearnedToken:

@@ -63,3 +63,14 @@ def show(node_id: str | None, line: str) -> None:
     server = PromptServer.instance
     if node_id is not None and server.client_id is not None:
         server.send_progress_text(line, node_id, server.client_id)
+
+
+def merge(prompts: list[TokenLists]) -> TokenLists | None:
+    """Several prompts as the chunks of one, to be encoded in one go; None where they are not one chunk each of one length."""
+    merged: TokenLists = {}
+    for tokens in prompts:
+        if not isinstance(tokens, dict) or any(len(chunks) != 1 for chunks in tokens.values()):
+            return None
+        for name, chunks in tokens.items():
+            merged.setdefault(name, []).extend(chunks)
+    return merged if all(len({len(chunk) for chunk in chunks}) == 1 for chunks in merged.values()) else None
