@@ -60,6 +60,6 @@ def encode(model: torch.nn.Module, pictures: Pictures, device: torch.device, bat
     out = []
     for at in range(0, len(pictures.pixels), batch):
         x = (pictures.pixels[at : at + batch].float() / 255).to(device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
+        with torch.autocast(device.type, torch.bfloat16):
             out.append(model.taesd_encoder(x).float().cpu())
     return torch.cat(out)

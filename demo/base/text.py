@@ -31,10 +31,24 @@ class _Heads(torch.nn.Module):
 
     def pools(self, tokens: torch.Tensor, end: torch.Tensor) -> list[torch.Tensor]:
         """The end token's features, the mean of the words', the mean of the padding's: three times [B, 768]."""
-        x = self.encoder(tokens)[0]
+        x = _encode(self.encoder, tokens)
         position = torch.arange(tokens.shape[1], device=tokens.device)[None]
         words = (position <= end[:, None]).to(x)[..., None]
         return [x[torch.arange(len(x), device=x.device), end], (x * words).sum(1) / words.sum(1), (x * (1 - words)).sum(1) / (1 - words).sum(1)]
+
+
+def _encode(encoder: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """The host's text tower, trainable: its own forward insists on 77 tokens and adds in place, which breaks gradients. [B, L] -> [B, L, 768]"""
+    from comfy.ldm.modules.attention import optimized_attention_for_device
+
+    length = tokens.shape[1]
+    x = encoder.embeddings.token_embedding(tokens) + encoder.embeddings.position_embedding.weight[:length]
+    future = torch.full((length, length), torch.finfo(x.dtype).min, dtype=x.dtype, device=x.device).triu_(1)
+    attention = optimized_attention_for_device(x.device, mask=True, small_input=True)
+    for layer in encoder.encoder.layers:
+        x = x + layer.self_attn(layer.layer_norm1(x), future, attention)
+        x = x + layer.mlp(layer.layer_norm2(x))
+    return encoder.final_layer_norm(x)
 
 
 def _batch(settings: Settings, step: int):
