@@ -26,10 +26,10 @@ def _omega() -> io.Float.Input:
 def _course() -> list:
     """omega over time and the guidance interval."""
     return [
-        io.Float.Input("omega_end", default=0.6, min=0.0, max=1.0, step=0.05, round=0.001, advanced=True, tooltip="omega at the last step, where `omega_curve` is not constant."),
-        io.Combo.Input("omega_curve", options=["constant", "linear", "cosine", "curve"], default="constant", advanced=True, tooltip="How omega goes from `omega` to `omega_end` over sampling. Constant is the paper's; curve uses the curve below."),
-        io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.01, round=0.001, advanced=True, tooltip="Before this part of sampling there is no guidance: only the positive prompt runs, at half the time a step."),
-        io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01, round=0.001, advanced=True, tooltip="After this part of sampling there is no guidance: only the positive prompt runs, at half the time a step."),
+        io.Float.Input("omega_end", default=0.6, min=0.0, max=1.0, step=0.05, round=0.001, optional=True, advanced=True, tooltip="omega at the last step, where `omega_curve` is not constant."),
+        io.Combo.Input("omega_curve", options=["constant", "linear", "cosine", "curve"], default="constant", optional=True, advanced=True, tooltip="How omega goes from `omega` to `omega_end` over sampling. Constant is the paper's; curve uses the curve below."),
+        io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.01, round=0.001, optional=True, advanced=True, tooltip="Before this part of sampling there is no guidance: only the positive prompt runs, at half the time a step."),
+        io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01, round=0.001, optional=True, advanced=True, tooltip="After this part of sampling there is no guidance: only the positive prompt runs, at half the time a step."),
         io.Curve.Input("curve", optional=True, socketless=False, advanced=True, tooltip="Used where `omega_curve` is curve: across, sampling from noise to image; up, from `omega` to `omega_end`."),
     ]
 
@@ -88,11 +88,11 @@ class KindredGuider(io.ComfyNode):
                 io.Float.Input("cfg", default=7.5, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=_CFG),
                 _omega(),
                 io.Combo.Input(
-                    "mode", options=["personalization", "autoguidance", "subject-agnostic"], default="personalization", advanced=True,
+                    "mode", options=["personalization", "autoguidance", "subject-agnostic"], default="personalization", optional=True, advanced=True,
                     tooltip="personalization: the paper's. autoguidance: CFG, and away from the weak model on the SAME prompt (three predictions a step). "
                     "subject-agnostic: CFG, and away from a prompt without the subject (three predictions a step; omega is not used).",
                 ),
-                io.Float.Input("scale", default=1.0, min=0.0, max=100.0, step=0.1, round=0.01, advanced=True, tooltip="Strength of the third prediction in the modes autoguidance and subject-agnostic; unused otherwise."),
+                io.Float.Input("scale", default=1.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True, advanced=True, tooltip="Strength of the third prediction in the modes autoguidance and subject-agnostic; unused otherwise."),
                 *_course(),
                 io.Conditioning.Input("subject_agnostic", optional=True, tooltip="Mode subject-agnostic: the prompt without the subject's token, for example with its class word."),
             ],
