@@ -77,15 +77,14 @@ def _adjust_rows(cond, class_cond, pooled, class_pooled, mask, class_mask, alpha
             continue  # the class prompt was encoded without this encoder
         twin = other[block.encoder]
         partner = _partner(block, twin, partners, mask, class_mask).to(cond.device)
-        rows = (partner != NONE).nonzero().squeeze(-1)
-        if rows.numel() == 0:
+        alone = partner == NONE
+        if bool(alone.all()):
             continue
         v, c = block.of(cond), twin.of(class_cond)
-        whole = rows.numel() == v.shape[-2] and torch.equal(partner, torch.arange(c.shape[-2], device=partner.device))
-        if whole:
-            block.of(out)[...] = adjust(v, c, alpha, beta, norm)
-        else:
-            block.of(out)[..., rows, :] = adjust(v[..., rows, :], c[..., partner[rows], :], alpha, beta, norm)
+        if not torch.equal(partner, torch.arange(c.shape[-2], device=partner.device)):
+            c = c.index_select(-2, partner.clamp(min=0))
+        turned = adjust(v, c, alpha, beta, norm)
+        block.of(out).copy_(torch.where(alone.unsqueeze(-1), v, turned) if bool(alone.any()) else turned)
     return out
 
 
