@@ -47,7 +47,7 @@ class Problem(Exception):
 def main(arguments: list[str] | None = None) -> int:
     options, rest = parse(arguments)
     try:
-        if sys.version_info < (3, 10):
+        if sys.version_info < (3, 10):  # noqa: UP036 (whoever runs an older one is told so)
             raise Problem(f"Kindred needs Python 3.10 or newer; this is Python {sys.version.split()[0]}. Run it as, for example, `python3.11 kindred.py {options.command}`.")
         comfyui = find_host(options)
         python = make_environment(comfyui, testing=options.command == "test")

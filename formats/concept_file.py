@@ -38,7 +38,7 @@ def save(lora: dict[str, torch.Tensor], tokens: list[LearnedToken], name: str, l
     name = names.safe_name(name)
     if not overwrite:
         name = _free_name(name, lora_folder, embedding_folder)
-    stems = [name] + [f"{name}-{names.file_part(token.text)}" for token in tokens[1:]]
+    stems = [name] + [f"{name}-{names.file_name(token.text)}" for token in tokens[1:]]
     if len(set(stems[: len(tokens)])) != len(tokens):
         stems = [name] + [f"{name}-{index + 2}" for index in range(len(tokens) - 1)]
     stored = {key: value.to(dtype) for key, value in lora.items()}
@@ -67,7 +67,7 @@ def load(path: Path, widths: dict[str, int], find_embedding: Callable[[str], Pat
         raise ValueError(f"The metadata of {str(path)!r} is damaged ({error}). Save the concept again.") from error
     tokens = []
     for text, class_word, file in wanted:
-        names.safe_name(file, "embedding's file name")  # it comes from a file that anybody may have made
+        names.check_file_name(file, "embedding's file name")  # it comes from a file that anybody may have made
         place = find_embedding(file)
         if place is None:
             raise ValueError(f"The concept {path.stem!r} needs the embedding {file!r} for its token {text!r}, which is in none of the embeddings folders. Put it back beside the others.")

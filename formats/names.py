@@ -5,30 +5,42 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_RESERVED = {"con", "prn", "aux", "nul", *(f"{device}{digit}" for device in ("com", "lpt") for digit in "123456789¹²³")}
+_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{digit}" for port in ("COM", "LPT") for digit in "123456789¹²³")}
 
 
 def safe_name(name: str, what: str = "name") -> str:
     """`name` as a file's stem on Windows, macOS and Linux, or ValueError that says what is wrong with it.
 
     Unicode letters stay. Folders, `..`, drive letters and control characters are refused rather than repaired: whoever types
-    them wants a place that this is not.
+    them wants a place that this is not. Room is left for a number and an ending.
     """
     text = unicodedata.normalize("NFC", name).strip()
-    if not text:
-        raise ValueError(f"The {what} is empty. Give it a name, for example 'my_dog'.")
-    bad = re.search(r'[\x00-\x1f\x7f<>:"/\\|?*]', text)
+    if text.startswith("."):
+        raise ValueError(f"The {what} {name!r} begins with a dot, which hides the file. Leave it out.")
+    if len(text.encode()) > 200:
+        raise ValueError(f"The {what} {text[:20]!r}... is {len(text.encode())} bytes long; at most 200 fit every file system with room for an ending.")
+    return check_file_name(text, what)
+
+
+def check_file_name(name: str, what: str = "file name") -> str:
+    """Return `name` if every common system can hold it as one file, else raise ValueError with the reason."""
+    if not name.strip() or not name.split(".")[0].strip():
+        raise ValueError(f"The {what} {name!r} is empty. Give it a name, for example 'my-dog'.")
+    bad = re.search(r'[\x00-\x1f\x7f<>:"/\\|?*]', name)
     if bad:
-        raise ValueError(f"The {what} {name!r} contains {bad.group()!r}, which a file name cannot carry. Use letters, digits, spaces, '-', '_' and '.'.")
-    if text.startswith(".") or text.endswith((".", " ")):
-        raise ValueError(f"The {what} {name!r} begins or ends with a dot, which hides a file or is lost on Windows. Leave it out.")
-    if text.split(".")[0].rstrip().lower() in _RESERVED:
-        raise ValueError(f"The {what} {name!r} is reserved on Windows. Choose another one, for example {text + '_1'!r}.")
-    if len(text.encode("utf-8")) > 120:
-        raise ValueError(f"The {what} {text[:20]!r}... is {len(text.encode('utf-8'))} bytes long; at most 120 fit every file system with room for an ending.")
-    return text
+        raise ValueError(f"The {what} {name!r} contains {bad.group()!r}, which some systems do not allow. Use letters, digits, '-' and '_'.")
+    if name != name.strip() or name.endswith("."):
+        raise ValueError(f"The {what} {name!r} begins or ends with a space or ends with a dot, which Windows drops. Remove it.")
+    if name.split(".")[0].rstrip().upper() in _RESERVED:
+        raise ValueError(f"The {what} {name!r} is reserved by Windows. Choose another.")
+    if len(name.encode()) > 255:
+        raise ValueError(f"The {what} {name[:20]!r}... has {len(name.encode())} bytes; at most 255 fit.")
+    return name
 
 
-def file_part(token: str) -> str:
-    """What a token contributes to a file's name: `<v1>` -> `v1`."""
-    return re.sub(r"[^\w.-]+", "", token).strip(".") or "token"
+def file_name(text: str) -> str:
+    """A file name, without its ending, for a token that every common system can hold: `<v1>` -> `v1`."""
+    stem = re.sub(r'[\x00-\x20<>:"/\\|?*\x7f]+', "-", text).strip("-. ")
+    while len(stem.encode()) > 200:
+        stem = stem[:-1]
+    return f"{stem}_" if stem.split(".")[0].upper() in _RESERVED else stem or "token"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import struct
 from pathlib import Path
 
@@ -20,18 +21,7 @@ def write(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = _canonical(save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata=metadata or None))
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-        raise
+    _write_bytes(path, _canonical(save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata=metadata or None)))
     return path
 
 
@@ -53,6 +43,26 @@ def read_metadata(path: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as safetensors ({error}). Save or copy the file again.") from error
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    beside = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)  # the umask makes it 0644
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            beside.unlink()
+    if hasattr(os, "O_DIRECTORY"):  # the new name itself, where a folder can be synced
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def _canonical(content: bytes) -> bytes:

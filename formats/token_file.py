@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from . import safefile
+from .names import check_file_name
 from .token import FILE_PREFIX, LearnedToken, check_token_text
 
 EXTENSIONS = (".safetensors", ".pt", ".bin")
@@ -25,7 +26,6 @@ _META = "kindred."
 _ENCODER_NAMES = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g"}
 _NAMELESS = {"*", "emb_params"}  # what trainers write where the file name is the token's only name
 _BUNDLE = re.compile(r"bundle_emb\.(?P<name>.+)\.(?P<part>string_to_param\.\*|[A-Za-z0-9_]+)")
-_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
 
 
 def save(token: LearnedToken, path: str | os.PathLike, overwrite: bool = True) -> Path:
@@ -34,8 +34,6 @@ def save(token: LearnedToken, path: str | os.PathLike, overwrite: bool = True) -
     Raises ValueError for a name that some system cannot hold, a link in the file's place, or vectors that are not finite;
     FileExistsError without `overwrite`; OSError from the disk itself (the old file is then untouched).
     """
-    from safetensors.torch import save as to_bytes
-
     path = Path(os.fspath(path))
     check_file_name(path.name)
     if path.suffix.lower() != ".safetensors":
@@ -54,9 +52,7 @@ def save(token: LearnedToken, path: str | os.PathLike, overwrite: bool = True) -
         tensors = {token.text: next(iter(tensors.values()))}
     metadata = {"format": "pt", **{str(k): str(v) for k, v in token.metadata.items() if not str(k).startswith(_META)}}
     metadata |= {_META + "token": token.text, _META + "class_word": token.class_word, _META + "encoders": encoders}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, to_bytes(tensors, metadata))
-    return path
+    return safefile.write(tensors, path, metadata)
 
 
 def load(path: str | os.PathLike, widths: Mapping[str, int], text: str | None = None) -> LearnedToken:
@@ -78,30 +74,6 @@ def load(path: str | os.PathLike, widths: Mapping[str, int], text: str | None = 
     return LearnedToken(text or _name(own.get("token") or name, path), own.get("class_word", ""), vectors, extra)
 
 
-def check_file_name(name: str) -> str:
-    """Return `name` if every common system can hold it as one file, else raise ValueError with the reason."""
-    if not name.strip() or not name.split(".")[0].strip():
-        raise ValueError(f"The file name {name!r} is empty. Give it a name, for example 'my-dog'.")
-    bad = re.search(r'[\x00-\x1f<>:"/\\|?*]', name)
-    if bad:
-        raise ValueError(f"The file name {name!r} contains {bad.group()!r}, which some systems do not allow. Use letters, digits, '-' and '_'.")
-    if name != name.strip() or name.endswith("."):
-        raise ValueError(f"The file name {name!r} begins or ends with a space or ends with a dot, which Windows drops. Remove it.")
-    if name.split(".")[0].rstrip().upper() in _RESERVED:
-        raise ValueError(f"The file name {name!r} is reserved by Windows. Choose another.")
-    if len(name.encode()) > 255:
-        raise ValueError(f"The file name {name[:20]!r}... has {len(name.encode())} bytes; at most 255 fit.")
-    return name
-
-
-def file_name(text: str) -> str:
-    """A file name, without its ending, for the token `text` that every common system can hold: `<v1>` -> `v1`."""
-    stem = re.sub(r'[\x00-\x20<>:"/\\|?*\x7f]+', "-", text.removeprefix(FILE_PREFIX)).strip("-. ")
-    while len(stem.encode()) > 200:
-        stem = stem[:-1]
-    return f"{stem}_" if stem.split(".")[0].upper() in _RESERVED else stem or "token"
-
-
 def find(name: str, folders: list[str] | str | None) -> Path:
     """The file that core's `embedding:name` means, within `folders`. Raises ValueError when it is missing or lies outside of them."""
     name = name.removeprefix(FILE_PREFIX)
@@ -116,26 +88,6 @@ def find(name: str, folders: list[str] | str | None) -> Path:
                         raise ValueError(f"The embedding {name!r} is a link that leaves the embeddings folder. Put the file itself there.")
                     return candidate
     raise ValueError(f"There is no embedding {name!r} in {', '.join(map(repr, roots)) or 'any folder: this CLIP has none'}.")
-
-
-def _write(path: Path, data: bytes) -> None:
-    beside = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)  # the umask makes it 0644
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            beside.unlink()
-    if hasattr(os, "O_DIRECTORY"):
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _read(path: Path) -> tuple[object, dict[str, str]]:

@@ -66,7 +66,9 @@ def make_concept(images, token: str, class_word: str, *, masks=(), captions: str
         if not mask.any():
             raise ValueError(f"masks: mask {index + 1} is empty, so nothing of its image would be learned. Paint the subject white.")
     token_prompt = _fill(instance_prompt, token, class_word, "instance_prompt", must_name_token=True)
-    lines = captions.strip("\n").split("\n") if isinstance(captions, str) else list(captions)
+    lines = captions.split("\n") if isinstance(captions, str) else list(captions)
+    while len(lines) > len(pictures) and not lines[-1].strip():  # the line breaks that end a text box
+        lines.pop()
     lines = [] if not any(line.strip() for line in lines) else [line.strip() for line in lines]
     if lines and len(lines) != len(pictures):
         raise ValueError(f"captions: {len(lines)} given for {len(pictures)} images. Give one line for each image, in the same order (an empty line means the instance prompt), or none.")

@@ -146,12 +146,12 @@ def test_what_is_no_embedding_is_said(tmp_path, content):
 @pytest.mark.parametrize("name", ["CON", "con.safetensors", "a:b.safetensors", "dot.", "x" * 300, "", " ", ".safetensors", "a/b", "a\\b", "nul\x00.safetensors", "com1.x", "a?.safetensors", " a"])
 def test_names_that_no_file_may_have(name):
     with pytest.raises(ValueError):
-        pack("formats.token_file").check_file_name(name)
+        pack("formats.names").check_file_name(name)
 
 
 @pytest.mark.parametrize("text", ["<v1>", "CON", "a:b", "dot.", "дракон", "犬" * 200, "...", "embedding:x/y", "<>", "a b"])
 def test_every_token_has_a_file_name(text):
-    files = pack("formats.token_file")
+    files = pack("formats.names")
     assert files.check_file_name(files.file_name(text) + ".safetensors")
 
 

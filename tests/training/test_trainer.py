@@ -1,0 +1,183 @@
+"""A real run on real photos and the host's own models: what moves, what does not, and that it can be repeated."""
+
+import contextlib
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from kindred_testing import pack
+from kindred_testing.models import load, sd15_checkpoint
+from PIL import Image
+
+SETTINGS = {"steps": 24, "resolution": 64, "learning_rate": 1e-3, "seed": 7}
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load(sd15_checkpoint())
+
+
+@pytest.fixture(scope="module")
+def concept(dog_photos):
+    pictures = [torch.from_numpy(np.array(Image.open(path).convert("RGB").resize((160, 120)))).float()[None] / 255 for path in dog_photos]
+    return pack("training.concept").make_concept(pictures, "<v1>", "dog")
+
+
+def run(base, concepts, **changes):
+    trainer = pack("training.trainer")
+    with torch.inference_mode():
+        return trainer.train(*base, concepts, trainer.TrainSettings(**{**SETTINGS, **changes}))
+
+
+@pytest.fixture(scope="module")
+def trained(base, concept):
+    before = digests(base)
+    result = run(base, [concept])
+    assert digests(base) == before, "the incoming MODEL, CLIP or VAE was changed"
+    return result
+
+
+def digests(base) -> dict[str, str]:
+    """Every weight of model, text encoder and autoencoder, as bytes (uninitialised ones may hold NaN, which equals nothing)."""
+    model, clip, vae = base
+    states = {"model": model.model.state_dict(), "clip": clip.cond_stage_model.state_dict(), "vae": vae.first_stage_model.state_dict()}
+    return {f"{part}.{name}": hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else str(tensor.item()).encode()).hexdigest()
+            for part, state in states.items() for name, tensor in state.items()}
+
+
+def test_only_tokens_and_cross_attention_kv_move(base, trained, concept):
+    wanted = {f"{name}.diff" for name, _ in base[0].model.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))}
+    assert set(trained.lora) == {name if name.startswith("diffusion_model.") else f"diffusion_model.{name}" for name in wanted}
+    assert all(difference.abs().max() > 0 for difference in trained.lora.values())
+    token, = trained.tokens
+    assert (token.text, token.class_word) == ("<v1>", "dog")
+    start = pack("host.text").input_embeddings(base[1], "clip_l")[42170].float()  # the papers' rare token `ktn`
+    assert token.vectors["clip_l"].shape == (1, 768)
+    assert not torch.equal(token.vectors["clip_l"][0], start)
+    # Applied by the host's own LoRA code, the patched model differs in these weights alone.
+    tuned, _ = pack("host.lora").apply_lora(base[0], None, trained.lora)
+    assert {key.removesuffix(".weight") + ".diff" for key in tuned.patches} == set(trained.lora)
+    assert not base[0].patches
+
+
+def test_reconstruction_on_held_out_noise_falls_and_the_kind_is_kept(base, trained, concept):
+    """Noise, time steps and the uncut photos that training never saw."""
+    host, losses, dataset = pack("host.training"), pack("training.losses"), pack("training.dataset")
+    data = dataset.Dataset([concept], 64, 5, 2, seed=991, augment=False)
+    tuned, _ = pack("host.lora").apply_lora(base[0], None, trained.lora)
+    start = pack("host.text").input_embeddings(base[1], "clip_l")[42170].float().clone()[None]
+    untrained = pack("formats.token").LearnedToken("<v1>", "dog", {"clip_l": start})
+
+    def measure(model, token) -> float:
+        clip = pack("host.text").carry_tokens(base[1], [token])
+        with host.training_mode(), torch.no_grad():
+            data.encode(lambda pixels: base[2].encode(pixels))
+            text, denoiser = host.TrainableText(base[1]), host.TrainableDenoiser(model)
+            total, generator = 0.0, torch.Generator().manual_seed(5)
+            for step in range(2):
+                batch = data.batch(step)
+                latents = denoiser.latents(batch.latents)
+                noise = torch.randn(latents.shape, generator=generator)
+                timestep = torch.randint(1000, (len(latents),), generator=generator)
+                prediction, target = denoiser.predict(latents, noise, timestep, [text.encode(clip, prompt) for prompt in batch.prompts])
+                total += losses.reconstruction(prediction, target, batch.masks).mean().item()
+        return total / 2
+
+    assert measure(tuned, trained.tokens[0]) < 0.8 * measure(base[0], untrained)
+    assert trained.history[-1].spl < trained.history[0].spl  # from a rare token toward the kind
+
+
+def test_the_prediction_is_what_the_host_denoises_with(base):
+    """The trainer's eps against the host's own `apply_model`, at several noise levels: x0 = x - sigma * eps."""
+    model, clip, _ = base
+    host = pack("host.training")
+    with host.training_mode(), torch.no_grad():
+        denoiser, text = host.TrainableDenoiser(model), host.TrainableText(clip)
+        latents, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+        timestep = torch.tensor([30, 480, 970])
+        conditioning = text.encode(clip, "a photo of a dog")
+        prediction, target = denoiser.predict(latents, noise, timestep, [conditioning] * 3)
+        assert torch.equal(target, noise)
+        sigma = model.model.model_sampling.sigma(timestep)
+        noisy = latents + noise * sigma.view(-1, 1, 1, 1)
+        with torch.inference_mode():
+            denoised = model.model.apply_model(noisy, sigma, c_crossattn=conditioning[0].expand(3, -1, -1))
+        assert torch.allclose(noisy - sigma.view(-1, 1, 1, 1) * prediction, denoised, rtol=1e-4, atol=1e-4)
+
+
+def test_text_encoding_for_training_equals_the_hosts(base):
+    """The training copy, clip skip included, gives the conditioning that core's CLIPTextEncode gives."""
+    for layer in (None, -2):
+        clip = base[1].clone()
+        clip.layer_idx = layer
+        with torch.inference_mode():
+            expected = clip.encode_from_tokens(clip.tokenize("a (red:1.3) dog on the beach"))
+        host = pack("host.training")
+        with host.training_mode():
+            actual, _ = host.TrainableText(clip).encode(clip, "a (red:1.3) dog on the beach")
+        assert torch.allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_file_and_another_seed_another(base, concept, tmp_path):
+    concept_file = pack("formats.concept_file")
+
+    def file(name: str, **changes) -> bytes:
+        result = run(base, [concept], **{"steps": 3, **changes})
+        saved = concept_file.save(result.lora, result.tokens, "dog", tmp_path / name, tmp_path / name / "embeddings", dtype=torch.float32)
+        return b"".join(path.read_bytes() for path in [saved.lora, *saved.embeddings])
+
+    first = file("a")
+    assert file("b") == first
+    assert file("c", seed=8) != first
+
+
+def test_prior_images_and_several_concepts(base, concept):
+    make = pack("training.concept").make_concept
+    pictures = [torch.rand(2, 80, 64, 3)]
+    second = make(pictures, "<cat>", "cat", prior_images=[torch.rand(3, 64, 64, 3)], captions="\na sleeping {token}")
+    result = run(base, [concept, second], steps=2)
+    assert [token.text for token in result.tokens] == ["<v1>", "<cat>"]
+    assert set(result.history[-1].drift) == {"<v1>", "<cat>"}
+    assert result.history[0].prior > 0
+    with pytest.raises(ValueError, match="share a token"):
+        run(base, [concept, concept])
+
+
+def test_a_loss_that_is_no_number_stops_before_the_step(base, concept):
+    with pytest.raises(FloatingPointError, match="learning_rate"):
+        run(base, [concept], steps=6, learning_rate=1e30, clip_norm=0.0)
+
+
+def test_an_interrupt_leaves_everything_as_it_was(base, concept):
+    import comfy.model_management
+
+    before = digests(base)
+    trainer = pack("training.trainer")
+
+    def interrupt(step):
+        if step.step == 2:
+            comfy.model_management.interrupt_current_processing()
+
+    with torch.inference_mode(), pytest.raises(comfy.model_management.InterruptProcessingException):
+        trainer.train(*base, [concept], trainer.TrainSettings(**SETTINGS), on_step=interrupt)
+    with contextlib.suppress(comfy.model_management.InterruptProcessingException):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+    assert comfy.model_management.in_training is False
+    assert torch.is_grad_enabled()
+    assert digests(base) == before
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"steps": 0}, "steps is 0"), ({"resolution": 100}, "multiple of 8"), ({"learning_rate": float("nan")}, "learning_rate is nan"),
+    ({"precision": "fp8"}, "precision is 'fp8'"), ({"spl_weight": -1.0}, "spl_weight is -1"),
+])
+def test_settings_that_make_no_sense_are_named(change, words):
+    with pytest.raises(ValueError, match=words):
+        pack("training.trainer").TrainSettings(**change)
+
+
+def test_a_token_that_is_a_word_is_refused(base, concept):
+    make = pack("training.concept").make_concept
+    with pytest.raises(ValueError, match="knows already"):
+        run(base, [make([torch.rand(1, 64, 64, 3)], "sofa", "dog")])
