@@ -58,7 +58,7 @@ class KindredTrain(io.ComfyNode):
         from ..host.text import carry_tokens
         from ..training.trainer import TrainSettings, train
 
-        settings = TrainSettings(**settings, token_learning_rate=method.get("token_learning_rate", 0.0))
+        settings = TrainSettings(**settings, token_learning_rate=method.get("token_learning_rate") or 0.0)
         progress = TrainingProgress(cls.hidden.unique_id, settings.steps)
         result = train(model, clip, vae, list(concepts.values()), settings, on_step=progress.step, on_encode=progress.encoding)
         tuned, _ = apply_lora(model, None, result.lora)

@@ -1,0 +1,131 @@
+"""The shell's door: its messages, and the demo as a real process from the first line to the picture, and to Ctrl-C."""
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from kindred_testing import COMFYUI, ROOT
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def door():
+    spec = importlib.util.spec_from_file_location("kindred_door", ROOT / "kindred.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("output, words", [
+    ("OSError: [Errno 28] No space left on device", "disk is full"),
+    ("NewConnectionError('...: Failed to establish a new connection')", "cannot be reached"),
+    ("ProxyError('Cannot connect to proxy.')", "HTTPS_PROXY"),
+    ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE", "another file"),
+    ("a\nERROR: something new\n", "pip said: ERROR: something new."),
+])
+def test_a_failed_step_is_said_in_a_sentence(door, output, words):
+    assert words in door.reason(output)
+
+
+def test_a_folder_that_is_no_comfyui_is_said(door, tmp_path, capsys):
+    assert door.main(["demo", "--comfyui", str(tmp_path)]) == 1
+    assert "is no ComfyUI folder" in capsys.readouterr().err
+
+
+def test_an_old_python_is_said(door, monkeypatch, capsys):
+    monkeypatch.setattr(door.sys, "version_info", (3, 9, 1))
+    assert door.main(["test"]) == 1
+    assert "needs Python 3.10 or newer" in capsys.readouterr().err
+
+
+def test_no_network_is_one_sentence(tmp_path):
+    """The real script with a registry that refuses: exit code 1, the reason in words, no traceback, nothing half-made in use."""
+    place = tmp_path / "a checkout with spaces"
+    place.mkdir()
+    for name in ("kindred.py", "requirements.txt", "demo/requirements.txt", "tests/requirements.txt"):
+        (place / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, place / name)
+    environment = {**{key: value for key, value in os.environ.items() if not key.startswith("PIP_") and key not in ("COMFYUI_PATH", "HTTPS_PROXY", "https_proxy")},
+                   "PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
+    run = subprocess.run([sys.executable, str(place / "kindred.py"), "demo"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 1
+    assert "could not fetch ComfyUI" in run.stderr and "Traceback" not in run.stderr, run.stderr
+    assert "network" in run.stderr or "registry" in run.stderr, run.stderr
+
+
+def demo(place, *arguments):
+    """The demo's script as `kindred.py demo` starts it, with its own base directory in a checkout of symbolic links."""
+    place.mkdir(exist_ok=True)
+    for entry in ROOT.iterdir():
+        if entry.name not in (".kindred", ".git") and not (place / entry.name).exists():
+            (place / entry.name).symlink_to(entry)
+    if (place / "demo").is_symlink():  # its files find the checkout by their own place
+        (place / "demo").unlink()
+        shutil.copytree(ROOT / "demo", place / "demo", ignore=shutil.ignore_patterns("base", "__pycache__"))
+    environment = {**os.environ, "COMFYUI_PATH": str(COMFYUI), "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen([sys.executable, str(place / "demo" / "run.py"), "demo", "--cpu", *arguments], cwd="/", env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("demo") / "with a space"
+
+
+def servers(place) -> list[str]:
+    """Command lines of processes that run in the demo's base directory."""
+    found = []
+    for process in os.listdir("/proc"):
+        if process.isdigit():
+            try:
+                with open(f"/proc/{process}/cmdline", "rb") as file:  # noqa: PTH123
+                    line = file.read().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if "main.py" in line and str(place) in line:
+                found.append(line)
+    return found
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_a_picture_and_files(place, dog_photos):
+    process = demo(place, "--steps", "3", "--photos", str(dog_photos[0].parent), "--class-word", "dog", "--prompt", "a {token} {class} on the moon")
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    assert "3/3   loss" in output and "left" in output
+    paths = {line.split()[0]: line.split(maxsplit=1)[1] for line in output.splitlines() if line.startswith("  ") and line.strip().startswith(("comparison", "LoRA", "token "))}
+    with Image.open(paths["comparison"]) as sheet:
+        assert sheet.width > 900 and sheet.height > 450
+    assert all(os.path.getsize(paths[name]) > 1000 for name in ("LoRA", "token"))  # noqa: PTH202
+    assert not servers(place)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_demo_with_nothing_left_behind(place):
+    process = demo(place, "--steps", "500")
+    for line in process.stdout:
+        if "training <v1>" in line:
+            break
+    time.sleep(3)
+    assert servers(place)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "stopped" in output and "Traceback" not in output
+    assert not servers(place)
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--checkpoint", "/nowhere.safetensors"], "There is no checkpoint"),
+    (["--photos", "/nowhere", "--class-word", "dog"], "There is no folder"),
+    (["--photos", "/"], "needs --class-word"),
+    (["--subject", "nobody"], "There is no drawn subject 'nobody'"),
+])
+def test_the_demo_says_what_is_wrong(place, arguments, words):
+    process = demo(place, *arguments)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode in (1, 2) and words in output and "Traceback" not in output
