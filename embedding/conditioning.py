@@ -17,8 +17,16 @@ from .slerp import adjust, check_share
 _GAP = 1e-5  # the host's sampler compares with < and >: without it two neighbouring ranges would both be active at the border
 
 
-def adjust_conditioning(conditioning: list, class_conditioning: list, alpha: float = 0.2, beta: float = 0.5, norm: str = "midpoint",
-                        partners: Mapping[str, torch.Tensor] | None = None, start: float = 0.0, end: float = 1.0) -> list:
+def adjust_conditioning(
+    conditioning: list,
+    class_conditioning: list,
+    alpha: float = 0.2,
+    beta: float = 0.5,
+    norm: str = "midpoint",
+    partners: Mapping[str, torch.Tensor] | None = None,
+    start: float = 0.0,
+    end: float = 1.0,
+) -> list:
     """Turn every entry of `conditioning` toward its entry of `class_conditioning` (one for all, or as many).
 
     alpha, beta, norm   as in `slerp.adjust`

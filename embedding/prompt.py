@@ -36,8 +36,19 @@ class Encoded:
         return f"class prompt: {self.class_text}\nalpha {self.alpha:.3f} (auto): {how}"
 
 
-def encode_concept(clip, text: str, *, class_clip=None, alpha: float | None = 0.2, beta: float = 0.5, norm: str = "midpoint", align: str = "token",
-                   keep: float = 0.8, start: float = 0.0, end: float = 1.0) -> Encoded:
+def encode_concept(
+    clip,
+    text: str,
+    *,
+    class_clip=None,
+    alpha: float | None = 0.2,
+    beta: float = 0.5,
+    norm: str = "midpoint",
+    align: str = "token",
+    keep: float = 0.8,
+    start: float = 0.0,
+    end: float = 1.0,
+) -> Encoded:
     """Encode `text`, and the same with the class word for each token it names, and turn the first toward the second.
 
     clip         carries the tokens;  class_clip   encodes the class prompt (a base encoder is the steadier anchor); None: clip
@@ -77,9 +88,7 @@ def class_prompt(text: str, carried: dict[str, LearnedToken]) -> str:
 def token_partners(clip, tokens, class_tokens) -> dict[str, torch.Tensor]:
     """Encoder key -> partner rows (`align.by_token`) of two prompts that were tokenized for the same kind of CLIP."""
     own, other = host_prompt.by_encoder(clip, tokens), host_prompt.by_encoder(clip, class_tokens)
-    return {
-        key: alignment.by_token(_ids(own[key]), _ids(other[key]), alignment.Special(*host_prompt.special_ids(clip, key))) for key in own if key in other
-    }
+    return {key: alignment.by_token(_ids(own[key]), _ids(other[key]), alignment.Special(*host_prompt.special_ids(clip, key))) for key in own if key in other}
 
 
 def text_partners(clip, text: str, class_text: str) -> dict[str, torch.Tensor]:

@@ -69,8 +69,19 @@ def measure_all(clip, tokens: str, class_words: str = "", base_clip=None, prompt
     return [measure(clip, name, word, base_clip, prompts, **settings) for name, word in zip(names, one_for_each(names, class_words), strict=True)]
 
 
-def measure(clip, token: str, class_word: str = "", base_clip=None, prompts: str = "", *, alpha: float = 0.2, beta: float = 0.5,
-            norm: str = "midpoint", temperature: float = drift.TEMPERATURE, with_class: bool = True) -> Drift:
+def measure(
+    clip,
+    token: str,
+    class_word: str = "",
+    base_clip=None,
+    prompts: str = "",
+    *,
+    alpha: float = 0.2,
+    beta: float = 0.5,
+    norm: str = "midpoint",
+    temperature: float = drift.TEMPERATURE,
+    with_class: bool = True,
+) -> Drift:
     """Measure one token.
 
     token        carried by `clip`, an `embedding:name`, or a plain word (for tuned encoders such as DreamBooth's)

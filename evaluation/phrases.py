@@ -44,12 +44,10 @@ CONTEXTS = (
     "a knight in silver armour guards a {} at the gate of a ruined castle",
 )
 
-ADJECTIVES = tuple(
-    (
-        "big small young old white black brown red blue green yellow golden grey dark "
-        "bright pale spotted striped furry smooth shiny dusty wet dry clean dirty soft hard "
-        "heavy light tall short long round thin fat strong weak fast slow happy sad "
-        "angry calm funny serious brave shy friendly lonely lazy busy quiet loud wild gentle "
-        "proud curious sleepy hungry beautiful ugly cute strange famous rare common modern ancient tiny "
-    ).split()
-)
+ADJECTIVES = (
+    "big", "small", "young", "old", "white", "black", "brown", "red", "blue", "green", "yellow", "golden", "grey", "dark",
+    "bright", "pale", "spotted", "striped", "furry", "smooth", "shiny", "dusty", "wet", "dry", "clean", "dirty", "soft", "hard",
+    "heavy", "light", "tall", "short", "long", "round", "thin", "fat", "strong", "weak", "fast", "slow", "happy", "sad",
+    "angry", "calm", "funny", "serious", "brave", "shy", "friendly", "lonely", "lazy", "busy", "quiet", "loud", "wild", "gentle",
+    "proud", "curious", "sleepy", "hungry", "beautiful", "ugly", "cute", "strange", "famous", "rare", "common", "modern", "ancient", "tiny",
+)  # fmt: skip

@@ -8,19 +8,59 @@ from .training import TokensType
 
 def _adjustment() -> list[io.Input]:
     return [
-        io.Float.Input("alpha", default=0.2, min=0.0, max=1.0, step=0.01, tooltip="How far to turn toward the class: 0 not at all, 1 all the way. More keeps more of the prompt and less of the subject's likeness. The paper uses 0.2; 0.1 for DreamBooth."),
-        io.Float.Input("beta", default=0.5, min=0.0, max=1.0, step=0.01, tooltip="The length afterwards. midpoint: 0 keeps the concept's own, 1 takes the class's. class: a multiple of the class's length (1 = equal)."),
+        io.Float.Input(
+            "alpha",
+            default=0.2,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="How far to turn toward the class: 0 not at all, 1 all the way. More keeps more of the prompt and less of the subject's "
+            "likeness. The paper uses 0.2; 0.1 for DreamBooth.",
+        ),
+        io.Float.Input(
+            "beta",
+            default=0.5,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="The length afterwards. midpoint: 0 keeps the concept's own, 1 takes the class's. class: a multiple of the class's length (1 = equal).",
+        ),
     ]
 
 
 def _norm(advanced: bool = True, optional: bool = False) -> io.Input:
-    return io.Combo.Input("norm", options=["midpoint", "class"], default="midpoint", advanced=advanced, optional=optional, tooltip="How beta gives the length: midpoint = (1-beta) x own + beta x class (the authors' code), class = beta x class (the paper's formula).")
+    return io.Combo.Input(
+        "norm",
+        options=["midpoint", "class"],
+        default="midpoint",
+        advanced=advanced,
+        optional=optional,
+        tooltip="How beta gives the length: midpoint = (1-beta) x own + beta x class (the authors' code), class = beta x class (the paper's formula).",
+    )
 
 
 def _range() -> list[io.Input]:
     return [
-        io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001, advanced=True, optional=True, tooltip="Adjust from this share of the sampling on; before it the prompt is used as it came."),
-        io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001, advanced=True, optional=True, tooltip="Adjust up to this share of the sampling; after it the prompt is used as it came. Early steps lay out the scene, late ones the likeness."),
+        io.Float.Input(
+            "start_percent",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.001,
+            advanced=True,
+            optional=True,
+            tooltip="Adjust from this share of the sampling on; before it the prompt is used as it came.",
+        ),
+        io.Float.Input(
+            "end_percent",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.001,
+            advanced=True,
+            optional=True,
+            tooltip="Adjust up to this share of the sampling; after it the prompt is used as it came. Early steps lay out the scene, late ones the likeness.",
+        ),
     ]
 
 
@@ -31,24 +71,47 @@ class KindredConditioningSLERP(io.ComfyNode):
             node_id="KindredConditioningSLERP",
             display_name="Conditioning SLERP (TEA)",
             category=CATEGORY,
-            description="Turns a prompt that names your concept back toward the same prompt with the plain class word, row by row, so that the rest of the prompt is heard again. Nothing is trained.",
+            description="Turns a prompt that names your concept back toward the same prompt with the plain class word, row by row, so that the "
+            "rest of the prompt is heard again. Nothing is trained.",
             search_aliases=["slerp", "TEA", "test-time embedding adjustment", "semantic collapse", "conditioning blend"],
             inputs=[
                 io.Conditioning.Input("conditioning", tooltip="The prompt with your concept. Areas, masks, hooks and ControlNets stay attached."),
                 io.Conditioning.Input("class_conditioning", tooltip="The same prompt with the class word in place of the token, or without the token."),
                 *_adjustment(),
                 _norm(advanced=False),
-                io.Combo.Input("align", options=["position", "token"], default="position", tooltip="position: row by row as in the paper; right where both prompts have the same count of tokens. token: each word meets its own, where the token was inserted; needs clip and both texts below."),
+                io.Combo.Input(
+                    "align",
+                    options=["position", "token"],
+                    default="position",
+                    tooltip="position: row by row as in the paper; right where both prompts have the same count of tokens. token: each word meets its "
+                    "own, where the token was inserted; needs clip and both texts below.",
+                ),
                 *_range(),
                 io.Clip.Input("clip", optional=True, tooltip="For align = token: the text encoder that carries the concept's token."),
-                io.String.Input("text", optional=True, default="", multiline=True, advanced=True, tooltip="For align = token: the prompt of conditioning, exactly as it was encoded."),
-                io.String.Input("class_text", optional=True, default="", multiline=True, advanced=True, tooltip="For align = token: the prompt of class_conditioning. Empty: text without its tokens."),
+                io.String.Input(
+                    "text",
+                    optional=True,
+                    default="",
+                    multiline=True,
+                    advanced=True,
+                    tooltip="For align = token: the prompt of conditioning, exactly as it was encoded.",
+                ),
+                io.String.Input(
+                    "class_text",
+                    optional=True,
+                    default="",
+                    multiline=True,
+                    advanced=True,
+                    tooltip="For align = token: the prompt of class_conditioning. Empty: text without its tokens.",
+                ),
             ],
             outputs=[io.Conditioning.Output("conditioning_out", display_name="conditioning")],
         )
 
     @classmethod
-    def execute(cls, conditioning, class_conditioning, alpha, beta, norm, align, start_percent=0.0, end_percent=1.0, clip=None, text="", class_text="") -> io.NodeOutput:
+    def execute(
+        cls, conditioning, class_conditioning, alpha, beta, norm, align, start_percent=0.0, end_percent=1.0, clip=None, text="", class_text=""
+    ) -> io.NodeOutput:
         from ..embedding.conditioning import adjust_conditioning
         from ..embedding.prompt import text_partners
 
@@ -63,12 +126,23 @@ class KindredTokenSLERP(io.ComfyNode):
             node_id="KindredTokenSLERP",
             display_name="Token SLERP (TEA)",
             category=CATEGORY,
-            description="Turns a learned token itself back toward its class word, in every text encoder that has it. For tokens of Train Concept, Load Concept and any textual-inversion file (embedding:name).",
+            description="Turns a learned token itself back toward its class word, in every text encoder that has it. For tokens of Train Concept, "
+            "Load Concept and any textual-inversion file (embedding:name).",
             search_aliases=["slerp", "TEA", "test-time embedding adjustment", "textual inversion", "embedding"],
             inputs=[
                 io.Clip.Input("clip", tooltip="A text encoder that carries the token, or any for embedding:name. It stays as it is; the output is a copy."),
-                io.String.Input("token", default="<v1>", tooltip="As prompts write it; several separated by commas. embedding:name takes a file from models/embeddings. Empty: every token that the clip carries."),
-                io.String.Input("class_word", default="", tooltip="The kind of the subject, for example dog. Empty: what the token was trained with. Several, separated by commas, for several tokens."),
+                io.String.Input(
+                    "token",
+                    default="<v1>",
+                    tooltip="As prompts write it; several separated by commas. embedding:name takes a file from models/embeddings. Empty: every token "
+                    "that the clip carries.",
+                ),
+                io.String.Input(
+                    "class_word",
+                    default="",
+                    tooltip="The kind of the subject, for example dog. Empty: what the token was trained with. Several, separated by commas, for "
+                    "several tokens.",
+                ),
                 *_adjustment(),
                 _norm(),
                 TokensType.Input("tokens", optional=True, tooltip="Tokens to add to the clip first, from Train Concept or Load Concept."),
@@ -94,18 +168,51 @@ class KindredTextEncode(io.ComfyNode):
             node_id="KindredTextEncode",
             display_name="Text Encode Concept (TEA)",
             category=CATEGORY,
-            description="Encodes a prompt that names your concept, builds the class prompt by itself and turns the one toward the other, so that the scene you describe is not swallowed by the subject.",
+            description="Encodes a prompt that names your concept, builds the class prompt by itself and turns the one toward the other, so that "
+            "the scene you describe is not swallowed by the subject.",
             search_aliases=["clip text encode", "prompt", "slerp", "TEA", "semantic collapse"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder that carries the token, from Train Concept or Load Concept."),
-                io.String.Input("text", multiline=True, dynamic_prompts=True, default="a photo of a <v1> dog on the beach", tooltip="The prompt with the concept's token. The class prompt is this text with the class word in its place."),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    default="a photo of a <v1> dog on the beach",
+                    tooltip="The prompt with the concept's token. The class prompt is this text with the class word in its place.",
+                ),
                 *_adjustment(),
-                io.Boolean.Input("auto_alpha", default=False, optional=True, tooltip="Choose alpha for this prompt: the smallest one that keeps the share of the context given below. The value is shown on the node; alpha above is then not used."),
-                io.Clip.Input("class_clip", optional=True, tooltip="Encodes the class prompt. Connect the base model's text encoder where the concept's own was trained: it is the steadier anchor."),
+                io.Boolean.Input(
+                    "auto_alpha",
+                    default=False,
+                    optional=True,
+                    tooltip="Choose alpha for this prompt: the smallest one that keeps the share of the context given below. The value is shown on "
+                    "the node; alpha above is then not used.",
+                ),
+                io.Clip.Input(
+                    "class_clip",
+                    optional=True,
+                    tooltip="Encodes the class prompt. Connect the base model's text encoder where the concept's own was trained: it is the steadier anchor.",
+                ),
                 TokensType.Input("tokens", optional=True, tooltip="Tokens to add to the clip first. Not needed where the clip carries them."),
-                io.Float.Input("keep", default=0.8, min=0.01, max=1.0, step=0.01, advanced=True, optional=True, tooltip="For auto_alpha: how much of what the scene does to a plain class prompt it must do to this one. 1 is all of it."),
+                io.Float.Input(
+                    "keep",
+                    default=0.8,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    optional=True,
+                    tooltip="For auto_alpha: how much of what the scene does to a plain class prompt it must do to this one. 1 is all of it.",
+                ),
                 _norm(optional=True),
-                io.Combo.Input("align", options=["token", "position"], default="token", advanced=True, optional=True, tooltip="token: each word is turned toward its own in the class prompt. position: row by row, as in the paper."),
+                io.Combo.Input(
+                    "align",
+                    options=["token", "position"],
+                    default="token",
+                    advanced=True,
+                    optional=True,
+                    tooltip="token: each word is turned toward its own in the class prompt. position: row by row, as in the paper.",
+                ),
                 *_range(),
             ],
             outputs=[
@@ -116,14 +223,36 @@ class KindredTextEncode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip, text, alpha, beta, auto_alpha=False, class_clip=None, tokens=None, keep=0.8, norm="midpoint", align="token", start_percent=0.0, end_percent=1.0) -> io.NodeOutput:
+    def execute(
+        cls,
+        clip,
+        text,
+        alpha,
+        beta,
+        auto_alpha=False,
+        class_clip=None,
+        tokens=None,
+        keep=0.8,
+        norm="midpoint",
+        align="token",
+        start_percent=0.0,
+        end_percent=1.0,
+    ) -> io.NodeOutput:
         from ..embedding.prompt import encode_concept
         from ..host.prompt import show
         from ..host.text import carry_tokens
 
         done = encode_concept(
-            carry_tokens(clip, tokens) if tokens else clip, text, class_clip=class_clip, alpha=None if auto_alpha else alpha, beta=beta, norm=norm,
-            align=align, keep=keep, start=start_percent, end=end_percent,
+            carry_tokens(clip, tokens) if tokens else clip,
+            text,
+            class_clip=class_clip,
+            alpha=None if auto_alpha else alpha,
+            beta=beta,
+            norm=norm,
+            align=align,
+            keep=keep,
+            start=start_percent,
+            end=end_percent,
         )
         line = done.describe()
         show(cls.hidden.unique_id, line)

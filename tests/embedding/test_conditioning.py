@@ -42,7 +42,11 @@ def test_every_row_of_every_encoder_is_the_formula(family, align):
             class_text = "a photo of a big dog on the beach"  # as many tokens as TEXT
         anchor = encode(clip, class_text)
         partners = prompt.text_partners(clip, TEXT, class_text) if align == "token" else None
-        (cond, extra), (v, v_extra), (c, c_extra) = pack("embedding.conditioning").adjust_conditioning(plain, anchor, 0.2, 0.5, "midpoint", partners)[0], plain[0], anchor[0]
+        (cond, extra), (v, v_extra), (c, c_extra) = (
+            pack("embedding.conditioning").adjust_conditioning(plain, anchor, 0.2, 0.5, "midpoint", partners)[0],
+            plain[0],
+            anchor[0],
+        )
         left = 0
         for key, width in ENCODERS[family]:
             rows = torch.arange(v.shape[1]) if partners is None else partners[key or next(iter(partners))]
@@ -66,7 +70,11 @@ def test_sd3_rows_of_clip_and_t5_are_told_apart():
         v, c = plain[0][0], anchor[0][0]
         assert v.shape[1] == 2 * 77 + len(partners["t5xxl"])
         blocks = pack("embedding.layout").blocks(v, plain[0][1]["pooled_output"])
-        assert [(b.encoder, b.start, b.stop, b.left, b.right) for b in blocks] == [("clip_l", 0, 154, 0, 768), ("clip_g", 0, 154, 768, 2048), ("t5xxl", 154, v.shape[1], 0, 4096)]
+        assert [(b.encoder, b.start, b.stop, b.left, b.right) for b in blocks] == [
+            ("clip_l", 0, 154, 0, 768),
+            ("clip_g", 0, 154, 768, 2048),
+            ("t5xxl", 154, v.shape[1], 0, 4096),
+        ]
         out = pack("embedding.conditioning").adjust_conditioning(plain, anchor, 0.3, 0.5, partners=partners)[0][0]
         assert torch.equal(out[:, :154, 2048:], v[:, :154, 2048:])
         offset = len(pack("host.prompt").rows_of(pack("host.prompt").by_encoder(clip, clip.tokenize(CLASS_TEXT + " and so on" * 40))["clip_l"]))
@@ -128,7 +136,7 @@ def test_a_share_of_the_sampling_uses_the_hosts_ranges():
         ranged = [[plain[0][0], {**plain[0][1], "start_percent": 0.5, "end_percent": 0.6}]]
         assert [(e[1]["start_percent"], e[1]["end_percent"]) for e in adjust(ranged, anchor, start=0.0, end=0.9)] == [(0.5, 0.6)]
         assert adjust(ranged, anchor, start=0.7, end=0.9)[0] is ranged[0]
-        with pytest.raises(ValueError, match="start_percent is 0.5 and end_percent is 0.5"):
+        with pytest.raises(ValueError, match=r"start_percent is 0\.5 and end_percent is 0\.5"):
             adjust(plain, anchor, start=0.5, end=0.5)
 
 

@@ -106,7 +106,7 @@ def test_no_rotation_where_nothing_is_lost():
 def test_prompts_that_cannot_be_adjusted():
     with torch.inference_mode():
         prompt, clip = pack("embedding.prompt"), carrying("sd15")
-        with pytest.raises(ValueError, match="'a dog' names no token .*'<v1>'"):
+        with pytest.raises(ValueError, match=r"'a dog' names no token .*'<v1>'"):
             prompt.encode_concept(clip, "a dog")
         with pytest.raises(ValueError, match="none: connect"):
             prompt.encode_concept(text_models.sd15(), TEXT)

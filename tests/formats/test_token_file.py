@@ -74,7 +74,13 @@ def test_files_that_people_own(tmp_path, name):
     assert torch.equal(read.vectors["clip_l"], want.float()) and read.vectors["clip_l"].dtype == torch.float32
     if any(part in name for part in ("xl", "list", "pivotal")):
         assert torch.equal(read.vectors["clip_g"], g)
-    expected = {"a1111.pt": "my-style", "diffusers.bin": "<cat-toy>", "diffusers.safetensors": "<cat-toy>", "bundled.safetensors": "hero", "bundled-xl.safetensors": "hero"}
+    expected = {
+        "a1111.pt": "my-style",
+        "diffusers.bin": "<cat-toy>",
+        "diffusers.safetensors": "<cat-toy>",
+        "bundled.safetensors": "hero",
+        "bundled-xl.safetensors": "hero",
+    }
     assert read.text == expected.get(name, f"<{path.stem}>")
 
 
@@ -89,7 +95,7 @@ def test_a_lora_with_several_bundles_asks_which(tmp_path):
 def test_the_width_tells_the_encoder_and_the_wrong_one_is_refused(tmp_path):
     files = pack("formats.token_file")
     path = files.save(token(), tmp_path / "a.safetensors")
-    with pytest.raises(ValueError, match="width 768.*clip_h 1024"):
+    with pytest.raises(ValueError, match=r"width 768.*clip_h 1024"):
         files.load(path, {"clip_h": 1024})
     save_file({"emb_params": torch.randn(1, 1280)}, tmp_path / "g.safetensors")
     assert list(files.load(tmp_path / "g.safetensors", SDXL).vectors) == ["clip_g"]
@@ -102,8 +108,14 @@ def damaged(kind: str, good: bytes) -> bytes:
     size = int.from_bytes(good[:8], "little")
     header = good[8 : 8 + size]
     other = {
-        "empty": b"", "three bytes": good[:3], "truncated": good[:-100], "header too long": (10**12).to_bytes(8, "little") + good[8:], "no json": good[:8] + b"x" * size + good[8 + size :],
-        "hole": None, "overlap": None, "garbage": os.urandom(4096),
+        "empty": b"",
+        "three bytes": good[:3],
+        "truncated": good[:-100],
+        "header too long": (10**12).to_bytes(8, "little") + good[8:],
+        "no json": good[:8] + b"x" * size + good[8 + size :],
+        "hole": None,
+        "overlap": None,
+        "garbage": os.urandom(4096),
     }
     if other[kind] is not None:
         return other[kind]
@@ -136,14 +148,40 @@ def test_a_pickle_that_runs_code_does_not(tmp_path, monkeypatch):
     assert not (tmp_path / "harmed").exists()
 
 
-@pytest.mark.parametrize("content", [{"<v1>": torch.full((1, 768), float("nan"))}, {"<v1>": torch.ones(1, 768, dtype=torch.int32)}, {"<v1>": torch.ones(0, 768)}, {f"w{i}": torch.ones(2) for i in range(70)}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"<v1>": torch.full((1, 768), float("nan"))},
+        {"<v1>": torch.ones(1, 768, dtype=torch.int32)},
+        {"<v1>": torch.ones(0, 768)},
+        {f"w{i}": torch.ones(2) for i in range(70)},
+    ],
+)
 def test_what_is_no_embedding_is_said(tmp_path, content):
     save_file(content, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match=r"x\.safetensors"):
         pack("formats.token_file").load(tmp_path / "x.safetensors", SD15)
 
 
-@pytest.mark.parametrize("name", ["CON", "con.safetensors", "a:b.safetensors", "dot.", "x" * 300, "", " ", ".safetensors", "a/b", "a\\b", "nul\x00.safetensors", "com1.x", "a?.safetensors", " a"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CON",
+        "con.safetensors",
+        "a:b.safetensors",
+        "dot.",
+        "x" * 300,
+        "",
+        " ",
+        ".safetensors",
+        "a/b",
+        "a\\b",
+        "nul\x00.safetensors",
+        "com1.x",
+        "a?.safetensors",
+        " a",
+    ],
+)
 def test_names_that_no_file_may_have(name):
     with pytest.raises(ValueError):
         pack("formats.names").check_file_name(name)
@@ -185,7 +223,7 @@ def test_mode_follows_the_umask_and_nothing_is_left_beside(tmp_path):
     umask = os.umask(0)
     os.umask(umask)
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
-    assert os.listdir(tmp_path) == ["a.safetensors"]
+    assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(FileExistsError):
         files.save(token(), path, overwrite=False)
 
@@ -201,7 +239,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         files.save(token(), path)
-    assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.safetensors"]
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_killed_while_saving_the_file_is_whole(tmp_path):
