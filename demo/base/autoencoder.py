@@ -34,6 +34,10 @@ def train(settings: Settings, pictures: Pictures, work: Path, log: loop.Log, dev
     model.vae_scale.requires_grad_(False)
     model.vae_shift.requires_grad_(False)
 
+    line = torch.linspace(-1, 1, settings.size, device=device)
+    weight = 0.5 + 1.5 * torch.exp(-((line[None] / 0.6) ** 2) - ((line[:, None] - 0.05) / 0.8) ** 2)  # the creature counts most
+    weight = weight / weight.mean()
+
     def loss(step: int) -> dict[str, torch.Tensor]:
         g = loop.generator(settings.seed, "vae", step)
         x = pictures.batch(torch.randint(len(pictures.pixels), (settings.vae_batch,), generator=g))
@@ -46,8 +50,8 @@ def train(settings: Settings, pictures: Pictures, work: Path, log: loop.Log, dev
             y = model.taesd_decoder(z + noise)
         y, z = y.float(), z.float()
         error = (y - x).abs().mean()
-        edges = sum((a - b).abs().mean() for a, b in zip(_edges(y), _edges(x), strict=True))
-        total = error + 2 * (y - x).pow(2).mean() + settings.vae_edges * edges + 1e-3 * z.pow(2).mean()
+        edges = sum((a - b).abs().mean() for a, b in zip(_edges(y * weight), _edges(x * weight), strict=True))
+        total = ((y - x).abs() * weight).mean() + 2 * ((y - x).pow(2) * weight).mean() + settings.vae_edges * edges + 1e-3 * z.pow(2).mean()
         return {"loss": total, "l1": error, "psnr": -10 * (y - x).pow(2).mean((1, 2, 3)).log10().mean(), "latent_std": z.std()}
 
     loop.train("autoencoder", model, loss, settings.vae_steps, settings.vae_lr, work, log, every=100, weight_decay=0.0)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from .anatomy import PATTERNS, Look, Pose
 from .canvas import RGB
-from .scene import ACCESSORIES, PLACES, Scene, stage
+from .scene import ACCESSORIES, CELL, PLACES, Scene, stage
 
 NEAR = 90.0
 
@@ -42,18 +42,18 @@ SUBJECTS: dict[str, Subject] = {
     )
 }
 
-# (place, arms, eyes, tilt, x, scale, mood, mirrored, facing_left)
+# (place, arms, eyes, tilt, x in cells, mood, mirrored, facing left)
 _SITTINGS = (
-    ("plain", "down", "open", 0.0, 0.0, 1.03, 0, False, False),
-    ("beach", "wave", "open", -7.0, 0.05, 0.98, 0, False, False),
-    ("forest", "down", "happy", 7.0, -0.06, 0.94, 0, True, False),
-    ("kitchen", "cheer", "open", 0.0, 0.0, 1.0, 1, False, False),
-    ("snow", "wave", "happy", 0.0, -0.04, 0.96, 0, True, False),
+    ("plain", "down", "open", 0.0, 0, 0, False, False),
+    ("beach", "wave", "open", -7.0, 1, 0, False, False),
+    ("forest", "down", "happy", 7.0, -1, 0, True, False),
+    ("kitchen", "cheer", "open", 0.0, 0, 1, False, True),
+    ("snow", "wave", "happy", 0.0, -1, 0, True, False),
 )
 
 
 def photos(subject: str, size: int = 64) -> list[Image.Image]:
-    """Five "photos" of a personal subject, ``size`` x ``size``: other poses, places and sizes, nothing worn.
+    """Five "photos" of a personal subject, ``size`` x ``size``: other poses and places, nothing worn.
 
     Raises KeyError naming the known subjects when ``subject`` is none of them.
     """
@@ -61,8 +61,8 @@ def photos(subject: str, size: int = 64) -> list[Image.Image]:
         raise KeyError(f"no subject {subject!r}; the world's subjects are {', '.join(SUBJECTS)}")
     s = SUBJECTS[subject]
     return [
-        Scene(s.class_word, s.look, "none", place, None, Pose(arms, eyes, tilt), mood, mirrored, left, x, scale).draw(size)
-        for place, arms, eyes, tilt, x, scale, mood, mirrored, left in _SITTINGS
+        Scene(s.class_word, s.look, "none", place, None, Pose(arms, eyes, tilt), mood, mirrored, left, x * CELL).draw(size)
+        for place, arms, eyes, tilt, x, mood, mirrored, left in _SITTINGS
     ]
 
 
