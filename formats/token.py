@@ -41,6 +41,8 @@ def check_token_text(text: str) -> str:
     name = text.removeprefix(FILE_PREFIX)
     if not name:
         raise ValueError("The token is empty. Give it a name that no prompt uses otherwise, for example '<v1>'.")
+    if text == "__metadata__":  # the one tensor name that a safetensors file cannot have
+        raise ValueError(f"The token {text!r} is reserved by the file format. Try '<v1>'.")
     bad = _FORBIDDEN.search(name)
     if bad:
         better = re.sub(r"[^A-Za-z0-9-]", "", name) or "v1"

@@ -184,19 +184,22 @@ def _carrying_part(part, carried: dict[str, LearnedToken]):
         clone.embedding_directory = []
         clone.embedding_identifier = _MARK + _MARK
 
+    short = len(type(part)._try_get_embedding(_without_folders(part), "x")) == 2  # older hosts do not return the name
+
     @functools.wraps(part._try_get_embedding)
     def try_get_embedding(name: str):
         if not name.startswith(_MARK):
             return type(part)._try_get_embedding(clone, name)
         index, _, rest = name[1:].partition(_MARK)
-        return own[order[int(index)]], name, rest.strip()
+        vectors = own[order[int(index)]]
+        return (vectors, rest.strip()) if short else (vectors, name, rest.strip())
 
     def mark(match, emphasis: bool) -> str:
         token = named(match)
         if token is None:
             return match.group()
         before = match.string[: match.start()]  # the host reads an embedding at the start of a segment or after white space
-        begins = not before or before[-1].isspace() or (before[-1] == "(" and emphasis and not before.endswith("\\("))
+        begins = not before or before[-1] in " \n" or (before[-1] == "(" and emphasis and not before.endswith("\\("))
         return f"{'' if begins else ' '}{clone.embedding_identifier}{_MARK}{order.index(token)}{_MARK}"
 
     @functools.wraps(part.tokenize_with_weights)
@@ -209,4 +212,10 @@ def _carrying_part(part, carried: dict[str, LearnedToken]):
 
     clone._try_get_embedding = try_get_embedding
     clone.tokenize_with_weights = tokenize_with_weights
+    return clone
+
+
+def _without_folders(part):
+    clone = copy.copy(part)
+    clone.embedding_directory = []
     return clone

@@ -158,7 +158,7 @@ def test_a_token_of_another_family_is_refused():
         host_text.carry_tokens(text_models.sd15(), [Token("<v1>", "dog", {"clip_h": torch.zeros(1, 1024)})])
 
 
-@pytest.mark.parametrize("text", ["", "a b", "a,b", "x:y", "(v)", "a\\b", "embedding:", "\ue000", "v" * 65])
+@pytest.mark.parametrize("text", ["", "a b", "a,b", "x:y", "(v)", "a\\b", "embedding:", "\ue000", "v" * 65, "__metadata__"])
 def test_texts_that_cannot_be_tokens(text):
     with pytest.raises(ValueError, match="token"):
         pack("formats.token").check_token_text(text)
