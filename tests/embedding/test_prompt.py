@@ -115,3 +115,28 @@ def test_prompts_that_cannot_be_adjusted():
         for name in ("alpha", "beta"):
             with pytest.raises(ValueError, match=f"{name} is 1.2"):
                 prompt.encode_concept(clip, TEXT, **{name: 1.2})
+
+
+def test_a_scheduled_lora_on_the_text_encoder_keeps_its_schedule():
+    """Set CLIP Hooks with a schedule gives one entry for each range: each meets the class prompt's of the same range."""
+    import comfy.hooks
+    from comfy_extras.nodes_hooks import SetClipHooks
+
+    with torch.inference_mode():
+        name = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+        clip = carrying("sd15")
+        generator = torch.Generator().manual_seed(8)
+        lora = {f"{name}.lora_up.weight": torch.randn(256, 4, generator=generator), f"{name}.lora_down.weight": torch.randn(4, 768, generator=generator)}
+        hooks, schedule = comfy.hooks.create_hook_lora(lora, 1.0, 1.0), comfy.hooks.HookKeyframeGroup()
+        schedule.add(comfy.hooks.HookKeyframe(1.0, 0.0))
+        schedule.add(comfy.hooks.HookKeyframe(0.2, 0.5))
+        hooks.set_keyframes_on_hooks(schedule)
+        (hooked,) = SetClipHooks().apply_hooks(clip, True, True, hooks)
+        plain, anchor = encode(hooked, TEXT), encode(hooked, "a photo of a dog on the beach")
+        assert len(plain) == 2 and not torch.equal(plain[0][0], plain[1][0])
+        done = pack("embedding.prompt").encode_concept(hooked, TEXT, alpha=0.2)
+        partners = pack("embedding.prompt").text_partners(hooked, TEXT, "")
+        for got, own, other in zip(done.conditioning, plain, anchor, strict=True):
+            assert got[1]["hooks"] is own[1]["hooks"] and got[1]["clip_end_percent"] == own[1]["clip_end_percent"]
+            want = pack("embedding.conditioning").adjust_conditioning([own], [other], 0.2, partners=partners)
+            assert torch.allclose(got[0], want[0][0], atol=1e-6)
