@@ -105,7 +105,8 @@ def machine_line(device: torch.device | str = "cpu") -> str:
     if device.type == "cuda":
         what = torch.cuda.get_device_name(device)
     else:
-        what = f"{_processor()}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)} of {os.cpu_count()} cores, no GPU"
+        clock_ = "processor time" if _single(device) else "wall time"
+        what = f"{clock_} on {_processor()}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)} of {os.cpu_count()} cores, no GPU"
     return f"{datetime.date.today().isoformat()}; {what}; {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}."
 
 
@@ -116,6 +117,7 @@ def gpu() -> torch.device | None:
 
 def peak_memory(way: Way, device: torch.device) -> int | None:
     """Bytes that one run of `way` needs at its peak (see `measure`)."""
+    way()  # what it loads once is not part of its run
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -138,13 +140,26 @@ def peak_memory(way: Way, device: torch.device) -> int | None:
 @contextmanager
 def clock(into: dict[str, float], name: str, device: torch.device | str = "cpu"):
     """Add the seconds that the block takes to `into[name]`."""
-    _wait(torch.device(device))
-    start = time.perf_counter()
+    start = now(device)
     try:
         yield
     finally:
-        _wait(torch.device(device))
-        into[name] = into.get(name, 0.0) + time.perf_counter() - start
+        into[name] = into.get(name, 0.0) + now(device) - start
+
+
+def now(device: torch.device | str = "cpu") -> float:
+    """Seconds on the clock that suits the device, once all its work is done.
+
+    One thread on the CPU is timed by the processor time of this process, which others on the machine hardly disturb; else the wall's.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.process_time() if _single(device) else time.perf_counter()
+
+
+def _single(device: torch.device) -> bool:
+    return device.type == "cpu" and torch.get_num_threads() == 1
 
 
 def _once(way: Way, device: torch.device) -> dict[str, float]:
@@ -153,11 +168,6 @@ def _once(way: Way, device: torch.device) -> dict[str, float]:
     with clock(seconds, TOTAL, device):
         more = way()
     return {**seconds, **(more or {})}
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _cell(row: Row, base: Row, measure: str) -> str:

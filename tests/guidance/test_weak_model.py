@@ -180,3 +180,20 @@ def load_state(state):
     with torch.inference_mode():
         unet = {key.removeprefix("diffusion_model."): value.clone() for key, value in state.items() if key.startswith("diffusion_model.")}
         return g.comfy("comfy.sd").load_diffusion_model_state_dict(unet, model_options={"dtype": torch.float32})
+
+
+@pytest.mark.parametrize("family", ["SDXL", "SD3"])
+def test_other_families(family):
+    """The larger UNet with its pooled prompt, and a diffusion transformer (flow prediction, fused projections, sliced LoRAs)."""
+    base = g.random_model(family)
+    conds = g.random_conditioning(family, 1), g.random_conditioning(family, 2)
+    channels = base.get_model_object("latent_format").latent_channels
+    for kind in ("lora", "dora"):
+        tuned = g.with_lora(base, g.lora(base, kind=kind), 0.8)
+        if family == "SD3" and kind == "lora":
+            adapter = g.comfy("comfy.weight_adapter").LoRAAdapter(set(), (torch.randn(128, 4), torch.randn(4, 128), 4.0, None, None, None))
+            tuned.add_patches({("diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", (0, 128, 128)): adapter}, 0.1)
+        options = {"steps": 3, "latent": {"samples": torch.zeros(2, channels, 8, 8)}}
+        truth = g.sample(g.brute_force(tuned, base, 0.3), *conds, **options)
+        assert g.error(g.sample(personalize(tuned, base, 0.3), *conds, **options), truth) < 1e-4
+        assert g.error(g.sample(tuned, *conds, **options), truth) > 0.02
