@@ -97,34 +97,32 @@ def train(model, clip, vae, concepts: list[Concept], settings: TrainSettings, on
         raise ValueError(f"Two concepts share a token ({', '.join(map(repr, tokens))}). Give each one of its own, for example '<v1>' and '<v2>'.")
     host.supported_family(model)
     with host.training_mode():
-        return _Run(model, clip, vae, concepts, settings).run(on_step, on_encode)
+        return Run(model, clip, vae, concepts, settings).run(on_step, on_encode)
 
 
-class _Run:
+class Run:
+    """One run in its parts: `prepare`, then `step(0)`, `step(1)`, ...; within the host's training mode."""
+
     def __init__(self, model, clip, vae, concepts, settings: TrainSettings):
         self.settings, self.concepts, self.clip, self.vae = settings, concepts, clip, vae
         self.data = Dataset(concepts, settings.resolution, settings.batch_size, settings.steps, settings.seed, settings.augment, settings.flip)
         self.model = model
 
     def run(self, on_step, on_encode) -> Trained:
-        def encode(pixels):
-            host.interrupt_check()
-            with torch.no_grad():
-                return self.vae.encode(pixels)
-
-        self.data.encode(encode, progress=on_encode)
-        self._prepare()
+        self.prepare(on_encode)
         history = []
         for step in range(self.settings.steps):
             host.interrupt_check()
-            history.append(self._step(step))
+            history.append(self.step(step))
             if on_step:
                 on_step(history[-1])
         metadata = {"steps": str(self.settings.steps), "spl_weight": str(self.settings.spl_weight), "seed": str(self.settings.seed)}
         return Trained(self.weights.lora(), self.vectors.learned(metadata), history)
 
-    def _prepare(self) -> None:
+    def prepare(self, on_encode: Callable[[int, int], None] | None = None) -> None:
+        """Encode the photos, load and copy what is trained, make the optimizer."""
         settings = self.settings
+        self.data.encode(self._encode, progress=on_encode)
         self.text = host.TrainableText(self.clip)
         self.denoiser = host.TrainableDenoiser(self.model)
         self.weights = WeightDifference(self.denoiser.network)
@@ -144,7 +142,13 @@ class _Run:
         with torch.no_grad():
             self.class_features = [self.text.eos_features(self.clip, concept.class_prompt) for concept in self.concepts] if settings.spl_weight else []
 
-    def _step(self, step: int) -> Step:
+    def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        host.interrupt_check()
+        with torch.no_grad():
+            return self.vae.encode(pixels)
+
+    def step(self, step: int) -> Step:
+        """Step `step` of the run (from 0): loss, backward pass, optimizer."""
         settings = self.settings
         with torch.autocast(self.denoiser.device.type, dtype=self.autocast) if self.autocast else nullcontext():
             instance, prior = self._denoising_loss(self.data.batch(step), step)
