@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -71,7 +72,7 @@ class Drawing:
             guider.model_options = guider.model_patcher.model_options
             guider.model_patcher.add_wrapper_with_key("predict_noise", "bench", forward)
             guider.sample(noise, torch.zeros(self.latent), samplers.sampler_object("euler"), sigmas, callback=now, disable_pbar=True, seed=1)
-        steps = [after - before for before, after in zip(times, times[1:], strict=False)]
+        steps = [after - before for before, after in pairwise(times)]
         return {"step": statistics.median(steps), "first step": times[0] - first[0], "set-up": first[0] - begin}
 
 
@@ -125,8 +126,14 @@ def ways(family: str, size: str, side: int, steps: int, dtype: torch.dtype, devi
         return guider
 
     kinds = {
-        "LoRA rank 4": {"rank": 4}, "LoRA rank 32": {"rank": 32}, "LoRA rank 128": {"rank": 128}, "LoRA rank 32 with convolutions": {"rank": 32, "convolutions": True},
-        "K/V difference": {"kind": "diff", "only": "attn.qkv" if family == "SD3" else "attn2.to_"}, "LoKr": {"kind": "lokr"}, "LoHa rank 4": {"kind": "loha"}, "DoRA rank 4": {"kind": "dora"},
+        "LoRA rank 4": {"rank": 4},
+        "LoRA rank 32": {"rank": 32},
+        "LoRA rank 128": {"rank": 128},
+        "LoRA rank 32 with convolutions": {"rank": 32, "convolutions": True},
+        "K/V difference": {"kind": "diff", "only": "attn.qkv" if family == "SD3" else "attn2.to_"},
+        "LoKr": {"kind": "lokr"},
+        "LoHa rank 4": {"kind": "loha"},
+        "DoRA rank 4": {"kind": "dora"},
     }
     found = {CFG: plain(tuned)}
     for name, kind in kinds.items():

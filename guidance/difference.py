@@ -5,7 +5,8 @@ from __future__ import annotations
 import weakref
 from dataclasses import dataclass, field
 
-from ..host import adapters, patcher as host
+from ..host import adapters
+from ..host import patcher as host
 from ..host.adapters import Patch, Term
 
 # A second module costs a second forward; a second weight for the weak rows costs memory only. Up to this share of the weights, the memory is the smaller price.

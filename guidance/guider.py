@@ -54,8 +54,9 @@ class ThirdPredictionGuider(sampling.CFGGuider):
     def set_scale(self, scale: float) -> None:
         self.scale = float(scale)
 
-    def predict_noise(self, x, timestep, model_options={}, seed=None):
-        return sampling.cfg_and_third(self, x, timestep, model_options, self.conds["positive"], self.conds.get("negative"), self.conds[WEAK], self.cfg, self.scale)
+    def predict_noise(self, x, timestep, model_options=None, seed=None):
+        positive, negative, third = self.conds["positive"], self.conds.get("negative"), self.conds[WEAK]
+        return sampling.cfg_and_third(self.inner_model, x, timestep, model_options or {}, positive, negative, third, self.cfg, self.scale)
 
 
 def make_guider(model, base_model, positive, negative, cfg: float, schedule: Schedule, mode: str = MODES[0], subject_agnostic=None, scale: float = 1.0):
@@ -77,7 +78,10 @@ def make_guider(model, base_model, positive, negative, cfg: float, schedule: Sch
             raise ValueError(f"`scale` is {scale}; expected a finite number.")
         if mode == "subject-agnostic":
             if subject_agnostic is None:
-                raise ValueError("`subject_agnostic` is not connected: subject-agnostic guidance needs the prompt encoded without the subject's token, for example with its class word instead.")
+                raise ValueError(
+                    "`subject_agnostic` is not connected: subject-agnostic guidance needs the prompt encoded without the subject's token, "
+                    "for example with its class word instead."
+                )
             guider, third = ThirdPredictionGuider(model), subject_agnostic
         else:
             guider, third = ThirdPredictionGuider(attach(model, WeakModel(model, base_model, schedule), sides=(WEAK,))), positive

@@ -166,7 +166,7 @@ def factored(layer: torch.nn.Module, terms, shape, place: dict) -> list | None:
     if not isinstance(layer, torch.nn.Linear) and not hasattr(layer, "_conv_forward") and len(shape) != 2:
         return None
     convolution = hasattr(layer, "_conv_forward")
-    if convolution and layer.groups != 1 or isinstance(layer, torch.nn.Embedding) or len(shape) < 2:
+    if (convolution and layer.groups != 1) or isinstance(layer, torch.nn.Embedding) or len(shape) < 2:
         return None
     if any(not isinstance(term, (LowRank, Kronecker)) or (convolution and not (isinstance(term, LowRank) and term.rows is None)) for _, term in terms):
         return None

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 
-from ..host import patcher as host, sampling
+from ..host import patcher as host
+from ..host import sampling
 from .layers import Rows
 from .schedule import percent_of
 from .weak_model import WeakModel
@@ -102,7 +103,9 @@ class Run:
             if not self.schedule.whole and not self.schedule.guides(sigma, self.percent_to_sigma):
                 strong = next((i for i, conditions in enumerate(conds) if sampling.first_id(conditions) in self.positive_ids), None)
                 if strong is not None:  # no guidance: the weak prediction is the strong one, at no forward
-                    out = self._forward(executor, model, [None if i in weak else one for i, one in enumerate(conds)], x_in, timestep, model_options, frozenset())
+                    out = self._forward(
+                        executor, model, [None if i in weak else one for i, one in enumerate(conds)], x_in, timestep, model_options, frozenset()
+                    )
                     return type(out)(out[strong].clone() if i in weak else one for i, one in enumerate(out))
             self.rows.omega = self.schedule.at(percent_of(sigma, self.percent_to_sigma)) if not self.schedule.constant else self.schedule.omega
         if self.weak.separate:
@@ -131,7 +134,9 @@ class Run:
         spans = []
         if self.lists and self.batch:
             if module is not self.module:
-                raise RuntimeError("Personalization Guidance works on one GPU: its weights are not on the others. Take the multi-GPU node out, or use plain CFG.")
+                raise RuntimeError(
+                    "Personalization Guidance works on one GPU: its weights are not on the others. Take the multi-GPU node out, or use plain CFG."
+                )
             if chunks is None or len(chunks) * self.batch != x.shape[0]:
                 raise RuntimeError(
                     f"A batch of {x.shape[0]} rows came with {len(chunks or ())} conditions of {self.batch} rows each: another node splits batches without saying which "
@@ -153,8 +158,15 @@ class Run:
     def warn_unused(self, guider) -> None:
         """What was asked for and did nothing is told."""
         if not self.weak_ids:
-            log.warning("Personalization Guidance had no effect: %s has no negative side. Use it with a guider or sampler that takes a negative conditioning.", type(guider).__name__)
+            log.warning(
+                "Personalization Guidance had no effect: %s has no negative side. Use it with a guider or sampler that takes a negative conditioning.",
+                type(guider).__name__,
+            )
         elif self.predictions and not self.weak.separate:
             idle = sum(not layer.ran for layer in self.layers)
             if idle:
-                log.warning("Personalization Guidance: %d of %d tuned layers were never run by the model (skipped, or read around their forward); they stayed as tuned.", idle, len(self.layers))
+                log.warning(
+                    "Personalization Guidance: %d of %d tuned layers were never run by the model (skipped, or read around their forward); they stayed as tuned.",
+                    idle,
+                    len(self.layers),
+                )

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 import torch
 
-from ..host import adapters, patcher as host
-from .difference import Change, Difference, compare, patch_difference
+from ..host import adapters
+from ..host import patcher as host
+from .difference import Change, Difference, compare
 from .layers import Correction, Rows, SecondDelta, SecondWeight, factored
 from .schedule import Schedule
 
@@ -61,7 +62,7 @@ class WeakModel:
         now = host.weight_patches(patcher)
         layers: dict[str, dict[str, Change]] = {}
         for key, change in self.difference.changes.items():
-            later = now.get(key, [])[len(self._tuned_patches.get(key, [])):]
+            later = now.get(key, [])[len(self._tuned_patches.get(key, [])) :]
             if later and change.terms is not None and any(adapters.additive(patch, host.pristine(patcher, key).shape) is None for patch in later):
                 change = Change(key, None, change.kinds)
             path, _, name = key.rpartition(".")
@@ -98,7 +99,7 @@ class WeakModel:
             value = tuned.sub_(base)
         else:
             value = base.lerp_(tuned, omega)
-            later = host.weight_patches(patcher).get(key, [])[len(mine):]
+            later = host.weight_patches(patcher).get(key, [])[len(mine) :]
             value = host.patched(patcher, key, later, device, start=value)
         return value.to(host.storage_dtype(patcher, key))
 
@@ -139,7 +140,10 @@ def describe(weak: WeakModel, layers, size: int) -> str:
         return f"Personalization Guidance (omega {omega}): most weights differ, so the weak model is a second model beside the tuned one: {megabytes} more, two forwards a step."
     kinds = ", ".join(dict.fromkeys(kind for change in weak.difference.changes.values() for kind in change.kinds))
     corrected = sum(isinstance(layer, Correction) for layer in layers)
-    ways = [f"{corrected} layers corrected by the adapter" if corrected else "", f"{len(layers) - corrected} with a second weight" if len(layers) > corrected else ""]
+    ways = [
+        f"{corrected} layers corrected by the adapter" if corrected else "",
+        f"{len(layers) - corrected} with a second weight" if len(layers) > corrected else "",
+    ]
     return f"Personalization Guidance (omega {omega}) over {kinds}: {' and '.join(way for way in ways if way)}, in one batched forward a step; {megabytes} beside the model."
 
 

@@ -83,7 +83,7 @@ def same_value(a, b) -> bool:
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b.to(a.device))
     if isinstance(a, (tuple, list)):
-        return type(a) is type(b) and len(a) == len(b) and all(same_value(x, y) for x, y in zip(a, b))
+        return type(a) is type(b) and len(a) == len(b) and all(same_value(x, y) for x, y in zip(a, b, strict=True))
     return type(a) is type(b) and a == b
 
 
@@ -102,7 +102,11 @@ def kind_of(patch: Patch) -> str:
     value = patch[1]
     if isinstance(value, WeightAdapterBase):
         dora = {"lora": 4, "loha": 7, "lokr": 8}.get(value.name)
-        return "DoRA" if dora is not None and value.weights[dora] is not None else {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr"}.get(value.name, value.name.upper())
+        return (
+            "DoRA"
+            if dora is not None and value.weights[dora] is not None
+            else {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr"}.get(value.name, value.name.upper())
+        )
     return "merge" if isinstance(value, list) else ("diff" if len(value) == 1 else str(value[0]))
 
 

@@ -40,24 +40,25 @@ def percent_to_sigma(guider):
     return guider.inner_model.model_sampling.percent_to_sigma
 
 
-def cfg_and_third(guider, x, timestep, model_options, positive, negative, third, cfg: float, scale: float):
+def cfg_and_third(model, x, timestep, model_options, positive, negative, third, cfg: float, scale: float):
     """The host's CFG of positive and negative, plus scale * (positive - third): one batch, and no negative forward where cfg is 1."""
     if math.isclose(cfg, 1.0) and not model_options.get("disable_cfg1_optimization", False):
         negative = None
-    model = guider.inner_model
     conds = [positive, negative, third]
     strong, null, weak = comfy.samplers.calc_cond_batch(model, conds, x, timestep, model_options)
     out = [strong, null]
     for function in model_options.get("sampler_pre_cfg_function", []):
-        out = function({"conds": conds[:2], "conds_out": out, "cond_scale": cfg, "timestep": timestep, "input": x, "sigma": timestep, "model": model, "model_options": model_options})
+        arguments = {"conds": conds[:2], "conds_out": out, "cond_scale": cfg, "timestep": timestep, "input": x, "sigma": timestep}
+        out = function({**arguments, "model": model, "model_options": model_options})
     guided = comfy.samplers.cfg_function(model, out[0], out[1], cfg, x, timestep, model_options=model_options, cond=positive, uncond=negative)
     return guided + scale * (strong - weak)
 
 
 def core_input(node: str, name: str):
     """The input `name` of a node of core, as an input of ours: same type, default, limits, options and tooltip, whatever this host says they are."""
-    import nodes
     from comfy_api.latest import io
+
+    import nodes
 
     types = nodes.NODE_CLASS_MAPPINGS[node].INPUT_TYPES()
     kind, options = (*{**types["required"], **types.get("optional", {})}[name], {})[:2]

@@ -26,11 +26,54 @@ def _omega() -> io.Float.Input:
 def _course() -> list:
     """omega over time and the guidance interval."""
     return [
-        io.Float.Input("omega_end", default=0.6, min=0.0, max=1.0, step=0.05, round=0.001, optional=True, advanced=True, tooltip="omega at the last step, where `omega_curve` is not constant."),
-        io.Combo.Input("omega_curve", options=["constant", "linear", "cosine", "curve"], default="constant", optional=True, advanced=True, tooltip="How omega goes from `omega` to `omega_end` over sampling. Constant is the paper's; curve uses the curve below."),
-        io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.01, round=0.001, optional=True, advanced=True, tooltip="Before this part of sampling there is no guidance: only the positive prompt runs, at half the time a step."),
-        io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01, round=0.001, optional=True, advanced=True, tooltip="After this part of sampling there is no guidance: only the positive prompt runs, at half the time a step."),
-        io.Curve.Input("curve", optional=True, socketless=False, advanced=True, tooltip="Used where `omega_curve` is curve: across, sampling from noise to image; up, from `omega` to `omega_end`."),
+        io.Float.Input(
+            "omega_end",
+            default=0.6,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            round=0.001,
+            optional=True,
+            advanced=True,
+            tooltip="omega at the last step, where `omega_curve` is not constant.",
+        ),
+        io.Combo.Input(
+            "omega_curve",
+            options=["constant", "linear", "cosine", "curve"],
+            default="constant",
+            optional=True,
+            advanced=True,
+            tooltip="How omega goes from `omega` to `omega_end` over sampling. Constant is the paper's; curve uses the curve below.",
+        ),
+        io.Float.Input(
+            "start_percent",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            round=0.001,
+            optional=True,
+            advanced=True,
+            tooltip="Before this part of sampling there is no guidance: only the positive prompt runs, at half the time a step.",
+        ),
+        io.Float.Input(
+            "end_percent",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            round=0.001,
+            optional=True,
+            advanced=True,
+            tooltip="After this part of sampling there is no guidance: only the positive prompt runs, at half the time a step.",
+        ),
+        io.Curve.Input(
+            "curve",
+            optional=True,
+            socketless=False,
+            advanced=True,
+            tooltip="Used where `omega_curve` is curve: across, sampling from noise to image; up, from `omega` to `omega_end`.",
+        ),
     ]
 
 
@@ -88,19 +131,37 @@ class KindredGuider(io.ComfyNode):
                 io.Float.Input("cfg", default=7.5, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=_CFG),
                 _omega(),
                 io.Combo.Input(
-                    "mode", options=["personalization", "autoguidance", "subject-agnostic"], default="personalization", optional=True, advanced=True,
+                    "mode",
+                    options=["personalization", "autoguidance", "subject-agnostic"],
+                    default="personalization",
+                    optional=True,
+                    advanced=True,
                     tooltip="personalization: the paper's. autoguidance: CFG, and away from the weak model on the SAME prompt (three predictions a step). "
                     "subject-agnostic: CFG, and away from a prompt without the subject (three predictions a step; omega is not used).",
                 ),
-                io.Float.Input("scale", default=1.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True, advanced=True, tooltip="Strength of the third prediction in the modes autoguidance and subject-agnostic; unused otherwise."),
+                io.Float.Input(
+                    "scale",
+                    default=1.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Strength of the third prediction in the modes autoguidance and subject-agnostic; unused otherwise.",
+                ),
                 *_course(),
-                io.Conditioning.Input("subject_agnostic", optional=True, tooltip="Mode subject-agnostic: the prompt without the subject's token, for example with its class word."),
+                io.Conditioning.Input(
+                    "subject_agnostic", optional=True, tooltip="Mode subject-agnostic: the prompt without the subject's token, for example with its class word."
+                ),
             ],
             outputs=[io.Guider.Output()],
         )
 
     @classmethod
-    def execute(cls, model, base_model, positive, cfg, omega, mode="personalization", scale=1.0, negative=None, subject_agnostic=None, **course) -> io.NodeOutput:
+    def execute(
+        cls, model, base_model, positive, cfg, omega, mode="personalization", scale=1.0, negative=None, subject_agnostic=None, **course
+    ) -> io.NodeOutput:
         from ..guidance.guider import make_guider
 
         return io.NodeOutput(make_guider(model, base_model, positive, negative, cfg, _schedule(omega, **course), mode, subject_agnostic, scale))
@@ -132,7 +193,20 @@ class KindredKSampler(io.ComfyNode):
 class KindredKSamplerAdvanced(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        names = ["add_noise", "noise_seed", "steps", "cfg", "sampler_name", "scheduler", "positive", "negative", "latent_image", "start_at_step", "end_at_step", "return_with_leftover_noise"]
+        names = [
+            "add_noise",
+            "noise_seed",
+            "steps",
+            "cfg",
+            "sampler_name",
+            "scheduler",
+            "positive",
+            "negative",
+            "latent_image",
+            "start_at_step",
+            "end_at_step",
+            "return_with_leftover_noise",
+        ]
         return io.Schema(
             node_id="KindredKSamplerAdvanced",
             display_name="KSampler Advanced (Personalization Guidance)",
@@ -145,7 +219,22 @@ class KindredKSamplerAdvanced(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, base_model, omega, add_noise, noise_seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, start_at_step, end_at_step, return_with_leftover_noise
+        cls,
+        model,
+        base_model,
+        omega,
+        add_noise,
+        noise_seed,
+        steps,
+        cfg,
+        sampler_name,
+        scheduler,
+        positive,
+        negative,
+        latent_image,
+        start_at_step,
+        end_at_step,
+        return_with_leftover_noise,
     ) -> io.NodeOutput:
         from ..guidance.guider import personalize
         from ..host import sampling
@@ -153,8 +242,19 @@ class KindredKSamplerAdvanced(io.ComfyNode):
         guided = personalize(model, base_model, _schedule(omega))
         return io.NodeOutput(
             sampling.ksample(
-                guided, noise_seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, disable_noise=add_noise == "disable",
-                start_step=start_at_step, last_step=end_at_step, force_full_denoise=return_with_leftover_noise != "enable",
+                guided,
+                noise_seed,
+                steps,
+                cfg,
+                sampler_name,
+                scheduler,
+                positive,
+                negative,
+                latent_image,
+                disable_noise=add_noise == "disable",
+                start_step=start_at_step,
+                last_step=end_at_step,
+                force_full_denoise=return_with_leftover_noise != "enable",
             )
         )
 

@@ -21,8 +21,11 @@ def one_thread():
 def pair():
     base, clip = g.base_model()
     return SimpleNamespace(
-        base=base, clip=clip, tuned=g.with_lora(base, g.lora(base, rank=4), 0.8),
-        positive=g.encode(clip, "a photo of a dog"), negative=g.encode(clip, ""),
+        base=base,
+        clip=clip,
+        tuned=g.with_lora(base, g.lora(base, rank=4), 0.8),
+        positive=g.encode(clip, "a photo of a dog"),
+        negative=g.encode(clip, ""),
     )
 
 

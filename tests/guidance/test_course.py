@@ -20,8 +20,18 @@ def in_parts(pair, model_of_step, cfg_of_step, steps, tuned=None):
     """One run of Euler, each step on a model of its own: noise in at the first, kept until the last."""
     latent = {"samples": torch.zeros(1, 4, 8, 8)}
     for i in range(steps):
-        out = g.sample(model_of_step(i), pair.positive, pair.negative, steps=steps, cfg=cfg_of_step(i), latent=latent, start_step=i, last_step=i + 1,
-                       disable_noise=i > 0, force_full_denoise=False)
+        out = g.sample(
+            model_of_step(i),
+            pair.positive,
+            pair.negative,
+            steps=steps,
+            cfg=cfg_of_step(i),
+            latent=latent,
+            start_step=i,
+            last_step=i + 1,
+            disable_noise=i > 0,
+            force_full_denoise=False,
+        )
         latent = {"samples": out}
     return latent["samples"]
 
@@ -38,7 +48,9 @@ def percents(pair, steps):
 def test_omega_over_time(pair, kind, curve):
     steps = 3
     shape = {"linear": lambda x: x, "cosine": lambda x: (1 - math.cos(math.pi * x)) / 2, "host": lambda x: x * x}[curve]
-    given = pack("host.sampling").curve_function({"points": [[i / 20, (i / 20) ** 2] for i in range(21)], "interpolation": "linear"}) if curve == "host" else curve
+    given = (
+        pack("host.sampling").curve_function({"points": [[i / 20, (i / 20) ** 2] for i in range(21)], "interpolation": "linear"}) if curve == "host" else curve
+    )
     tuned = g.with_lora(pair.base, g.lora(pair.base, kind=kind), 0.8)
     omegas = [0.1 + 0.7 * shape(x) for x in percents(pair, steps)]
     expected = in_parts(pair, lambda i: g.brute_force(tuned, pair.base, omegas[i]), lambda i: 7.5, steps)
@@ -50,7 +62,9 @@ def test_omega_over_time_on_two_checkpoints(pair):
     """One module after all: at a varying omega the second model's weights would have to be merged in each step."""
     other, _ = g.base_model(seed=1)
     expected = in_parts(pair, lambda i: g.brute_force(other, pair.base, percents(pair, 3)[i]), lambda i: 7.5, 3)
-    assert g.error(g.sample(personalize(other, pair.base, Schedule(0.0, 1.0, "linear")), pair.positive, pair.negative, steps=3), expected) < 1e-3  # percents() rounds to whole timesteps
+    assert (
+        g.error(g.sample(personalize(other, pair.base, Schedule(0.0, 1.0, "linear")), pair.positive, pair.negative, steps=3), expected) < 1e-3
+    )  # percents() rounds to whole timesteps
 
 
 @pytest.mark.parametrize("kind", ["lora", "two checkpoints"])
@@ -99,8 +113,14 @@ def prediction(model, conditioning):
 def parts(pair):
     agnostic = g.encode(pair.clip, "a photo of something")
     weak = g.interpolated(pair.tuned, pair.base, 0.3)
-    return {"c": prediction(pair.tuned, pair.positive), "null": prediction(pair.tuned, pair.negative), "weak c": prediction(weak, pair.positive),
-            "weak null": prediction(weak, pair.negative), "agnostic": prediction(pair.tuned, agnostic), "agnostic prompt": agnostic}
+    return {
+        "c": prediction(pair.tuned, pair.positive),
+        "null": prediction(pair.tuned, pair.negative),
+        "weak c": prediction(weak, pair.positive),
+        "weak null": prediction(weak, pair.negative),
+        "agnostic": prediction(pair.tuned, agnostic),
+        "agnostic prompt": agnostic,
+    }
 
 
 def test_mode_personalization(pair, parts):
@@ -116,7 +136,9 @@ def test_mode_autoguidance(pair, parts):
 def test_mode_autoguidance_alone_is_equation_six(pair, parts):
     """cfg 1: eps_w(c) + lambda (eps'(c) - eps_w(c)) with lambda = 1 + scale, at two rows a step."""
     guider, rows = make(pair, "autoguidance", cfg=1.0, scale=1.0), []
-    guider.model_patcher.add_wrapper_with_key("diffusion_model", "count", lambda executor, x, *args, **kwargs: (rows.append(len(x)), executor(x, *args, **kwargs))[1])
+    guider.model_patcher.add_wrapper_with_key(
+        "diffusion_model", "count", lambda executor, x, *args, **kwargs: (rows.append(len(x)), executor(x, *args, **kwargs))[1]
+    )
     assert g.error(draw(guider), parts["weak c"] + 2.0 * (parts["c"] - parts["weak c"])) < 1e-5
     assert rows == [2]
 
@@ -137,7 +159,9 @@ def test_modes_take_three_rows_in_one_forward(pair, parts):
         guider, rows = make(pair, mode, subject_agnostic=parts["agnostic prompt"]), []
         guider.model_patcher = guider.model_patcher.clone()
         guider.model_options = guider.model_patcher.model_options
-        guider.model_patcher.add_wrapper_with_key("diffusion_model", "count", lambda executor, x, *a, rows=rows, **k: (rows.append(len(x)), executor(x, *a, **k))[1])
+        guider.model_patcher.add_wrapper_with_key(
+            "diffusion_model", "count", lambda executor, x, *a, rows=rows, **k: (rows.append(len(x)), executor(x, *a, **k))[1]
+        )
         draw(guider, steps=2)
         assert rows == [3, 3]
 
@@ -153,7 +177,9 @@ def test_core_guiders_on_the_patched_model(pair):
     model = personalize(pair.tuned, pair.base, Schedule(0.3))
     weak, middle = g.interpolated(pair.tuned, pair.base, 0.3), g.encode(pair.clip, "a photo")
     c, m, null = prediction(pair.tuned, pair.positive), prediction(pair.tuned, middle), prediction(weak, pair.negative)
-    dual = g.node("DualCFGGuider", model=model, cond1=pair.positive, cond2=middle, negative=pair.negative, cfg_conds=3.0, cfg_cond2_negative=1.5, style="regular")[0]
+    dual = g.node(
+        "DualCFGGuider", model=model, cond1=pair.positive, cond2=middle, negative=pair.negative, cfg_conds=3.0, cfg_cond2_negative=1.5, style="regular"
+    )[0]
     assert g.error(draw(dual), null + 1.5 * (m - null) + 3.0 * (c - m)) < 1e-5
     perp = g.node("PerpNegGuider", model=model, positive=pair.positive, negative=middle, empty_conditioning=pair.negative, cfg=7.5, neg_scale=0.0)[0]
     assert g.error(draw(perp), null + 7.5 * (c - null)) < 1e-4

@@ -25,9 +25,24 @@ def graph(server, lora_name, omega=0.3, node="KindredKSampler", **inputs):
         "positive": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["base", 1], "text": "a photo of a dog"}},
         "negative": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["base", 1], "text": ""}},
         "empty": {"class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}},
-        "draw": {"class_type": node, "inputs": {
-            "model": ["lora", 0], "base_model": ["base", 0], "omega": omega, "seed": 7, "steps": 3, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal",
-            "positive": ["positive", 0], "negative": ["negative", 0], "latent_image": ["empty", 0], "denoise": 1.0, **inputs}},
+        "draw": {
+            "class_type": node,
+            "inputs": {
+                "model": ["lora", 0],
+                "base_model": ["base", 0],
+                "omega": omega,
+                "seed": 7,
+                "steps": 3,
+                "cfg": 7.5,
+                "sampler_name": "euler",
+                "scheduler": "normal",
+                "positive": ["positive", 0],
+                "negative": ["negative", 0],
+                "latent_image": ["empty", 0],
+                "denoise": 1.0,
+                **inputs,
+            },
+        },
         "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["draw", 0], "vae": ["base", 2]}},
         "look": {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}},
     }
@@ -79,8 +94,18 @@ def test_guider_and_patch_in_core_nodes(server, lora_name):
     """The guider in SamplerCustomAdvanced and the model patch in core's KSampler draw what our KSampler draws."""
     expected = image(server, graph(server, lora_name, omega=0.4))
     patched = graph(server, lora_name, node="KSampler")
-    patched["patch"] = {"class_type": "KindredPersonalizationGuidance", "inputs": {
-        "model": ["lora", 0], "base_model": ["base", 0], "omega": 0.4, "omega_end": 0.4, "omega_curve": "constant", "start_percent": 0.0, "end_percent": 1.0}}
+    patched["patch"] = {
+        "class_type": "KindredPersonalizationGuidance",
+        "inputs": {
+            "model": ["lora", 0],
+            "base_model": ["base", 0],
+            "omega": 0.4,
+            "omega_end": 0.4,
+            "omega_curve": "constant",
+            "start_percent": 0.0,
+            "end_percent": 1.0,
+        },
+    }
     patched["draw"]["inputs"]["model"] = ["patch", 0]
     assert np.array_equal(image(server, patched), expected)
     custom = graph(server, lora_name)
@@ -88,12 +113,28 @@ def test_guider_and_patch_in_core_nodes(server, lora_name):
         "noise": {"class_type": "RandomNoise", "inputs": {"noise_seed": 7}},
         "sampler": {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}},
         "sigmas": {"class_type": "BasicScheduler", "inputs": {"model": ["lora", 0], "scheduler": "normal", "steps": 3, "denoise": 1.0}},
-        "guider": {"class_type": "KindredGuider", "inputs": {
-            "model": ["lora", 0], "base_model": ["base", 0], "positive": ["positive", 0], "negative": ["negative", 0], "cfg": 7.5, "omega": 0.4, "mode": "personalization",
-            "scale": 1.0, "omega_end": 0.4, "omega_curve": "constant", "start_percent": 0.0, "end_percent": 1.0,
-            "curve": {"points": [[0, 0], [1, 1]], "interpolation": "linear"}}},
-        "draw": {"class_type": "SamplerCustomAdvanced", "inputs": {
-            "noise": ["noise", 0], "guider": ["guider", 0], "sampler": ["sampler", 0], "sigmas": ["sigmas", 0], "latent_image": ["empty", 0]}},
+        "guider": {
+            "class_type": "KindredGuider",
+            "inputs": {
+                "model": ["lora", 0],
+                "base_model": ["base", 0],
+                "positive": ["positive", 0],
+                "negative": ["negative", 0],
+                "cfg": 7.5,
+                "omega": 0.4,
+                "mode": "personalization",
+                "scale": 1.0,
+                "omega_end": 0.4,
+                "omega_curve": "constant",
+                "start_percent": 0.0,
+                "end_percent": 1.0,
+                "curve": {"points": [[0, 0], [1, 1]], "interpolation": "linear"},
+            },
+        },
+        "draw": {
+            "class_type": "SamplerCustomAdvanced",
+            "inputs": {"noise": ["noise", 0], "guider": ["guider", 0], "sampler": ["sampler", 0], "sigmas": ["sigmas", 0], "latent_image": ["empty", 0]},
+        },
     }
     assert np.array_equal(image(server, custom), expected)
     custom["guider"]["inputs"] |= {"omega_curve": "curve", "omega": 0.0, "omega_end": 0.9}
@@ -109,19 +150,24 @@ def test_refusals_reach_the_artist(server, lora_name):
     linked = graph(server, lora_name)
     linked["number"] = {"class_type": "PrimitiveFloat", "inputs": {"value": 1.5}}
     linked["draw"]["inputs"]["omega"] = ["number", 0]
-    with pytest.raises(PromptError, match="`omega` is 1.5; expected a number from 0"):
+    with pytest.raises(PromptError, match=r"`omega` is 1\.5; expected a number from 0"):
         server.wait(server.submit(linked))
     swapped = graph(server, lora_name)
     swapped["draw"]["inputs"] |= {"model": ["base", 0], "base_model": ["lora", 0]}
     with pytest.raises(PromptError, match="probably swapped"):
         server.wait(server.submit(swapped))
     guider = graph(server, lora_name)
-    guider["draw"] = {"class_type": "KindredGuider", "inputs": {"model": ["lora", 0], "base_model": ["base", 0], "positive": ["positive", 0], "cfg": 7.5, "omega": 0.4}}
+    guider["draw"] = {
+        "class_type": "KindredGuider",
+        "inputs": {"model": ["lora", 0], "base_model": ["base", 0], "positive": ["positive", 0], "cfg": 7.5, "omega": 0.4},
+    }
     guider["noise"] = {"class_type": "RandomNoise", "inputs": {"noise_seed": 7}}
     guider["sampler"] = {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}}
     guider["sigmas"] = {"class_type": "BasicScheduler", "inputs": {"model": ["lora", 0], "scheduler": "normal", "steps": 3, "denoise": 1.0}}
-    guider["run"] = {"class_type": "SamplerCustomAdvanced", "inputs": {
-        "noise": ["noise", 0], "guider": ["draw", 0], "sampler": ["sampler", 0], "sigmas": ["sigmas", 0], "latent_image": ["empty", 0]}}
+    guider["run"] = {
+        "class_type": "SamplerCustomAdvanced",
+        "inputs": {"noise": ["noise", 0], "guider": ["draw", 0], "sampler": ["sampler", 0], "sigmas": ["sigmas", 0], "latent_image": ["empty", 0]},
+    }
     guider["decode"]["inputs"]["samples"] = ["run", 0]
     with pytest.raises(PromptError, match="encodes nothing by itself"):
         server.wait(server.submit(guider))

@@ -73,7 +73,9 @@ def hooked(strength, seed=21):
 
 def controlled(c, start=0.0, end=1.0):
     image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
-    return g.node("ControlNetApplyAdvanced", positive=c, negative=c, control_net=g.control_net(), image=image, strength=1.0, start_percent=start, end_percent=end)[0]
+    return g.node(
+        "ControlNetApplyAdvanced", positive=c, negative=c, control_net=g.control_net(), image=image, strength=1.0, start_percent=start, end_percent=end
+    )[0]
 
 
 def patched_by(name, **inputs):
@@ -95,6 +97,7 @@ def ip_adapter(model):
 
 def drawn_alike(patch):
     """`patch`, with the host's random numbers drawn anew for each forward, or batches could not be compared with single forwards."""
+
     def apply(model):
         clone = patch(model).clone()
         clone.add_wrapper_with_key("diffusion_model", "drawn_alike", lambda executor, *args, **kwargs: (torch.manual_seed(0), executor(*args, **kwargs))[1])
@@ -183,11 +186,33 @@ SITUATIONS = {
     "token merging": Situation(drawn_alike(patched_by("TomePatchModel", ratio=0.3))),
     "v-prediction": Situation(patched_by("ModelSamplingDiscrete", sampling="v_prediction", zsnr=True), limit=1e-4),  # sigma begins at 4,500
     "context windows": Situation(
-        patched_by("ContextWindowsManual", context_length=3, context_overlap=1, context_schedule="standard_static", context_stride=1, closed_loop=False,
-                   fuse_method="pyramid", dim=0, freenoise=False), batch=5),
+        patched_by(
+            "ContextWindowsManual",
+            context_length=3,
+            context_overlap=1,
+            context_schedule="standard_static",
+            context_stride=1,
+            closed_loop=False,
+            fuse_method="pyramid",
+            dim=0,
+            freenoise=False,
+        ),
+        batch=5,
+    ),
     "context windows with free noise": Situation(
-        patched_by("ContextWindowsManual", context_length=3, context_overlap=1, context_schedule="standard_static", context_stride=1, closed_loop=False,
-                   fuse_method="pyramid", dim=0, freenoise=True), batch=5),
+        patched_by(
+            "ContextWindowsManual",
+            context_length=3,
+            context_overlap=1,
+            context_schedule="standard_static",
+            context_stride=1,
+            closed_loop=False,
+            fuse_method="pyramid",
+            dim=0,
+            freenoise=True,
+        ),
+        batch=5,
+    ),
     "little memory": Situation(little_memory, positive=combined(same, same), batch=2),
     "offloaded weights": Situation(offloaded),
     "a wrapper that splits batches": Situation(chunked, batch=2),
@@ -199,13 +224,20 @@ def pairs(pair):
     """The three ways that guidance works in: factors, second weights, second module. (ours, truth) at omega 0.3."""
     dora = g.with_lora(pair.base, g.lora(pair.base, kind="dora", seed=31), 0.8)
     other = g.with_lora(g.with_state(pair.base, g.merged_state(g.with_lora(pair.base, all_weights(pair.base), 1.0))), g.lora(pair.base, seed=32), 0.5)
-    return {name: (personalize(tuned, pair.base, OMEGA), g.brute_force(tuned, pair.base, OMEGA), tuned) for name, tuned in
-            (("factors", pair.tuned), ("second weights", dora), ("second module", other))}
+    return {
+        name: (personalize(tuned, pair.base, OMEGA), g.brute_force(tuned, pair.base, OMEGA), tuned)
+        for name, tuned in (("factors", pair.tuned), ("second weights", dora), ("second module", other))
+    }
 
 
 def all_weights(base) -> dict:
-    return {**g.lora(base, kind="diff", size=0.5), **{f"diffusion_model.{name}.diff": torch.randn(value.shape, generator=torch.Generator().manual_seed(2)) * 0.02
-            for name, value in ((key.removesuffix(".weight"), value) for key, value in base.model.diffusion_model.state_dict().items() if value.ndim == 4)}}
+    return {
+        **g.lora(base, kind="diff", size=0.5),
+        **{
+            f"diffusion_model.{name}.diff": torch.randn(value.shape, generator=torch.Generator().manual_seed(2)) * 0.02
+            for name, value in ((key.removesuffix(".weight"), value) for key, value in base.model.diffusion_model.state_dict().items() if value.ndim == 4)
+        },
+    }
 
 
 def personalize(model, base, omega, **course):
@@ -225,8 +257,21 @@ def test_situation(pair, pairs, name):
     compare(pair, *pairs["factors"], SITUATIONS[name])
 
 
-OTHERS = ("areas on both sides", "hook on the positive", "hooks on both sides and an area", "control net on one side", "perturbed attention", "timestep ranges",
-          "context windows", "little memory", "offloaded weights", "ip-adapter patch", "inpainting mask", "hypertile", "v-prediction")
+OTHERS = (
+    "areas on both sides",
+    "hook on the positive",
+    "hooks on both sides and an area",
+    "control net on one side",
+    "perturbed attention",
+    "timestep ranges",
+    "context windows",
+    "little memory",
+    "offloaded weights",
+    "ip-adapter patch",
+    "inpainting mask",
+    "hypertile",
+    "v-prediction",
+)
 
 
 @pytest.mark.parametrize("way", ["second weights", "second module"])
@@ -249,7 +294,7 @@ def sampler_names() -> list[str]:
 
 def test_every_sampler(pair, pairs):
     """All the host lists, CFG++ included. Some compound rounding more than others; still far from CFG."""
-    ours, truth, plain = pairs["factors"]
+    ours, truth, _ = pairs["factors"]
     wrong = {}
     for name in sampler_names():
         options = {"steps": 2, "sampler": name, "scheduler": "karras", "cfg": 1.6 if "cfg_pp" in name else 5.0}
@@ -283,8 +328,18 @@ def test_previews_show_the_guided_image(pair, pairs):
         steps = []
         with torch.inference_mode():
             noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-            g.comfy("comfy.sample").sample(model, noise, 3, 7.5, "euler", "normal", pair.positive, pair.negative, torch.zeros(1, 4, 8, 8),
-                                           callback=lambda step, x0, x, total, steps=steps: steps.append(x0.clone()))
+            g.comfy("comfy.sample").sample(
+                model,
+                noise,
+                3,
+                7.5,
+                "euler",
+                "normal",
+                pair.positive,
+                pair.negative,
+                torch.zeros(1, 4, 8, 8),
+                callback=lambda step, x0, x, total, steps=steps: steps.append(x0.clone()),
+            )
         seen.append(steps)
     assert len(seen[0]) == 3
     assert all(g.error(ours, truth) < 1e-5 for ours, truth in zip(*seen, strict=True))
@@ -292,6 +347,7 @@ def test_previews_show_the_guided_image(pair, pairs):
 
 def test_one_forward_a_step(pair, pairs):
     """Not a forward more than CFG, and not a row more in it."""
+
     def forwards(model):
         count = []
         clone = model.clone()

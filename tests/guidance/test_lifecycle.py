@@ -41,7 +41,13 @@ def test_after_a_run(pair, tuned):
 
 def test_incoming_models_are_not_touched(pair, tuned):
     def face(model):
-        return {key: list(map(id, patches)) for key, patches in model.patches.items()}, model.model_options.copy(), model.wrappers.copy(), model.patches_uuid, dict(model.additional_models)
+        return (
+            {key: list(map(id, patches)) for key, patches in model.patches.items()},
+            model.model_options.copy(),
+            model.wrappers.copy(),
+            model.patches_uuid,
+            dict(model.additional_models),
+        )
 
     before = face(tuned), face(pair.base)
     g.sample(personalize(tuned, pair.base, 0.3), pair.positive, pair.negative, steps=1)
@@ -53,7 +59,11 @@ def test_after_a_stop_in_mid_step(pair, tuned, stop):
     """The host's interrupt (a BaseException), an error and an out-of-memory in the middle of a forward, with our layers in place."""
     plain, before = loaded(pair, tuned)
     management = g.comfy("comfy.model_management")
-    stops = {"interrupt": management.throw_exception_if_processing_interrupted, "exception": lambda: 1 / 0, "out of memory": lambda: raise_(management.OOM_EXCEPTION("test"))}
+    stops = {
+        "interrupt": management.throw_exception_if_processing_interrupted,
+        "exception": lambda: 1 / 0,
+        "out of memory": lambda: raise_(management.OOM_EXCEPTION("test")),
+    }
     expected = {"interrupt": management.InterruptProcessingException, "exception": ZeroDivisionError, "out of memory": management.OOM_EXCEPTION}[stop]
     guided, calls = personalize(tuned, pair.base, 0.3).clone(), []
 

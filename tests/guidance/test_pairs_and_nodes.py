@@ -65,14 +65,29 @@ def test_interval_and_curve_out_of_range(pair):
 
 def test_guider_refusals(pair):
     make, schedule = pack("guidance.guider").make_guider, pack("guidance.schedule").Schedule(0.3)
-    for match, changes in {"encodes nothing by itself": {"negative": None}, "`cfg`": {"cfg": math.nan}, "`mode`": {"mode": "magic"},
-                           "without the subject": {"mode": "subject-agnostic"}, "`scale`": {"mode": "autoguidance", "scale": math.inf}}.items():
-        arguments = {"model": pair.tuned, "base_model": pair.base, "positive": pair.positive, "negative": pair.negative, "cfg": 7.5, "schedule": schedule, **changes}
+    for match, changes in {
+        "encodes nothing by itself": {"negative": None},
+        "`cfg`": {"cfg": math.nan},
+        "`mode`": {"mode": "magic"},
+        "without the subject": {"mode": "subject-agnostic"},
+        "`scale`": {"mode": "autoguidance", "scale": math.inf},
+    }.items():
+        arguments = {
+            "model": pair.tuned,
+            "base_model": pair.base,
+            "positive": pair.positive,
+            "negative": pair.negative,
+            "cfg": 7.5,
+            "schedule": schedule,
+            **changes,
+        }
         with pytest.raises(ValueError, match=match):
             make(**arguments)
 
 
-@pytest.mark.parametrize("kind, match", [("lora", "layers corrected by the adapter"), ("dora", "with a second weight"), ("checkpoint", "a second model beside the tuned one")])
+@pytest.mark.parametrize(
+    "kind, match", [("lora", "layers corrected by the adapter"), ("dora", "with a second weight"), ("checkpoint", "a second model beside the tuned one")]
+)
 def test_the_path_is_told_once_with_its_price(pair, caplog, kind, match):
     tuned = g.base_model(seed=1)[0] if kind == "checkpoint" else g.with_lora(pair.base, g.lora(pair.base, kind=kind))
     guided = personalize(tuned, pair.base)

@@ -37,7 +37,9 @@ def errors(pair, base, adapter, compute=None) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-@pytest.mark.parametrize("stored, compute", [(torch.float16, None), (torch.bfloat16, torch.bfloat16), (torch.float16, torch.bfloat16), (torch.float8_e4m3fn, None)], ids=str)
+@pytest.mark.parametrize(
+    "stored, compute", [(torch.float16, None), (torch.bfloat16, torch.bfloat16), (torch.float16, torch.bfloat16), (torch.float8_e4m3fn, None)], ids=str
+)
 def test_stored_and_computed_in(pair, kind, stored, compute):
     base = reload(g.merged_state(pair.base), dtype=stored)
     assert base.model.get_dtype() == stored
@@ -53,8 +55,11 @@ def quantised(state: dict) -> dict:
     for key in [key for key in state if ".attn" in key and key.endswith(".weight") and state[key].ndim == 2]:
         name, weight = key.removesuffix(".weight"), state[key].float()
         scale = weight.abs().amax() / 448.0
-        out |= {key: (weight / scale).to(torch.float8_e4m3fn), f"{name}.weight_scale": scale,
-                f"{name}.comfy_quant": torch.tensor(list(json.dumps({"format": "float8_e4m3fn"}).encode()), dtype=torch.uint8)}
+        out |= {
+            key: (weight / scale).to(torch.float8_e4m3fn),
+            f"{name}.weight_scale": scale,
+            f"{name}.comfy_quant": torch.tensor(list(json.dumps({"format": "float8_e4m3fn"}).encode()), dtype=torch.uint8),
+        }
     return out
 
 

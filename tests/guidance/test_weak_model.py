@@ -24,9 +24,17 @@ def check(pair, tuned, base=None, omegas=(0.3,), limit=1e-5, **sampling):
 
 
 KINDS = {
-    "lora": {"rank": 4}, "lora rank 128": {"rank": 128}, "lora with convolutions": {"rank": 4, "convolutions": True}, "k/v diff": {"kind": "diff", "only": "attn2.to_"},
-    "dora": {"kind": "dora"}, "dora with convolutions": {"kind": "dora", "convolutions": True}, "loha": {"kind": "loha"}, "loha with convolutions": {"kind": "loha", "convolutions": True},
-    "lokr": {"kind": "lokr"}, "lokr with convolutions": {"kind": "lokr", "convolutions": True}, "oft": {"kind": "oft"},
+    "lora": {"rank": 4},
+    "lora rank 128": {"rank": 128},
+    "lora with convolutions": {"rank": 4, "convolutions": True},
+    "k/v diff": {"kind": "diff", "only": "attn2.to_"},
+    "dora": {"kind": "dora"},
+    "dora with convolutions": {"kind": "dora", "convolutions": True},
+    "loha": {"kind": "loha"},
+    "loha with convolutions": {"kind": "loha", "convolutions": True},
+    "lokr": {"kind": "lokr"},
+    "lokr with convolutions": {"kind": "lokr", "convolutions": True},
+    "oft": {"kind": "oft"},
 }
 
 
@@ -86,7 +94,9 @@ def test_biases_norms_and_whole_weights(pair):
 def test_lora_on_a_slice_of_the_outputs(pair):
     """As the fused q/k/v projections of transformers get them."""
     key, generator = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight", torch.Generator().manual_seed(9)
-    adapter = g.comfy("comfy.weight_adapter").LoRAAdapter(set(), (torch.randn(160, 4, generator=generator), torch.randn(4, 320, generator=generator), 4.0, None, None, None))
+    adapter = g.comfy("comfy.weight_adapter").LoRAAdapter(
+        set(), (torch.randn(160, 4, generator=generator), torch.randn(4, 320, generator=generator), 4.0, None, None, None)
+    )
     tuned = pair.base.clone()
     tuned.add_patches({(key, (0, 80, 160)): adapter}, 0.5)
     assert all(change.terms for change in compare(tuned, pair.base).values())

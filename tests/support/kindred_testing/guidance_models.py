@@ -11,8 +11,22 @@ import torch
 from .host import start_host
 from .models import load, sd15_checkpoint
 
-LINEARS = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0", "ff.net.0.proj", "ff.net.2",
-           "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+LINEARS = (
+    "attn1.to_q",
+    "attn1.to_k",
+    "attn1.to_v",
+    "attn1.to_out.0",
+    "attn2.to_q",
+    "attn2.to_k",
+    "attn2.to_v",
+    "attn2.to_out.0",
+    "ff.net.0.proj",
+    "ff.net.2",
+    "attn.qkv",
+    "attn.proj",
+    "mlp.fc1",
+    "mlp.fc2",
+)
 
 
 def comfy(place: str):
@@ -191,8 +205,20 @@ def control_net(seed: int = 4):
     generator = torch.Generator().manual_seed(seed)
     with torch.inference_mode():
         module = cldm.ControlNet(
-            image_size=32, in_channels=4, model_channels=320, hint_channels=3, num_res_blocks=[1], channel_mult=[1], num_heads=8, use_spatial_transformer=True,
-            transformer_depth=[1], transformer_depth_middle=1, context_dim=768, legacy=False, dtype=torch.float32, operations=ops.disable_weight_init,
+            image_size=32,
+            in_channels=4,
+            model_channels=320,
+            hint_channels=3,
+            num_res_blocks=[1],
+            channel_mult=[1],
+            num_heads=8,
+            use_spatial_transformer=True,
+            transformer_depth=[1],
+            transformer_depth_middle=1,
+            context_dim=768,
+            legacy=False,
+            dtype=torch.float32,
+            operations=ops.disable_weight_init,
         )
         for name, value in module.named_parameters():
             value.data = torch.ones_like(value) if value.ndim == 1 and "weight" in name else torch.randn(value.shape, generator=generator) * 0.02
@@ -201,18 +227,60 @@ def control_net(seed: int = 4):
 
 # ---- other families, with random weights, without a file --------------------------------------------------------------------------
 
-_COMMON = {"use_checkpoint": False, "image_size": 32, "out_channels": 4, "in_channels": 4, "use_spatial_transformer": True, "legacy": False, "model_channels": 320}
+_COMMON = {
+    "use_checkpoint": False,
+    "image_size": 32,
+    "out_channels": 4,
+    "in_channels": 4,
+    "use_spatial_transformer": True,
+    "legacy": False,
+    "model_channels": 320,
+}
 _SD15 = {**_COMMON, "context_dim": 768, "num_heads": 8, "use_linear_in_transformer": False}
 _SDXL = {**_COMMON, "num_classes": "sequential", "adm_in_channels": 2816, "context_dim": 2048, "num_head_channels": 64, "use_linear_in_transformer": True}
-_SD3 = {"in_channels": 16, "patch_size": 2, "input_size": None, "pos_embed_scaling_factor": None, "pos_embed_max_size": 192, "num_patches": 192 * 192,
-        "adm_in_channels": 2048, "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 1536}}}
+_SD3 = {
+    "in_channels": 16,
+    "patch_size": 2,
+    "input_size": None,
+    "pos_embed_scaling_factor": None,
+    "pos_embed_max_size": 192,
+    "num_patches": 192 * 192,
+    "adm_in_channels": 2048,
+    "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 1536}},
+}
 FAMILIES = {
-    ("SD15", "full"): {**_SD15, "num_res_blocks": [2] * 4, "channel_mult": [1, 2, 4, 4], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-                       "transformer_depth_middle": 1, "transformer_depth_output": [1] * 9 + [0] * 3},
-    ("SD15", "tiny"): {**_SD15, "num_res_blocks": [1], "channel_mult": [1], "transformer_depth": [1], "transformer_depth_middle": 1, "transformer_depth_output": [1, 1]},
-    ("SDXL", "full"): {**_SDXL, "num_res_blocks": [2] * 3, "channel_mult": [1, 2, 4], "transformer_depth": [0, 0, 2, 2, 10, 10],
-                       "transformer_depth_middle": 10, "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10]},
-    ("SDXL", "tiny"): {**_SDXL, "num_res_blocks": [1], "channel_mult": [1], "transformer_depth": [1], "transformer_depth_middle": 1, "transformer_depth_output": [1, 1]},
+    ("SD15", "full"): {
+        **_SD15,
+        "num_res_blocks": [2] * 4,
+        "channel_mult": [1, 2, 4, 4],
+        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+        "transformer_depth_middle": 1,
+        "transformer_depth_output": [1] * 9 + [0] * 3,
+    },
+    ("SD15", "tiny"): {
+        **_SD15,
+        "num_res_blocks": [1],
+        "channel_mult": [1],
+        "transformer_depth": [1],
+        "transformer_depth_middle": 1,
+        "transformer_depth_output": [1, 1],
+    },
+    ("SDXL", "full"): {
+        **_SDXL,
+        "num_res_blocks": [2] * 3,
+        "channel_mult": [1, 2, 4],
+        "transformer_depth": [0, 0, 2, 2, 10, 10],
+        "transformer_depth_middle": 10,
+        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+    },
+    ("SDXL", "tiny"): {
+        **_SDXL,
+        "num_res_blocks": [1],
+        "channel_mult": [1],
+        "transformer_depth": [1],
+        "transformer_depth_middle": 1,
+        "transformer_depth_output": [1, 1],
+    },
     ("SD3", "full"): {**_SD3, "depth": 24},
     ("SD3", "tiny"): {**_SD3, "depth": 2, "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 128}}},
 }
