@@ -1,0 +1,75 @@
+"""SDXL and v prediction: the same trainer on other families' real classes, against the host's own denoiser."""
+
+import pytest
+import torch
+from kindred_testing import guidance_models, pack, text_models
+from kindred_testing.models import load, sd15_checkpoint
+
+
+@pytest.fixture(scope="module")
+def concept():
+    photos = torch.rand(3, 64, 64, 3, generator=torch.Generator().manual_seed(2))
+    return pack("training.concept").make_concept([photos], "<v1>", "dog")
+
+
+def v_prediction_model():
+    """Stable Diffusion 2.x: OpenCLIP-H's width, linear projections, v prediction."""
+    from comfy import model_base, model_patcher, supported_models
+
+    config = supported_models.SD20({**guidance_models.FAMILIES["SD15", "tiny"], "context_dim": 1024, "use_linear_in_transformer": True, "num_heads": -1, "num_head_channels": 64})
+    config.set_inference_dtype(torch.float32, None)
+    with torch.inference_mode():
+        module = model_base.BaseModel(config, model_type=model_base.ModelType.V_PREDICTION, device=torch.device("cpu"))
+        generator = torch.Generator().manual_seed(0)
+        for value in module.diffusion_model.state_dict().values():
+            if value.ndim < 2:
+                value.normal_(0, 0.02, generator=generator).add_(1.0)
+            else:
+                value.normal_(0, value[0].numel() ** -0.5, generator=generator)
+        return model_patcher.CoreModelPatcher(module, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
+
+
+def sdxl_model():
+    return guidance_models.random_model("SDXL")
+
+
+@pytest.mark.parametrize("make_model, make_text, encoders", [(sdxl_model, text_models.sdxl, ["clip_l", "clip_g"]), (v_prediction_model, text_models.sd2, ["clip_h"])])
+def test_a_family_trains_and_predicts_as_the_host_does(make_model, make_text, encoders, concept):
+    model, clip = make_model(), make_text()
+    vae = load(sd15_checkpoint())[2]
+    trainer, host = pack("training.trainer"), pack("host.training")
+    with torch.inference_mode():
+        result = trainer.train(model, clip, vae, [concept], trainer.TrainSettings(steps=3, resolution=64, learning_rate=1e-3))
+    token, = result.tokens
+    assert sorted(token.vectors) == sorted(encoders)
+    for key in encoders:
+        start = pack("host.text").input_embeddings(clip, key)[42170].float()
+        assert not torch.equal(token.vectors[key][0], start)
+    assert result.lora and all(difference.abs().max() > 0 for difference in result.lora.values())
+    assert result.history[-1].spl < result.history[0].spl
+
+    # eps or v against x0 = what the host's apply_model says, pooled and size conditionings included.
+    with host.training_mode(), torch.no_grad():
+        denoiser, text = host.TrainableDenoiser(model), host.TrainableText(clip)
+        latents, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+        timestep = torch.tensor([40, 900])
+        conditioning, pooled = text.encode(clip, "a photo of a dog")
+        prediction, target = denoiser.predict(latents, noise, timestep, [(conditioning, pooled)] * 2)
+        sampling = model.model.model_sampling
+        sigma = sampling.sigma(timestep).view(-1, 1, 1, 1)
+        noisy = latents + noise * sigma
+        given = {"cross_attn": conditioning, "device": torch.device("cpu"), "noise": noise, "width": 64, "height": 64, "prompt_type": "positive", "pooled_output": pooled}
+        rows = {name: condition.process_cond(batch_size=2).cond for name, condition in model.model.extra_conds(**given).items()}
+        with torch.inference_mode():
+            denoised = model.model.apply_model(noisy, sigma.view(-1), **rows)
+        assert torch.allclose(sampling.calculate_denoised(sigma.view(-1), prediction, noisy), denoised, rtol=1e-4, atol=1e-4)
+        # A network that said the target would denoise to the very latents.
+        assert torch.allclose(sampling.calculate_denoised(sigma.view(-1), target, noisy), latents, rtol=1e-3, atol=2e-3)
+
+
+def test_a_family_that_cannot_be_trained_is_named(concept):
+    model, clip = guidance_models.random_model("SD3"), text_models.sd15()
+    vae = load(sd15_checkpoint())[2]
+    trainer = pack("training.trainer")
+    with torch.inference_mode(), pytest.raises(ValueError, match="cannot train this model \\(SD3, prediction FLOW\\).*Supported are"):
+        trainer.train(model, clip, vae, [concept], trainer.TrainSettings(steps=1, resolution=64))
