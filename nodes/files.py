@@ -33,7 +33,8 @@ class KindredSave(io.ComfyNode):
         from ..formats import concept_file
         from ..host import paths
 
-        saved = concept_file.save(lora, tokens, name, paths.lora_folder(), paths.embedding_folder(), dtype=getattr(torch, dtype), overwrite=overwrite)
+        settings = {f"kindred.{key}": value for token in tokens[:1] for key, value in token.metadata.items()}  # the same for all of a run
+        saved = concept_file.save(lora, tokens, name, paths.lora_folder(), paths.embedding_folder(), dtype=getattr(torch, dtype), overwrite=overwrite, metadata=settings)
         lines = [f"Load Concept: {saved.lora.stem}", f"LoRA: {paths.SUBFOLDER}/{saved.lora.name}", *(f"{token.text} = embedding:{path.stem}" for token, path in zip(tokens, saved.embeddings, strict=True))]
         return io.NodeOutput(ui=ui.PreviewText("\n".join(lines)))
 

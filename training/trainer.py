@@ -116,8 +116,8 @@ class Run:
             history.append(self.step(step))
             if on_step:
                 on_step(history[-1])
-        metadata = {"steps": str(self.settings.steps), "spl_weight": str(self.settings.spl_weight), "seed": str(self.settings.seed)}
-        return Trained(self.weights.lora(), self.vectors.learned(metadata), history)
+        settings = {"method": "kv + token", **{field.name: str(getattr(self.settings, field.name)) for field in fields(self.settings)}}
+        return Trained(self.weights.lora(), self.vectors.learned(settings), history)
 
     def prepare(self, on_encode: Callable[[int, int], None] | None = None) -> None:
         """Encode the photos, load and copy what is trained, make the optimizer."""
