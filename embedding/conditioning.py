@@ -85,14 +85,16 @@ def _adjust_rows(cond, class_cond, pooled, class_pooled, mask, class_mask, alpha
             continue  # the class prompt was encoded without this encoder
         twin = other[block.encoder]
         partner = _partner(block, twin, partners, mask, class_mask).to(cond.device)
-        alone = partner == NONE
-        if bool(alone.all()):
+        alone = (partner == NONE).nonzero().squeeze(-1)
+        if len(alone) == len(partner):
             continue
         v, c = block.of(cond), twin.of(class_cond)
-        if not torch.equal(partner, torch.arange(c.shape[-2], device=partner.device)):
+        if len(alone) or not torch.equal(partner, torch.arange(c.shape[-2], device=partner.device)):
             c = c.index_select(-2, partner.clamp(min=0))
         turned = adjust(v, c, alpha, beta, norm)
-        block.of(out).copy_(torch.where(alone.unsqueeze(-1), v, turned) if bool(alone.any()) else turned)
+        if len(alone):
+            turned[..., alone, :] = v[..., alone, :]
+        block.of(out).copy_(turned)
     return out
 
 
