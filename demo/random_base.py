@@ -14,9 +14,20 @@ import torch
 
 # One level of SD 1.5's UNet: 25.8 million parameters, every kind of layer that the full one has.
 UNET = {
-    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "num_res_blocks": [1], "channel_mult": [1],
-    "transformer_depth": [1], "transformer_depth_output": [1, 1], "transformer_depth_middle": 1, "context_dim": 768, "num_heads": 8,
-    "use_spatial_transformer": True, "legacy": False, "dtype": torch.float32,
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 320,
+    "num_res_blocks": [1],
+    "channel_mult": [1],
+    "transformer_depth": [1],
+    "transformer_depth_output": [1, 1],
+    "transformer_depth_middle": 1,
+    "context_dim": 768,
+    "num_heads": 8,
+    "use_spatial_transformer": True,
+    "legacy": False,
+    "dtype": torch.float32,
 }
 
 
@@ -34,8 +45,15 @@ def write(path: Path, seed: int = 0, text_layers: int = 2, dtype: torch.dtype = 
 
     generator = torch.Generator().manual_seed(seed)
     operations = comfy.ops.disable_weight_init
-    clip_config = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072, "hidden_act": "quick_gelu",
-                   "max_position_embeddings": 77, "eos_token_id": 49407}
+    clip_config = {
+        "num_hidden_layers": 12,
+        "hidden_size": 768,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "hidden_act": "quick_gelu",
+        "max_position_embeddings": 77,
+        "eos_token_id": 49407,
+    }
     with torch.inference_mode(False), torch.no_grad():
         parts = {
             "model.diffusion_model.": UNetModel(**UNET, operations=operations),

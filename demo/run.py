@@ -105,7 +105,9 @@ def demo(options) -> int:
         workflows.find(train, "Base model")["ckpt_name"] = checkpoint
         workflows.find(train, "Photos")["folder"] = folder
         workflows.find(train, "Concept").update(token=options.token, class_word=class_word)
-        workflows.find(train, "Train").update(steps=options.steps or scale.steps, learning_rate=options.learning_rate or scale.learning_rate, resolution=resolution, seed=options.seed)
+        workflows.find(train, "Train").update(
+            steps=options.steps or scale.steps, learning_rate=options.learning_rate or scale.learning_rate, resolution=resolution, seed=options.seed
+        )
         workflows.find(train, "Save").update(name=options.name, overwrite=True)
         print(f"kindred: training {options.token} ({class_word}) on {len(photos)} photos, {workflows.find(train, 'Train')['steps']} steps")
         saved = server.run(train, TrainingLine())
@@ -122,12 +124,18 @@ def demo(options) -> int:
             rows.append((say, [Image.open(io.BytesIO(result.images[workflows.node_id(draw, title)][0])) for title in COLUMNS]))
         columns = [Column(title, text.format(omega=options.omega, alpha=options.alpha)) for title, text in COLUMNS.items()]
         base = "the small random base: it shows the way, not pictures to keep" if not options.checkpoint else options.checkpoint.name
-        sheet = comparison(f"{options.token} is a {class_word}", photos, columns, rows, f"same seed in each row; guidance scale {options.cfg:g}; base model: {base}")
+        sheet = comparison(
+            f"{options.token} is a {class_word}", photos, columns, rows, f"same seed in each row; guidance scale {options.cfg:g}; base model: {base}"
+        )
         out = BASE / "output" / "kindred" / f"{options.name}.png"
         out.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(out)
         print(f"\nkindred: done in {time.monotonic() - started:.0f} s")
-        for what, path in (("comparison", out), ("LoRA", BASE / "models" / "loras" / "kindred" / f"{options.name}.safetensors"), ("token", BASE / "models" / "embeddings" / f"{options.name}.safetensors")):
+        for what, path in (
+            ("comparison", out),
+            ("LoRA", BASE / "models" / "loras" / "kindred" / f"{options.name}.safetensors"),
+            ("token", BASE / "models" / "embeddings" / f"{options.name}.safetensors"),
+        ):
             print(f"  {what:<11} {path}")
         return stay(server, checkpoint) if options.serve else 0
 

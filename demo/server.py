@@ -77,13 +77,28 @@ class ComfyServer:
     def start(self, timeout: float = 180.0) -> None:
         """Start the server and wait until it answers. RuntimeError with the log's end when it does not."""
         self.base.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-u", str(self.comfyui / "main.py"), "--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(self.base),
-                   "--database-url", f"sqlite:///{self.base / 'comfyui.db'}", "--disable-api-nodes", *self.arguments]
+        command = [
+            sys.executable,
+            "-u",
+            str(self.comfyui / "main.py"),
+            "--listen",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--base-directory",
+            str(self.base),
+            "--database-url",
+            f"sqlite:///{self.base / 'comfyui.db'}",
+            "--disable-api-nodes",
+            *self.arguments,
+        ]
         # Passive: threads that wait for work sleep. On a busy machine the default, spinning, makes a step take ten times as long.
         environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONIOENCODING": "utf-8"}
         with self.log.open("wb") as log:
             # A group of its own: Ctrl-C reaches only us, and we end the server in order.
-            self.process = subprocess.Popen(command, cwd=self.comfyui, env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=os.name == "posix")
+            self.process = subprocess.Popen(
+                command, cwd=self.comfyui, env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=os.name == "posix"
+            )
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
@@ -190,7 +205,9 @@ class ComfyServer:
     def _collect(self, result: Result, outputs: dict) -> Result:
         for node_id, output in outputs.items():
             result.ui[node_id] = output
-            result.images[node_id] = [self.get("/view", filename=image["filename"], subfolder=image["subfolder"], type=image["type"]) for image in output.get("images", [])]
+            result.images[node_id] = [
+                self.get("/view", filename=image["filename"], subfolder=image["subfolder"], type=image["type"]) for image in output.get("images", [])
+            ]
         return result
 
 

@@ -34,7 +34,11 @@ def to_prompt(workflow: dict, object_info: dict) -> dict:
                 if source in left_out:
                     raise ValueError(f"Node {node['id']} ({node['type']}) is connected to node {source}, which is left out.")
                 inputs[slot["name"]] = [source, output]
-        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs, "_meta": {"title": node.get("title") or object_info[node["type"]]["display_name"]}}
+        prompt[str(node["id"])] = {
+            "class_type": node["type"],
+            "inputs": inputs,
+            "_meta": {"title": node.get("title") or object_info[node["type"]]["display_name"]},
+        }
     return prompt
 
 

@@ -1,8 +1,8 @@
 """A saved concept: a LoRA file that core's loader takes, one embedding file for each token, and in the LoRA's metadata how they belong together.
 
-    models/loras/kindred/NAME.safetensors        the differences, under core's LORA_MODEL names
-    models/embeddings/NAME.safetensors           the token (core: `embedding:NAME`)
-    models/embeddings/NAME-v2.safetensors        the second concept's token, where there are several
+models/loras/kindred/NAME.safetensors        the differences, under core's LORA_MODEL names
+models/embeddings/NAME.safetensors           the token (core: `embedding:NAME`)
+models/embeddings/NAME-v2.safetensors        the second concept's token, where there are several
 """
 
 from __future__ import annotations
@@ -28,8 +28,17 @@ class SavedConcept:
     embeddings: list[Path]
 
 
-def save(lora: dict[str, torch.Tensor], tokens: list[LearnedToken], name: str, lora_folder: Path, embedding_folder: Path, *,
-         dtype: torch.dtype = torch.float16, overwrite: bool = False, metadata: dict[str, str] | None = None) -> SavedConcept:
+def save(
+    lora: dict[str, torch.Tensor],
+    tokens: list[LearnedToken],
+    name: str,
+    lora_folder: Path,
+    embedding_folder: Path,
+    *,
+    dtype: torch.dtype = torch.float16,
+    overwrite: bool = False,
+    metadata: dict[str, str] | None = None,
+) -> SavedConcept:
     """Write a concept under `name`; without `overwrite` a number is added to a name that is taken (`dog` -> `dog_2`).
 
     The embeddings are written first and the LoRA, which refers to them, last: a crash in between leaves no concept that cannot be
@@ -70,7 +79,9 @@ def load(path: Path, widths: dict[str, int], find_embedding: Callable[[str], Pat
         names.check_file_name(file, "embedding's file name")  # it comes from a file that anybody may have made
         place = find_embedding(file)
         if place is None:
-            raise ValueError(f"The concept {path.stem!r} needs the embedding {file!r} for its token {text!r}, which is in none of the embeddings folders. Put it back beside the others.")
+            raise ValueError(
+                f"The concept {path.stem!r} needs the embedding {file!r} for its token {text!r}, which is in none of the embeddings folders. Put it back beside the others."
+            )
         found = token_file.load(place, widths, text)
         tokens.append(LearnedToken(text, class_word, found.vectors, found.metadata))
     return lora, tokens

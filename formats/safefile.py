@@ -68,10 +68,10 @@ def _write_bytes(path: Path, data: bytes) -> None:
 def _canonical(content: bytes) -> bytes:
     """The same file with its metadata in sorted order: the library writes them in the order of a hash map, anew in each process."""
     (length,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8:8 + length])
+    header = json.loads(content[8 : 8 + length])
     metadata = header.pop("__metadata__", None)
     if metadata:
         header = {"__metadata__": dict(sorted(metadata.items())), **header}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the format wants the data aligned to 8 bytes
-    return struct.pack("<Q", len(text)) + text + content[8 + length:]
+    return struct.pack("<Q", len(text)) + text + content[8 + length :]

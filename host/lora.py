@@ -20,7 +20,13 @@ def apply_lora(model, clip, state: dict[str, torch.Tensor], strength: float = 1.
         known = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, known)
     matched = comfy.lora.load_lora(comfy.lora_convert.convert_lora(dict(state)), known, log_missing=False)
     shapes = {**{key: value.shape for key, value in model.model.state_dict().items()}}
-    wrong = [key for key, patch in matched.items() if isinstance(patch, tuple) and patch[0] == "diff" and isinstance(key, str) and key in shapes and patch[1][0].shape != shapes[key]]
+    wrong = [
+        key
+        for key, patch in matched.items()
+        if isinstance(patch, tuple) and patch[0] == "diff" and isinstance(key, str) and key in shapes and patch[1][0].shape != shapes[key]
+    ]
     if not matched or len(wrong) == len(matched):
-        raise ValueError(f"None of the file's {len(state)} weights fits this model ({type(model.model).__name__}): it was learned on another architecture. Load the kind of checkpoint that it was trained on.")
+        raise ValueError(
+            f"None of the file's {len(state)} weights fits this model ({type(model.model).__name__}): it was learned on another architecture. Load the kind of checkpoint that it was trained on."
+        )
     return comfy.sd.load_lora_for_models(model, clip, state, strength, strength)

@@ -56,7 +56,9 @@ def photo_folder(name: str) -> Path:
     if place == root or not place.is_relative_to(root):
         raise ValueError(f"The folder {name!r} is not inside ComfyUI's input folder. Put the photos into a folder there and choose it.")
     if not place.is_dir():
-        raise ValueError(f"There is no folder {name!r} in ComfyUI's input folder ({root}). Make it, put three to six photos in, and press R to refresh the list.")
+        raise ValueError(
+            f"There is no folder {name!r} in ComfyUI's input folder ({root}). Make it, put three to six photos in, and press R to refresh the list."
+        )
     return place
 
 

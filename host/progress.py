@@ -37,7 +37,9 @@ class TrainingProgress:
         self._text(f"step {step}/{self.steps}   loss {measures['loss']:.4f}" + (f"   {_clock(left)} left" if left is not None else ""))
         server = PromptServer.instance
         if server.client_id is not None:  # only to whoever queued this run
-            server.send_sync(EVENT, {"node": self.node_id, "prompt_id": server.last_prompt_id, "steps": self.steps, "seconds_left": left, **measures}, server.client_id)
+            server.send_sync(
+                EVENT, {"node": self.node_id, "prompt_id": server.last_prompt_id, "steps": self.steps, "seconds_left": left, **measures}, server.client_id
+            )
 
     def _text(self, line: str) -> None:
         server = PromptServer.instance
@@ -47,4 +49,6 @@ class TrainingProgress:
 
 def _clock(seconds: float) -> str:
     seconds = round(seconds)
-    return f"{seconds} s" if seconds < 60 else f"{seconds // 60}:{seconds % 60:02d} min" if seconds < 3600 else f"{seconds // 3600}:{seconds % 3600 // 60:02d} h"
+    return (
+        f"{seconds} s" if seconds < 60 else f"{seconds // 60}:{seconds % 60:02d} min" if seconds < 3600 else f"{seconds // 3600}:{seconds % 3600 // 60:02d} h"
+    )

@@ -48,10 +48,20 @@ def supported_family(patcher) -> str:
     name = type(patcher.model).__name__
     kind = patcher.model.model_type.name
     if not isinstance(patcher.model.diffusion_model, UNetModel) or kind not in ("EPS", "V_PREDICTION"):
-        raise ValueError(f"Train Concept cannot train this model ({name}, prediction {kind}). Supported are Stable Diffusion 1.x, 2.x and SDXL (U-Net, eps or v prediction).")
+        raise ValueError(
+            f"Train Concept cannot train this model ({name}, prediction {kind}). Supported are Stable Diffusion 1.x, 2.x and SDXL (U-Net, eps or v prediction)."
+        )
     if patcher.model.concat_keys:
-        raise ValueError("This is an inpainting model, which expects a masked picture beside the noise. Train on the ordinary model of the same family; the result works on both.")
-    return "SDXL" if isinstance(patcher.model, comfy.model_base.SDXL) else "SD 2.x" if patcher.model.model_config.unet_config.get("context_dim") == 1024 else "SD 1.x"
+        raise ValueError(
+            "This is an inpainting model, which expects a masked picture beside the noise. Train on the ordinary model of the same family; the result works on both."
+        )
+    return (
+        "SDXL"
+        if isinstance(patcher.model, comfy.model_base.SDXL)
+        else "SD 2.x"
+        if patcher.model.model_config.unet_config.get("context_dim") == 1024
+        else "SD 1.x"
+    )
 
 
 class TrainableDenoiser:
@@ -139,7 +149,9 @@ class TrainableText:
             end = part.special_tokens["end"]
             length = next(index for index, token in enumerate(tokens) if isinstance(token, int) and token == end) + 1
             if length == len(tokens) and len(sections) > 1:
-                raise ValueError(f"The prompt {prompt[:60]!r}... is longer than one chunk of the text encoder {key}; the Semantic Preservation Loss needs a short one.")
+                raise ValueError(
+                    f"The prompt {prompt[:60]!r}... is longer than one chunk of the text encoder {key}; the Semantic Preservation Loss needs a short one."
+                )
             embedded = part.process_tokens([tokens], self.device)[0][:, :length]
             features.append(_causal_feature(part.transformer.text_model, embedded))
         return features
@@ -150,7 +162,9 @@ class TrainableText:
         for name in clip.tokenize(""):
             part = text.part_of_model(self.model, clip, keys[name])
             if not hasattr(part.transformer, "text_model"):
-                raise ValueError(f"The text encoder {keys[name]} is no CLIP: the Semantic Preservation Loss is defined on CLIP's end-of-text feature. Set spl_weight to 0 for this model.")
+                raise ValueError(
+                    f"The text encoder {keys[name]} is no CLIP: the Semantic Preservation Loss is defined on CLIP's end-of-text feature. Set spl_weight to 0 for this model."
+                )
             parts.append((keys[name], part))
         return parts
 

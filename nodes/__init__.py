@@ -1,7 +1,6 @@
 """The graph's face of Kindred: each module holds the nodes of one room and ends with their list `NODES`."""
 
 from importlib import import_module
-from importlib.util import find_spec
 
 from comfy_api.latest import io
 
@@ -10,4 +9,4 @@ MODULES = ("concept", "training", "files", "embedding", "guidance", "evaluation"
 
 def all_nodes() -> list[type[io.ComfyNode]]:
     """Every node class of the pack, in the order of a user's way: learn, keep, say, draw, measure."""
-    return [node for name in MODULES if find_spec(f".{name}", __name__) for node in import_module(f".{name}", __name__).NODES]
+    return [node for name in MODULES for node in import_module(f".{name}", __name__).NODES]

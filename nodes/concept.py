@@ -17,10 +17,18 @@ class KindredPhotos(io.ComfyNode):
             category=CATEGORY,
             description="All photos of a folder inside ComfyUI's input folder, in the order of their names: turned as the camera says, transparency as masks, text files of the same name as captions.",
             search_aliases=["load images", "image folder", "dataset", "batch load"],
-            inputs=[io.Combo.Input("folder", options=paths.photo_folders(), tooltip="A folder inside ComfyUI's input folder with three to six photos of the subject. Press R to refresh the list.")],
+            inputs=[
+                io.Combo.Input(
+                    "folder",
+                    options=paths.photo_folders(),
+                    tooltip="A folder inside ComfyUI's input folder with three to six photos of the subject. Press R to refresh the list.",
+                )
+            ],
             outputs=[
                 io.Image.Output("images", display_name="images", is_output_list=True, tooltip="One picture each; their sizes may differ."),
-                io.Mask.Output("masks", display_name="masks", is_output_list=True, tooltip="Each picture's opacity: white everywhere for photos without transparency."),
+                io.Mask.Output(
+                    "masks", display_name="masks", is_output_list=True, tooltip="Each picture's opacity: white everywhere for photos without transparency."
+                ),
                 io.String.Output("captions", display_name="captions", is_output_list=True, tooltip="From NAME.txt beside NAME.jpg; empty without one."),
             ],
         )
@@ -58,28 +66,84 @@ class KindredConcept(io.ComfyNode):
             search_aliases=["dreambooth", "subject", "textual inversion", "custom diffusion", "instance images"],
             is_input_list=True,
             inputs=[
-                io.Image.Input("images", tooltip="Photos of the subject, as a batch or as a list; their sizes may differ. Each is cut square at its middle. Transparency becomes a mask."),
-                io.String.Input("token", default="<v1>", tooltip="How prompts will name the subject. Choose something no prompt uses otherwise; brackets help."),
-                io.String.Input("class_word", default="dog", tooltip="The kind of the subject in one word or two: dog, teapot, toy. It is what the subject must not forget."),
-                io.Mask.Input("masks", optional=True, tooltip="One mask for each image: only the white part is learned. Useful where the background is always the same."),
-                io.String.Input("captions", optional=True, multiline=True, default="", tooltip="One line for each image, or nothing. {token} and {class} are filled in; a line that does not name the token gets the instance prompt in front; an empty line means the instance prompt."),
-                io.String.Input("instance_prompt", optional=True, default="a photo of a {token} {class}", advanced=True, tooltip="The training prompt of images without a caption, and the prompt whose meaning the Semantic Preservation Loss keeps."),
-                io.String.Input("class_prompt", optional=True, default="a photo of a {class}", advanced=True, tooltip="The same prompt without the token: the meaning that is kept, and the prompt of the prior images."),
-                io.String.Input("initializer", optional=True, default="ktn", advanced=True, tooltip="The word whose embedding the token starts from. A rare one (the papers' choice) leaves everything to be learned; the class word starts nearer to the kind."),
-                io.Image.Input("prior_images", optional=True, tooltip="Ordinary pictures of the class for prior preservation (prior_weight in Train Concept). Not needed with the Semantic Preservation Loss, but both go together."),
+                io.Image.Input(
+                    "images",
+                    tooltip="Photos of the subject, as a batch or as a list; their sizes may differ. Each is cut square at its middle. Transparency becomes a mask.",
+                ),
+                io.String.Input(
+                    "token", default="<v1>", tooltip="How prompts will name the subject. Choose something no prompt uses otherwise; brackets help."
+                ),
+                io.String.Input(
+                    "class_word", default="dog", tooltip="The kind of the subject in one word or two: dog, teapot, toy. It is what the subject must not forget."
+                ),
+                io.Mask.Input(
+                    "masks", optional=True, tooltip="One mask for each image: only the white part is learned. Useful where the background is always the same."
+                ),
+                io.String.Input(
+                    "captions",
+                    optional=True,
+                    multiline=True,
+                    default="",
+                    tooltip="One line for each image, or nothing. {token} and {class} are filled in; a line that does not name the token gets the instance prompt in front; an empty line means the instance prompt.",
+                ),
+                io.String.Input(
+                    "instance_prompt",
+                    optional=True,
+                    default="a photo of a {token} {class}",
+                    advanced=True,
+                    tooltip="The training prompt of images without a caption, and the prompt whose meaning the Semantic Preservation Loss keeps.",
+                ),
+                io.String.Input(
+                    "class_prompt",
+                    optional=True,
+                    default="a photo of a {class}",
+                    advanced=True,
+                    tooltip="The same prompt without the token: the meaning that is kept, and the prompt of the prior images.",
+                ),
+                io.String.Input(
+                    "initializer",
+                    optional=True,
+                    default="ktn",
+                    advanced=True,
+                    tooltip="The word whose embedding the token starts from. A rare one (the papers' choice) leaves everything to be learned; the class word starts nearer to the kind.",
+                ),
+                io.Image.Input(
+                    "prior_images",
+                    optional=True,
+                    tooltip="Ordinary pictures of the class for prior preservation (prior_weight in Train Concept). Not needed with the Semantic Preservation Loss, but both go together.",
+                ),
             ],
             outputs=[ConceptType.Output("concept", display_name="concept")],
         )
 
     @classmethod
-    def execute(cls, images, token, class_word, masks=(), captions=("",), instance_prompt=("a photo of a {token} {class}",), class_prompt=("a photo of a {class}",),
-                initializer=("ktn",), prior_images=()) -> io.NodeOutput:
+    def execute(
+        cls,
+        images,
+        token,
+        class_word,
+        masks=(),
+        captions=("",),
+        instance_prompt=("a photo of a {token} {class}",),
+        class_prompt=("a photo of a {class}",),
+        initializer=("ktn",),
+        prior_images=(),
+    ) -> io.NodeOutput:
         from ..training.concept import make_concept
 
-        return io.NodeOutput(make_concept(
-            images, token[0], class_word[0], masks=masks or (), captions=captions[0] if len(captions) == 1 else list(captions), instance_prompt=instance_prompt[0],
-            class_prompt=class_prompt[0], initializer=initializer[0], prior_images=prior_images or (),
-        ))
+        return io.NodeOutput(
+            make_concept(
+                images,
+                token[0],
+                class_word[0],
+                masks=masks or (),
+                captions=captions[0] if len(captions) == 1 else list(captions),
+                instance_prompt=instance_prompt[0],
+                class_prompt=class_prompt[0],
+                initializer=initializer[0],
+                prior_images=prior_images or (),
+            )
+        )
 
 
 NODES = [KindredPhotos, KindredConcept]

@@ -20,8 +20,19 @@ class KindredSave(io.ComfyNode):
                 LoraModelType.Input("lora", tooltip="From Train Concept (or another trainer)."),
                 TokensType.Input("tokens", tooltip="From Train Concept."),
                 io.String.Input("name", default="my_concept", tooltip="The files' name. Prompts on other machines will say embedding:NAME."),
-                io.Boolean.Input("overwrite", default=False, tooltip="Off: a name that is taken gets a number, so nothing is ever lost. On: the older files of that name are replaced."),
-                io.Combo.Input("dtype", options=["float16", "bfloat16", "float32"], default="float16", optional=True, advanced=True, tooltip="Of the LoRA's weights. float16 halves the file; float32 keeps every bit. Tokens are always float32."),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    tooltip="Off: a name that is taken gets a number, so nothing is ever lost. On: the older files of that name are replaced.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=["float16", "bfloat16", "float32"],
+                    default="float16",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Of the LoRA's weights. float16 halves the file; float32 keeps every bit. Tokens are always float32.",
+                ),
             ],
             outputs=[],
         )
@@ -34,8 +45,14 @@ class KindredSave(io.ComfyNode):
         from ..host import paths
 
         settings = {f"kindred.{key}": value for token in tokens[:1] for key, value in token.metadata.items()}  # the same for all of a run
-        saved = concept_file.save(lora, tokens, name, paths.lora_folder(), paths.embedding_folder(), dtype=getattr(torch, dtype), overwrite=overwrite, metadata=settings)
-        lines = [f"Load Concept: {saved.lora.stem}", f"LoRA: {paths.SUBFOLDER}/{saved.lora.name}", *(f"{token.text} = embedding:{path.stem}" for token, path in zip(tokens, saved.embeddings, strict=True))]
+        saved = concept_file.save(
+            lora, tokens, name, paths.lora_folder(), paths.embedding_folder(), dtype=getattr(torch, dtype), overwrite=overwrite, metadata=settings
+        )
+        lines = [
+            f"Load Concept: {saved.lora.stem}",
+            f"LoRA: {paths.SUBFOLDER}/{saved.lora.name}",
+            *(f"{token.text} = embedding:{path.stem}" for token, path in zip(tokens, saved.embeddings, strict=True)),
+        ]
         return io.NodeOutput(ui=ui.PreviewText("\n".join(lines)))
 
 
@@ -54,7 +71,9 @@ class KindredLoad(io.ComfyNode):
                 io.Model.Input("model", tooltip="The kind of model that the concept was learned on."),
                 io.Clip.Input("clip", tooltip="Its text encoder. Prompts on the output may name the tokens as they were written, for example <v1>."),
                 io.Combo.Input("name", options=paths.saved_concepts(), tooltip="A concept written by Save Concept. Press R to refresh the list."),
-                io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.01, tooltip="Of what was learned on the model. The tokens are not changed by it."),
+                io.Float.Input(
+                    "strength", default=1.0, min=-10.0, max=10.0, step=0.01, tooltip="Of what was learned on the model. The tokens are not changed by it."
+                ),
             ],
             outputs=[
                 io.Model.Output("model_out", display_name="model"),
@@ -75,8 +94,7 @@ class KindredLoad(io.ComfyNode):
         from ..host import paths, text
         from ..host.lora import apply_lora
 
-        widths = {key: part.embedding_size for key, part in text.encoder_tokenizers(clip).items()}
-        lora, tokens = concept_file.load(paths.find_concept(name), widths, paths.find_embedding)
+        lora, tokens = concept_file.load(paths.find_concept(name), text.embedding_widths(clip), paths.find_embedding)
         tuned, tuned_clip = apply_lora(model, clip, lora, strength)
         return io.NodeOutput(tuned, text.carry_tokens(tuned_clip, tokens) if tokens else tuned_clip, tokens)
 

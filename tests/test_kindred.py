@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from kindred_testing import COMFYUI, ROOT
@@ -21,13 +22,16 @@ def door():
     return module
 
 
-@pytest.mark.parametrize("output, words", [
-    ("OSError: [Errno 28] No space left on device", "disk is full"),
-    ("NewConnectionError('...: Failed to establish a new connection')", "cannot be reached"),
-    ("ProxyError('Cannot connect to proxy.')", "HTTPS_PROXY"),
-    ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE", "another file"),
-    ("a\nERROR: something new\n", "pip said: ERROR: something new."),
-])
+@pytest.mark.parametrize(
+    "output, words",
+    [
+        ("OSError: [Errno 28] No space left on device", "disk is full"),
+        ("NewConnectionError('...: Failed to establish a new connection')", "cannot be reached"),
+        ("ProxyError('Cannot connect to proxy.')", "HTTPS_PROXY"),
+        ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE", "another file"),
+        ("a\nERROR: something new\n", "pip said: ERROR: something new."),
+    ],
+)
 def test_a_failed_step_is_said_in_a_sentence(door, output, words):
     assert words in door.reason(output)
 
@@ -50,8 +54,12 @@ def test_no_network_is_one_sentence(tmp_path):
     for name in ("kindred.py", "requirements.txt", "demo/requirements.txt", "tests/requirements.txt"):
         (place / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, place / name)
-    environment = {**{key: value for key, value in os.environ.items() if not key.startswith("PIP_") and key not in ("COMFYUI_PATH", "HTTPS_PROXY", "https_proxy")},
-                   "PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("PIP_") and key not in ("COMFYUI_PATH", "HTTPS_PROXY", "https_proxy")},
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+        "PIP_RETRIES": "0",
+    }
     run = subprocess.run([sys.executable, str(place / "kindred.py"), "demo"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 1
     assert "could not fetch ComfyUI" in run.stderr and "Traceback" not in run.stderr, run.stderr
@@ -68,7 +76,15 @@ def demo(place, *arguments):
         (place / "demo").unlink()
         shutil.copytree(ROOT / "demo", place / "demo", ignore=shutil.ignore_patterns("base", "__pycache__"))
     environment = {**os.environ, "COMFYUI_PATH": str(COMFYUI), "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen([sys.executable, str(place / "demo" / "run.py"), "demo", "--cpu", *arguments], cwd="/", env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, str(place / "demo" / "run.py"), "demo", "--cpu", *arguments],
+        cwd="/",
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +95,10 @@ def place(tmp_path_factory):
 def servers(place) -> list[str]:
     """Command lines of processes that run in the demo's base directory."""
     found = []
-    for process in os.listdir("/proc"):
-        if process.isdigit():
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
             try:
-                with open(f"/proc/{process}/cmdline", "rb") as file:  # noqa: PTH123
-                    line = file.read().replace(b"\0", b" ").decode()
+                line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
             if "main.py" in line and str(place) in line:
@@ -97,10 +112,14 @@ def test_the_demo_ends_with_a_picture_and_files(place, dog_photos):
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     assert "3/3   loss" in output and "left" in output
-    paths = {line.split()[0]: line.split(maxsplit=1)[1] for line in output.splitlines() if line.startswith("  ") and line.strip().startswith(("comparison", "LoRA", "token "))}
+    paths = {
+        line.split()[0]: line.split(maxsplit=1)[1]
+        for line in output.splitlines()
+        if line.startswith("  ") and line.strip().startswith(("comparison", "LoRA", "token "))
+    }
     with Image.open(paths["comparison"]) as sheet:
         assert sheet.width > 900 and sheet.height > 450
-    assert all(os.path.getsize(paths[name]) > 1000 for name in ("LoRA", "token"))  # noqa: PTH202
+    assert all(Path(paths[name]).stat().st_size > 1000 for name in ("LoRA", "token"))
     assert not servers(place)
 
 
@@ -119,12 +138,15 @@ def test_ctrl_c_ends_the_demo_with_nothing_left_behind(place):
     assert not servers(place)
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--checkpoint", "/nowhere.safetensors"], "There is no checkpoint"),
-    (["--photos", "/nowhere", "--class-word", "dog"], "There is no folder"),
-    (["--photos", "/"], "needs --class-word"),
-    (["--subject", "nobody"], "There is no drawn subject 'nobody'"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--checkpoint", "/nowhere.safetensors"], "There is no checkpoint"),
+        (["--photos", "/nowhere", "--class-word", "dog"], "There is no folder"),
+        (["--photos", "/"], "needs --class-word"),
+        (["--subject", "nobody"], "There is no drawn subject 'nobody'"),
+    ],
+)
 def test_the_demo_says_what_is_wrong(place, arguments, words):
     process = demo(place, *arguments)
     output, _ = process.communicate(timeout=120)

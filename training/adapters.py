@@ -46,8 +46,12 @@ class TokenVectors:
         self.concepts = concepts
         self.parameters: dict[tuple[str, str], torch.nn.Parameter] = {}
         for concept in concepts:
+            taken = text.clash(clip, concept.token)
+            if taken:
+                raise ValueError(
+                    f"The token {concept.token!r} is {taken} already, so prompts with it would change their meaning. Choose one that no prompt uses, for example '<v1>'."
+                )
             for key in text.encoder_tokenizers(clip):
-                _refuse_word(clip, key, concept.token)
                 start = _initial_vectors(clip, key, concept, vectors)
                 self.parameters[concept.token, key] = torch.nn.Parameter(start.to(device))
 
@@ -64,15 +68,12 @@ class TokenVectors:
         return LearnedToken(concept.token, concept.class_word, vectors, dict(metadata or {}))
 
 
-def _refuse_word(clip, key: str, token: str) -> None:
-    if len(text.word_ids(clip, key, token)) == 1:
-        raise ValueError(f"The token {token!r} is a word that the text encoder knows already, so every prompt with that word would change its meaning. Choose one that no prompt uses, for example '<v1>'.")
-
-
 def _initial_vectors(clip, key: str, concept: Concept, vectors: int) -> torch.Tensor:
     """[vectors, width] float32: the initializer's embedding; the mean of them where the initializer is several tokens."""
     ids = initializer_ids(clip, key, concept.initializer or concept.class_word)
     if len(ids) > 1:
-        log.info("Kindred: the initializer %r of %r is %d tokens in %s; the mean of their embeddings is used.", concept.initializer, concept.token, len(ids), key)
+        log.info(
+            "Kindred: the initializer %r of %r is %d tokens in %s; the mean of their embeddings is used.", concept.initializer, concept.token, len(ids), key
+        )
     embedding = text.input_embeddings(clip, key)
     return embedding[torch.tensor(ids, device=embedding.device)].float().mean(dim=0, keepdim=True).repeat(vectors, 1).clone()

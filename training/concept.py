@@ -37,8 +37,18 @@ class Concept:
     prior_images: tuple[torch.Tensor, ...] = field(default=())
 
 
-def make_concept(images, token: str, class_word: str, *, masks=(), captions: str | list[str] = "", instance_prompt="a photo of a {token} {class}",
-                 class_prompt="a photo of a {class}", initializer="ktn", prior_images=()) -> Concept:
+def make_concept(
+    images,
+    token: str,
+    class_word: str,
+    *,
+    masks=(),
+    captions: str | list[str] = "",
+    instance_prompt="a photo of a {token} {class}",
+    class_prompt="a photo of a {class}",
+    initializer="ktn",
+    prior_images=(),
+) -> Concept:
     """Check what the artist gave and put it into one `Concept`.
 
     images, prior_images  lists of batches [n, height, width, 3 or 4]; a fourth channel is alpha and becomes the mask
@@ -59,7 +69,9 @@ def make_concept(images, token: str, class_word: str, *, masks=(), captions: str
         raise ValueError(f"masks: {len(given)} given for {len(pictures)} images. Give one mask for each image, in the same order, or none.")
     for index, (mask, picture) in enumerate(zip(given, pictures, strict=False)):
         if mask.shape != picture.shape[:2]:
-            raise ValueError(f"masks: mask {index + 1} is {mask.shape[1]} x {mask.shape[0]}, its image is {picture.shape[1]} x {picture.shape[0]}. They must be of one size.")
+            raise ValueError(
+                f"masks: mask {index + 1} is {mask.shape[1]} x {mask.shape[0]}, its image is {picture.shape[1]} x {picture.shape[0]}. They must be of one size."
+            )
     if not given and any(alpha is not None for alpha in alphas):
         given = [alpha if alpha is not None else torch.ones(picture.shape[:2]) for alpha, picture in zip(alphas, pictures, strict=True)]
     for index, mask in enumerate(given):
@@ -71,11 +83,18 @@ def make_concept(images, token: str, class_word: str, *, masks=(), captions: str
         lines.pop()
     lines = [] if not any(line.strip() for line in lines) else [line.strip() for line in lines]
     if lines and len(lines) != len(pictures):
-        raise ValueError(f"captions: {len(lines)} given for {len(pictures)} images. Give one line for each image, in the same order (an empty line means the instance prompt), or none.")
+        raise ValueError(
+            f"captions: {len(lines)} given for {len(pictures)} images. Give one line for each image, in the same order (an empty line means the instance prompt), or none."
+        )
     return Concept(
-        images=tuple(pictures), token=token, class_word=class_word, masks=tuple(given) or None, initializer=initializer.strip(),
+        images=tuple(pictures),
+        token=token,
+        class_word=class_word,
+        masks=tuple(given) or None,
+        initializer=initializer.strip(),
         prompts=tuple(_caption(line, token, class_word, token_prompt) for line in lines) or (token_prompt,) * len(pictures),
-        token_prompt=token_prompt, class_prompt=_fill(class_prompt, token, class_word, "class_prompt"),
+        token_prompt=token_prompt,
+        class_prompt=_fill(class_prompt, token, class_word, "class_prompt"),
         prior_images=tuple(_pictures(prior_images, "prior_images")[0]),
     )
 
@@ -90,7 +109,9 @@ def _caption(line: str, token: str, class_word: str, token_prompt: str) -> str:
 def _fill(template: str, token: str, class_word: str, name: str, must_name_token: bool = False) -> str:
     text = template.replace("{token}", token).replace("{class}", class_word).strip()
     if must_name_token and token not in text:
-        raise ValueError(f"{name} is {template!r}, which does not name the token. Write {{token}} where {token!r} belongs, for example 'a photo of a {{token}} {{class}}'.")
+        raise ValueError(
+            f"{name} is {template!r}, which does not name the token. Write {{token}} where {token!r} belongs, for example 'a photo of a {{token}} {{class}}'."
+        )
     if not must_name_token and token in text:
         raise ValueError(f"{name} is {template!r}, which names the token {token!r}. It describes the class alone, for example 'a photo of a {{class}}'.")
     if not text:
@@ -105,7 +126,9 @@ def _pictures(batches, name: str) -> tuple[list[torch.Tensor], list[torch.Tensor
             raise ValueError(f"{name}: found a tensor of shape {list(batch.shape)}, expected pictures [count, height, width, 3].")
         for picture in batch:
             if min(picture.shape[:2]) < SMALLEST_SIDE:
-                raise ValueError(f"{name}: image {len(pictures) + 1} is {picture.shape[1]} x {picture.shape[0]} pixels; at least {SMALLEST_SIDE} x {SMALLEST_SIDE} are needed.")
+                raise ValueError(
+                    f"{name}: image {len(pictures) + 1} is {picture.shape[1]} x {picture.shape[0]} pixels; at least {SMALLEST_SIDE} x {SMALLEST_SIDE} are needed."
+                )
             if not torch.isfinite(picture).all():
                 raise ValueError(f"{name}: image {len(pictures) + 1} contains values that are no numbers.")
             channels = picture.shape[-1]

@@ -55,7 +55,9 @@ class Dataset:
                 pasted somewhere, else enlarged to 1.2..1.4 and cropped; prompt and mask say so
     """
 
-    def __init__(self, concepts: list[Concept], resolution: int, batch_size: int, steps: int, seed: int, augment: bool = True, flip: bool = True, latent_scale: int = 8):
+    def __init__(
+        self, concepts: list[Concept], resolution: int, batch_size: int, steps: int, seed: int, augment: bool = True, flip: bool = True, latent_scale: int = 8
+    ):
         self.concepts, self.resolution, self.batch_size, self.seed = concepts, resolution, batch_size, seed
         self.augment, self.flip, self.latent_scale = augment, flip, latent_scale
         self.with_prior = any(concept.prior_images for concept in concepts)
@@ -71,7 +73,7 @@ class Dataset:
         """Encode each view once. `to_latents` takes pixels [n, side, side, 3] in 0..1 and returns latents [n, c, h, w]."""
         views = [view for view in self.views if view not in self._latents]
         for start in range(0, len(views), batch_size):
-            chunk = views[start:start + batch_size]
+            chunk = views[start : start + batch_size]
             latents = to_latents(torch.stack([self.pixels(view) for view in chunk]))
             self._latents.update(zip(chunk, latents.float().cpu().clone(), strict=True))
             if progress:
@@ -81,8 +83,10 @@ class Dataset:
         planned = self._steps[step]
         latents = torch.stack([self._latents[view] for view, _ in planned])
         return Batch(
-            latents=latents, masks=torch.stack([self.mask(view, latents.shape[-2:]) for view, _ in planned]),
-            prompts=[prompt for _, prompt in planned], prior=torch.tensor([view.prior for view, _ in planned]),
+            latents=latents,
+            masks=torch.stack([self.mask(view, latents.shape[-2:]) for view, _ in planned]),
+            prompts=[prompt for _, prompt in planned],
+            prior=torch.tensor([view.prior for view, _ in planned]),
         )
 
     def pixels(self, view: View) -> torch.Tensor:
@@ -100,7 +104,7 @@ class Dataset:
             if any(end <= start for start, end in edges):  # too small to lose its rim: keep every cell that it covers
                 edges = [(start // cell, -(-(start + view.scale) // cell)) for start in (view.top, view.left)]
             mask.zero_()
-            mask[:, edges[0][0]:edges[0][1], edges[1][0]:edges[1][1]] = 1
+            mask[:, edges[0][0] : edges[0][1], edges[1][0] : edges[1][1]] = 1
         subject = None if view.prior else self.concepts[view.concept].masks
         if subject is not None:
             shown = functional.interpolate(self._place(subject[view.image][None], view, 0.0)[None], size=(height, width), mode="area")[0]
@@ -141,12 +145,14 @@ class Dataset:
         """[channels, h, w] -> [channels, side, side]."""
         side = min(picture.shape[-2:])
         top, left = (picture.shape[-2] - side) // 2, (picture.shape[-1] - side) // 2
-        square = picture[:, top:top + side, left:left + side]
+        square = picture[:, top : top + side, left : left + side]
         if view.flip:
             square = square.flip(-1)
-        scaled = functional.interpolate(square[None], size=(view.scale, view.scale), mode="bicubic" if picture.shape[0] == 3 else "bilinear", antialias=True, align_corners=False)[0]
+        scaled = functional.interpolate(
+            square[None], size=(view.scale, view.scale), mode="bicubic" if picture.shape[0] == 3 else "bilinear", antialias=True, align_corners=False
+        )[0]
         if view.scale > self.resolution:
-            return scaled[:, view.top:view.top + self.resolution, view.left:view.left + self.resolution]
+            return scaled[:, view.top : view.top + self.resolution, view.left : view.left + self.resolution]
         canvas = torch.full((picture.shape[0], self.resolution, self.resolution), empty)
-        canvas[:, view.top:view.top + view.scale, view.left:view.left + view.scale] = scaled
+        canvas[:, view.top : view.top + view.scale, view.left : view.left + view.scale] = scaled
         return canvas

@@ -27,7 +27,9 @@ def drift(token_features: list[Tensor], class_features: list[Tensor]) -> Tensor:
                     gradient to V*
     class_features  E("a photo of a dog") from the frozen encoders, likewise
     """
-    return torch.stack([1 - functional.cosine_similarity(own.float(), kind.float(), dim=-1) for own, kind in zip(token_features, class_features, strict=True)]).mean()
+    return torch.stack(
+        [1 - functional.cosine_similarity(own.float(), kind.float(), dim=-1) for own, kind in zip(token_features, class_features, strict=True)]
+    ).mean()
 
 
 def semantic_preservation(drifts: list[Tensor]) -> Tensor:

@@ -47,7 +47,16 @@ class TrainSettings:
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{field.name} is {value}; expected a number.")
-        for name, least in {"steps": 1, "batch_size": 1, "seed": 0, "spl_weight": 0, "prior_weight": 0, "weight_decay": 0, "token_learning_rate": 0, "clip_norm": 0}.items():
+        for name, least in {
+            "steps": 1,
+            "batch_size": 1,
+            "seed": 0,
+            "spl_weight": 0,
+            "prior_weight": 0,
+            "weight_decay": 0,
+            "token_learning_rate": 0,
+            "clip_norm": 0,
+        }.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; at least {least} is expected.")
         if self.learning_rate <= 0:
@@ -80,8 +89,15 @@ class Trained:
     history: list[Step]
 
 
-def train(model, clip, vae, concepts: list[Concept], settings: TrainSettings, on_step: Callable[[Step], None] | None = None,
-          on_encode: Callable[[int, int], None] | None = None) -> Trained:
+def train(
+    model,
+    clip,
+    vae,
+    concepts: list[Concept],
+    settings: TrainSettings,
+    on_step: Callable[[Step], None] | None = None,
+    on_encode: Callable[[int, int], None] | None = None,
+) -> Trained:
     """Learn `concepts` on `model` and `clip` (the host's MODEL, CLIP, VAE), which stay as they are, bit for bit.
 
     Trained are attn2's K and V and one vector for each concept and text encoder, on L = L_recon + spl_weight * L_sp (ClassDiffusion,
@@ -128,10 +144,13 @@ class Run:
         self.weights = WeightDifference(self.denoiser.network)
         self.vectors = TokenVectors(self.clip, self.concepts, self.denoiser.device)
         self.carrying = text.carry_tokens(self.clip, self.vectors.carried())
-        self.optimizer = torch.optim.AdamW([
-            {"params": list(self.weights.parameters.values()), "lr": settings.learning_rate},
-            {"params": list(self.vectors.parameters.values()), "lr": settings.token_learning_rate or settings.learning_rate},
-        ], weight_decay=settings.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": list(self.weights.parameters.values()), "lr": settings.learning_rate},
+                {"params": list(self.vectors.parameters.values()), "lr": settings.token_learning_rate or settings.learning_rate},
+            ],
+            weight_decay=settings.weight_decay,
+        )
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         precision = settings.precision
         device = self.denoiser.device.type
@@ -156,17 +175,28 @@ class Run:
             spl = semantic_preservation(drifts) if drifts else torch.zeros(())
             loss = instance + settings.prior_weight * prior + settings.spl_weight * spl.to(instance.device)
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"The loss is {loss.item()} at step {step + 1}. Lower learning_rate (now {settings.learning_rate}), or train in precision 'fp32'.")
+            raise FloatingPointError(
+                f"The loss is {loss.item()} at step {step + 1}. Lower learning_rate (now {settings.learning_rate}), or train in precision 'fp32'."
+            )
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip_norm or math.inf)
         if not torch.isfinite(norm) and not self.scaler.is_enabled():  # with fp16 the scaler skips such a step and lowers its scale
-            raise FloatingPointError(f"The gradient is {norm.item()} at step {step + 1}. Lower learning_rate (now {settings.learning_rate}), or train in precision 'fp32'.")
+            raise FloatingPointError(
+                f"The gradient is {norm.item()} at step {step + 1}. Lower learning_rate (now {settings.learning_rate}), or train in precision 'fp32'."
+            )
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return Step(step + 1, loss.item(), instance.item(), prior.item(), spl.item(), norm.item(),
-                    {concept.token: value.item() for concept, value in zip(self.concepts, drifts, strict=False)})
+        return Step(
+            step + 1,
+            loss.item(),
+            instance.item(),
+            prior.item(),
+            spl.item(),
+            norm.item(),
+            {concept.token: value.item() for concept, value in zip(self.concepts, drifts, strict=False)},
+        )
 
     def _denoising_loss(self, batch: Batch, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(L_recon over the instance rows, the same over the prior rows or 0)."""
@@ -183,4 +213,6 @@ class Run:
 
     def _drifts(self) -> list[torch.Tensor]:
         """How far each concept's token prompt is from its class prompt now."""
-        return [drift(self.text.eos_features(self.carrying, concept.token_prompt), kind) for concept, kind in zip(self.concepts, self.class_features, strict=True)]
+        return [
+            drift(self.text.eos_features(self.carrying, concept.token_prompt), kind) for concept, kind in zip(self.concepts, self.class_features, strict=True)
+        ]

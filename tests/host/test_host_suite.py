@@ -10,7 +10,7 @@ import pytest
 from kindred_testing import COMFYUI, ROOT
 
 # Both runs import the host's node registry first; only one of them loads the pack into it, with every module that it has.
-PLUGIN = '''
+PLUGIN = """
 import asyncio, importlib, pathlib, pkgutil, sys
 
 def pytest_configure(config):
@@ -32,7 +32,7 @@ def pytest_configure(config):
             for module in pkgutil.iter_modules([str(place / room)]):
                 importlib.import_module(f"{name}.{room}.{module.name}")
         del server.PromptServer.instance
-'''
+"""
 
 
 @pytest.mark.slow
@@ -48,11 +48,19 @@ def test_the_hosts_unit_tests_do_not_notice_the_pack(tmp_path):
 
     def outcomes(name: str) -> dict[str, str]:
         report = tmp_path / f"{name}.xml"
-        run = subprocess.run([sys.executable, "-m", "pytest", "tests-unit", "-q", "-p", "kindred_host_suite", "-p", "no:cacheprovider", f"--junitxml={report}"],
-                             cwd=place, env={**os.environ, "PYTHONPATH": str(place)}, capture_output=True, text=True, timeout=1500)
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", "tests-unit", "-q", "-p", "kindred_host_suite", "-p", "no:cacheprovider", f"--junitxml={report}"],
+            cwd=place,
+            env={**os.environ, "PYTHONPATH": str(place)},
+            capture_output=True,
+            text=True,
+            timeout=1500,
+        )
         assert report.is_file(), run.stdout[-3000:] + run.stderr[-2000:]
-        return {f"{case.get('classname')}::{case.get('name')}": next((child.tag for child in case if child.tag in ("failure", "error", "skipped")), "passed")
-                for case in ElementTree.parse(report).iter("testcase")}
+        return {
+            f"{case.get('classname')}::{case.get('name')}": next((child.tag for child in case if child.tag in ("failure", "error", "skipped")), "passed")
+            for case in ElementTree.parse(report).iter("testcase")
+        }
 
     without = outcomes("without")
     (place / "custom_nodes" / "ComfyUI-Kindred").symlink_to(ROOT)

@@ -15,7 +15,17 @@ CHECKPOINT = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": Te
 
 
 def train_prompt(folder: str, name: str, **changes) -> dict:
-    settings = {"method": "kv + token", "spl_weight": 1.0, "prior_weight": 1.0, "steps": 3, "batch_size": 2, "learning_rate": 1e-3, "resolution": 64, "seed": 5, **changes}
+    settings = {
+        "method": "kv + token",
+        "spl_weight": 1.0,
+        "prior_weight": 1.0,
+        "steps": 3,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+        "resolution": 64,
+        "seed": 5,
+        **changes,
+    }
     return {
         "1": CHECKPOINT,
         "2": {"class_type": "KindredPhotos", "inputs": {"folder": folder}},
@@ -28,7 +38,18 @@ def train_prompt(folder: str, name: str, **changes) -> dict:
 def draw(model: list, clip: list, text: str, sampler: dict | None = None) -> dict:
     """Nodes 20... that sample with `model` and `clip` and save the picture in node 24."""
     sampler = sampler or {"class_type": "KSampler", "inputs": {}}
-    common = {"seed": 3, "steps": 3, "cfg": 6.0, "sampler_name": "euler", "scheduler": "normal", "positive": ["20", 0], "negative": ["21", 0], "latent_image": ["22", 0], "denoise": 1.0, "model": model}
+    common = {
+        "seed": 3,
+        "steps": 3,
+        "cfg": 6.0,
+        "sampler_name": "euler",
+        "scheduler": "normal",
+        "positive": ["20", 0],
+        "negative": ["21", 0],
+        "latent_image": ["22", 0],
+        "denoise": 1.0,
+        "model": model,
+    }
     return {
         "20": {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": text}},
         "21": {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": ""}},
@@ -71,9 +92,19 @@ def test_training_tells_its_steps_and_writes_standard_files(server, trained):
 
 
 def test_stock_loaders_give_the_very_picture_of_load_concept(server, trained):
-    ours = {"1": CHECKPOINT, "2": {"class_type": "KindredLoad", "inputs": {"model": ["1", 0], "clip": ["1", 1], "name": "first", "strength": 1.0}}, **draw(["2", 0], ["2", 1], "a photo of a <v1> dog on the beach")}
-    stock = {"1": CHECKPOINT, "2": {"class_type": "LoraLoader", "inputs": {"model": ["1", 0], "clip": ["1", 1], "lora_name": "kindred/first.safetensors", "strength_model": 1.0, "strength_clip": 1.0}},
-             **draw(["2", 0], ["2", 1], "a photo of a embedding:first dog on the beach")}
+    ours = {
+        "1": CHECKPOINT,
+        "2": {"class_type": "KindredLoad", "inputs": {"model": ["1", 0], "clip": ["1", 1], "name": "first", "strength": 1.0}},
+        **draw(["2", 0], ["2", 1], "a photo of a <v1> dog on the beach"),
+    }
+    stock = {
+        "1": CHECKPOINT,
+        "2": {
+            "class_type": "LoraLoader",
+            "inputs": {"model": ["1", 0], "clip": ["1", 1], "lora_name": "kindred/first.safetensors", "strength_model": 1.0, "strength_clip": 1.0},
+        },
+        **draw(["2", 0], ["2", 1], "a photo of a embedding:first dog on the beach"),
+    }
     base = {"1": CHECKPOINT, **draw(["1", 0], ["1", 1], "a photo of a dog on the beach")}
     a, b, c = (picture(server.run(prompt)) for prompt in (ours, stock, base))
     assert np.array_equal(a, b)
@@ -84,12 +115,19 @@ def test_the_trained_outputs_draw_what_the_saved_files_draw(server, photos, trai
     prompt = train_prompt(photos, "first")
     del prompt["5"]
     direct = server.run({**prompt, **draw(["4", 0], ["4", 1], "a photo of a <v1> dog")})
-    loaded = server.run({"1": CHECKPOINT, "2": {"class_type": "KindredLoad", "inputs": {"model": ["1", 0], "clip": ["1", 1], "name": "first", "strength": 1.0}}, **draw(["2", 0], ["2", 1], "a photo of a <v1> dog")})
+    loaded = server.run(
+        {
+            "1": CHECKPOINT,
+            "2": {"class_type": "KindredLoad", "inputs": {"model": ["1", 0], "clip": ["1", 1], "name": "first", "strength": 1.0}},
+            **draw(["2", 0], ["2", 1], "a photo of a <v1> dog"),
+        }
+    )
     assert np.array_equal(picture(direct), picture(loaded))
 
 
 def test_what_changes_is_made_again_and_nothing_else(server, photos):
     """The executor's cache: a new omega trains nothing; another seed, setting or photo trains again."""
+
     def prompt(omega=0.6, folder=photos, **changes):
         guided = {"class_type": "KindredKSampler", "inputs": {"base_model": ["1", 0], "omega": omega}}
         nodes = train_prompt(folder, "cached", steps=1, **changes)
@@ -127,8 +165,8 @@ def test_two_trainers_in_one_graph_do_not_disturb_each_other(server, photos):
 
     def weights(data: bytes) -> bytes:  # the manifest names the files, which differ
         (length,) = struct.unpack("<Q", data[:8])
-        json.loads(data[8:8 + length])
-        return data[8 + length:]
+        json.loads(data[8 : 8 + length])
+        return data[8 + length :]
 
     for name, (lora, token) in zip(("both-a", "both-b"), expected, strict=True):
         assert weights((server.base / f"models/loras/kindred/{name}.safetensors").read_bytes()) == weights(lora)
@@ -148,12 +186,15 @@ def test_an_interrupt_through_the_server_ends_training_and_the_next_prompt_works
     assert picture(server.run({"1": CHECKPOINT, **draw(["1", 0], ["1", 1], "a photo of a dog, after")})).shape == (64, 64, 3)
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"3": {"token": "a b"}}, "token 'a b'"),
-    ({"3": {"instance_prompt": "a photo"}}, "does not name the token"),
-    ({"4": {"resolution": 100}}, "multiple of 8"),
-    ({"5": {"name": "a/../../evil"}}, "contains '/'"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"3": {"token": "a b"}}, "token 'a b'"),
+        ({"3": {"instance_prompt": "a photo"}}, "does not name the token"),
+        ({"4": {"resolution": 100}}, "multiple of 8"),
+        ({"5": {"name": "a/../../evil"}}, "contains '/'"),
+    ],
+)
 def test_errors_reach_the_artist_in_a_sentence(server, photos, change, words):
     prompt = train_prompt(photos, "errors", steps=1)
     for node, inputs in change.items():
@@ -169,10 +210,23 @@ def test_a_concept_of_another_architecture_is_refused(server, trained):
     safefile = pack("formats.safefile")
     folder = server.base / "models/loras/kindred"
     tensors, metadata = safefile.read(folder / "first.safetensors")
-    safefile.write({name.replace("input_blocks.1.1", "joint_blocks.7").replace("middle_block", "x").replace("output_blocks", "y"): torch.zeros_like(value) for name, value in tensors.items()}, folder / "foreign.safetensors", metadata)
+    safefile.write(
+        {
+            name.replace("input_blocks.1.1", "joint_blocks.7").replace("middle_block", "x").replace("output_blocks", "y"): torch.zeros_like(value)
+            for name, value in tensors.items()
+        },
+        folder / "foreign.safetensors",
+        metadata,
+    )
     server.get("/object_info/KindredLoad")
     with pytest.raises(PromptError, match="another architecture"):
-        server.run({"1": CHECKPOINT, "2": {"class_type": "KindredLoad", "inputs": {"model": ["1", 0], "clip": ["1", 1], "name": "foreign", "strength": 1.0}}, **draw(["2", 0], ["2", 1], "a <v1> dog")})
+        server.run(
+            {
+                "1": CHECKPOINT,
+                "2": {"class_type": "KindredLoad", "inputs": {"model": ["1", 0], "clip": ["1", 1], "name": "foreign", "strength": 1.0}},
+                **draw(["2", 0], ["2", 1], "a <v1> dog"),
+            }
+        )
 
 
 def test_the_pack_starts_fast_and_silently(server):
@@ -181,7 +235,7 @@ def test_the_pack_starts_fast_and_silently(server):
     line = next(line for line in log.splitlines() if "seconds" in line and line.rstrip().endswith("ComfyUI-Kindred"))
     assert "IMPORT FAILED" not in line
     assert float(line.split("seconds")[0].split()[-1].removesuffix("s")) <= 0.2, line
-    start = log[:log.index("To see the GUI")]
+    start = log[: log.index("To see the GUI")]
     assert not [line for line in start.splitlines() if ("ERROR" in line or "WARNING" in line or "Traceback" in line or "Exception" in line)], start
 
 

@@ -43,11 +43,11 @@ def test_a_small_picture_is_pasted_on_grey_and_a_large_one_cropped():
         pixels = data.pixels(view)
         assert pixels.shape == (128, 128, 3)
         value = (0.1, 0.4, 0.9)[view.image]
-        inside = pixels if view.scale >= 128 else pixels[view.top:view.top + view.scale, view.left:view.left + view.scale]
+        inside = pixels if view.scale >= 128 else pixels[view.top : view.top + view.scale, view.left : view.left + view.scale]
         assert torch.allclose(inside, torch.full_like(inside, value), atol=2e-3)
         if view.scale < 128:
             rest = pixels.clone()
-            rest[view.top:view.top + view.scale, view.left:view.left + view.scale] = 0.5
+            rest[view.top : view.top + view.scale, view.left : view.left + view.scale] = 0.5
             assert torch.equal(rest, torch.full_like(rest, 0.5))
 
 
@@ -57,7 +57,7 @@ def test_every_photo_comes_once_before_any_comes_again_and_concepts_alternate():
     order = [view for step in data._steps for view, _ in step]
     assert [view.concept for view in order] == [0, 1] * 12
     first = [view.image for view in order if view.concept == 0]
-    assert all(sorted(first[start:start + 3]) == [0, 1, 2] for start in range(0, 12, 3))
+    assert all(sorted(first[start : start + 3]) == [0, 1, 2] for start in range(0, 12, 3))
 
 
 def test_steps_do_not_depend_on_how_many_there_are():

@@ -16,7 +16,9 @@ def v_prediction_model():
     """Stable Diffusion 2.x: OpenCLIP-H's width, linear projections, v prediction."""
     from comfy import model_base, model_patcher, supported_models
 
-    config = supported_models.SD20({**guidance_models.FAMILIES["SD15", "tiny"], "context_dim": 1024, "use_linear_in_transformer": True, "num_heads": -1, "num_head_channels": 64})
+    config = supported_models.SD20(
+        {**guidance_models.FAMILIES["SD15", "tiny"], "context_dim": 1024, "use_linear_in_transformer": True, "num_heads": -1, "num_head_channels": 64}
+    )
     config.set_inference_dtype(torch.float32, None)
     with torch.inference_mode():
         module = model_base.BaseModel(config, model_type=model_base.ModelType.V_PREDICTION, device=torch.device("cpu"))
@@ -33,14 +35,16 @@ def sdxl_model():
     return guidance_models.random_model("SDXL")
 
 
-@pytest.mark.parametrize("make_model, make_text, encoders", [(sdxl_model, text_models.sdxl, ["clip_l", "clip_g"]), (v_prediction_model, text_models.sd2, ["clip_h"])])
+@pytest.mark.parametrize(
+    "make_model, make_text, encoders", [(sdxl_model, text_models.sdxl, ["clip_l", "clip_g"]), (v_prediction_model, text_models.sd2, ["clip_h"])]
+)
 def test_a_family_trains_and_predicts_as_the_host_does(make_model, make_text, encoders, concept):
     model, clip = make_model(), make_text()
     vae = load(sd15_checkpoint())[2]
     trainer, host = pack("training.trainer"), pack("host.training")
     with torch.inference_mode():
         result = trainer.train(model, clip, vae, [concept], trainer.TrainSettings(steps=3, resolution=64, learning_rate=1e-3))
-    token, = result.tokens
+    (token,) = result.tokens
     assert sorted(token.vectors) == sorted(encoders)
     for key in encoders:
         start = pack("host.text").input_embeddings(clip, key)[42170].float()
@@ -58,7 +62,15 @@ def test_a_family_trains_and_predicts_as_the_host_does(make_model, make_text, en
         sampling = model.model.model_sampling
         sigma = sampling.sigma(timestep).view(-1, 1, 1, 1)
         noisy = latents + noise * sigma
-        given = {"cross_attn": conditioning, "device": torch.device("cpu"), "noise": noise, "width": 64, "height": 64, "prompt_type": "positive", "pooled_output": pooled}
+        given = {
+            "cross_attn": conditioning,
+            "device": torch.device("cpu"),
+            "noise": noise,
+            "width": 64,
+            "height": 64,
+            "prompt_type": "positive",
+            "pooled_output": pooled,
+        }
         rows = {name: condition.process_cond(batch_size=2).cond for name, condition in model.model.extra_conds(**given).items()}
         with torch.inference_mode():
             denoised = model.model.apply_model(noisy, sigma.view(-1), **rows)
@@ -71,5 +83,5 @@ def test_a_family_that_cannot_be_trained_is_named(concept):
     model, clip = guidance_models.random_model("SD3"), text_models.sd15()
     vae = load(sd15_checkpoint())[2]
     trainer = pack("training.trainer")
-    with torch.inference_mode(), pytest.raises(ValueError, match="cannot train this model \\(SD3, prediction FLOW\\).*Supported are"):
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"cannot train this model \(SD3, prediction FLOW\).*Supported are"):
         trainer.train(model, clip, vae, [concept], trainer.TrainSettings(steps=1, resolution=64))

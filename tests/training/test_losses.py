@@ -40,7 +40,15 @@ def test_spl_and_its_gradient_equal_transformers():
         value = losses.semantic_preservation([losses.drift(own, kind)])
         value.backward()
 
-    config = CLIPTextConfig(vocab_size=49409, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, hidden_act="quick_gelu", max_position_embeddings=77)
+    config = CLIPTextConfig(
+        vocab_size=49409,
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        hidden_act="quick_gelu",
+        max_position_embeddings=77,
+    )
     reference = CLIPTextModel(config).double().eval()
     prefix = "cond_stage_model.transformer."
     state = {name.removeprefix(prefix): tensor.double() for name, tensor in load_file(path).items() if name.startswith(prefix)}

@@ -36,9 +36,17 @@ def test_transparency_becomes_the_mask(tmp_path):
     assert read(tmp_path / "whole.png").alpha is None
 
 
-@pytest.mark.parametrize("mode, value, expected", [
-    ("L", 128, 128 / 255), ("1", 1, 1.0), ("P", None, None), ("CMYK", (0, 0, 0, 0), 1.0), ("I;16", 40000, 40000 / 65535), ("LA", (128, 255), 128 / 255),
-])
+@pytest.mark.parametrize(
+    "mode, value, expected",
+    [
+        ("L", 128, 128 / 255),
+        ("1", 1, 1.0),
+        ("P", None, None),
+        ("CMYK", (0, 0, 0, 0), 1.0),
+        ("I;16", 40000, 40000 / 65535),
+        ("LA", (128, 255), 128 / 255),
+    ],
+)
 def test_every_colour_mode_becomes_rgb(tmp_path, mode, value, expected):
     image = Image.new("RGB", (20, 20), (10, 200, 30)).quantize() if mode == "P" else Image.new(mode, (20, 20), value)
     path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
@@ -88,20 +96,23 @@ def test_order_captions_and_empty_folders(tmp_path):
         photos.read_photos(tmp_path / "empty")
 
 
-@pytest.mark.parametrize("given, words", [
-    ({"images": [torch.rand(1, 8, 64, 3)]}, "64 x 8 pixels"),
-    ({"images": []}, "images is empty"),
-    ({"images": [torch.full((1, 64, 64, 3), float("nan"))]}, "no numbers"),
-    ({"captions": "one\ntwo"}, "2 given for 3 images"),
-    ({"masks": [torch.ones(2, 64, 64)]}, "2 given for 3 images"),
-    ({"masks": [torch.ones(3, 32, 64)]}, "64 x 32, its image is 64 x 64"),
-    ({"masks": [torch.zeros(3, 64, 64)]}, "mask 1 is empty"),
-    ({"class_word": " "}, "class_word is empty"),
-    ({"token": ""}, "token"),
-    ({"token": "a b"}, "token 'a b'"),
-    ({"instance_prompt": "a photo of a dog"}, "does not name the token"),
-    ({"class_prompt": "a photo of a {token}"}, "names the token"),
-])
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"images": [torch.rand(1, 8, 64, 3)]}, "64 x 8 pixels"),
+        ({"images": []}, "images is empty"),
+        ({"images": [torch.full((1, 64, 64, 3), float("nan"))]}, "no numbers"),
+        ({"captions": "one\ntwo"}, "2 given for 3 images"),
+        ({"masks": [torch.ones(2, 64, 64)]}, "2 given for 3 images"),
+        ({"masks": [torch.ones(3, 32, 64)]}, "64 x 32, its image is 64 x 64"),
+        ({"masks": [torch.zeros(3, 64, 64)]}, "mask 1 is empty"),
+        ({"class_word": " "}, "class_word is empty"),
+        ({"token": ""}, "token"),
+        ({"token": "a b"}, "token 'a b'"),
+        ({"instance_prompt": "a photo of a dog"}, "does not name the token"),
+        ({"class_prompt": "a photo of a {token}"}, "names the token"),
+    ],
+)
 def test_a_concept_that_cannot_be_is_named(given, words):
     settings = {"images": [torch.rand(3, 64, 64, 3)], "token": "<v1>", "class_word": "dog", **given}
     with pytest.raises(ValueError, match=words):

@@ -42,15 +42,18 @@ def digests(base) -> dict[str, str]:
     """Every weight of model, text encoder and autoencoder, as bytes (uninitialised ones may hold NaN, which equals nothing)."""
     model, clip, vae = base
     states = {"model": model.model.state_dict(), "clip": clip.cond_stage_model.state_dict(), "vae": vae.first_stage_model.state_dict()}
-    return {f"{part}.{name}": hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else str(tensor.item()).encode()).hexdigest()
-            for part, state in states.items() for name, tensor in state.items()}
+    return {
+        f"{part}.{name}": hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else str(tensor.item()).encode()).hexdigest()
+        for part, state in states.items()
+        for name, tensor in state.items()
+    }
 
 
 def test_only_tokens_and_cross_attention_kv_move(base, trained, concept):
     wanted = {f"{name}.diff" for name, _ in base[0].model.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))}
     assert set(trained.lora) == {name if name.startswith("diffusion_model.") else f"diffusion_model.{name}" for name in wanted}
     assert all(difference.abs().max() > 0 for difference in trained.lora.values())
-    token, = trained.tokens
+    (token,) = trained.tokens
     assert (token.text, token.class_word) == ("<v1>", "dog")
     start = pack("host.text").input_embeddings(base[1], "clip_l")[42170].float()  # the papers' rare token `ktn`
     assert token.vectors["clip_l"].shape == (1, 768)
@@ -168,10 +171,16 @@ def test_an_interrupt_leaves_everything_as_it_was(base, concept):
     assert digests(base) == before
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"steps": 0}, "steps is 0"), ({"resolution": 100}, "multiple of 8"), ({"learning_rate": float("nan")}, "learning_rate is nan"),
-    ({"precision": "fp8"}, "precision is 'fp8'"), ({"spl_weight": -1.0}, "spl_weight is -1"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"resolution": 100}, "multiple of 8"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"precision": "fp8"}, "precision is 'fp8'"),
+        ({"spl_weight": -1.0}, "spl_weight is -1"),
+    ],
+)
 def test_settings_that_make_no_sense_are_named(change, words):
     with pytest.raises(ValueError, match=words):
         pack("training.trainer").TrainSettings(**change)
@@ -179,5 +188,5 @@ def test_settings_that_make_no_sense_are_named(change, words):
 
 def test_a_token_that_is_a_word_is_refused(base, concept):
     make = pack("training.concept").make_concept
-    with pytest.raises(ValueError, match="knows already"):
+    with pytest.raises(ValueError, match="a word of the vocabulary of clip_l already"):
         run(base, [make([torch.rand(1, 64, 64, 3)], "sofa", "dog")])

@@ -1,0 +1,43 @@
+"""What the house asks of its files, held by tools: lint, format, size, and arrows that only go down."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from kindred_testing import ROOT
+
+ROOMS = ("nodes", "training", "embedding", "guidance", "evaluation", "host", "formats")
+BELOW = {  # what a room may import of the pack, besides itself
+    "nodes": {"training", "embedding", "guidance", "evaluation", "host", "formats"},
+    "training": {"host", "formats"}, "embedding": {"host", "formats"}, "guidance": {"host", "formats"}, "evaluation": {"embedding", "host", "formats"},
+    "host": {"formats"}, "formats": set(),
+}  # fmt: skip
+FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+def test_ruff_finds_nothing():
+    run = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", str(ROOT)], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stdout
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows_go_down_and_the_host_has_one_door(path):
+    room = path.relative_to(ROOT).parts[0]
+    depth = len(path.relative_to(ROOT).parts)
+    assert len(path.read_text("utf-8").splitlines()) <= 330, "a file that a person cannot read in a sitting"
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == depth:
+            names = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
+            assert set(names) <= BELOW[room] | {room}, f"line {node.lineno} imports {names}"
+        names = (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom) and not node.level
+            else []
+        )
+        for name in names:
+            top = name.split(".")[0]
+            inside = top in ("comfy", "comfy_extras", "comfy_execution", "folder_paths", "server", "execution", "nodes", "latent_preview", "node_helpers")
+            assert room == "host" or not inside, f"line {node.lineno} imports {name}: ComfyUI's internals are reached through host/"
