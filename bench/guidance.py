@@ -81,12 +81,13 @@ def ways(family: str, size: str, side: int, steps: int, dtype: torch.dtype, devi
     import comfy.hooks
     import comfy.samplers
     from comfy_extras.nodes_custom_sampler import Guider_DualModel
+    from kindred_testing import guidance_families as families
     from kindred_testing import guidance_models as g
     from kindred_testing import pack
 
     make_guider, Schedule = pack("guidance.guider").make_guider, pack("guidance.schedule").Schedule
-    base = g.random_model(family, size, dtype)
-    positive, negative = g.random_conditioning(family, 1), g.random_conditioning(family, 2)
+    base = families.random_model(family, size, dtype)
+    positive, negative = families.random_conditioning(family, 1), families.random_conditioning(family, 2)
     latent = (1, base.get_model_object("latent_format").latent_channels, side, side)
 
     def adapter(**kind):
@@ -144,7 +145,7 @@ def ways(family: str, size: str, side: int, steps: int, dtype: torch.dtype, devi
         found["ours, LoRA rank 4, guidance from 20% to 80%"] = ours(tuned, start=0.2, end=0.8)
         found["ours, LoRA rank 4, omega from 0 to 0.6"] = ours(tuned, omega_end=0.0, curve="linear")
         found["conditioning hooks, LoRA rank 4"] = Drawing(hooks, [base], latent, steps, device)
-        other = g.random_model(family, size, dtype, seed=1)
+        other = families.random_model(family, size, dtype, seed=1)
         found["two modules, core DualModelGuider"] = Drawing(dual, [tuned, other], latent, steps, device)
         found["ours, two checkpoints"] = Drawing(ours(other).prepare, [other, base], latent, steps, device)
     return found

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from kindred_testing import guidance_models as g
-from kindred_testing import pack
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -30,16 +29,21 @@ def pair():
 
 
 @pytest.fixture(scope="session")
-def truth(pair):
-    """The pair at omega 0.3 by brute force."""
-    return g.brute_force(pair.tuned, pair.base, 0.3)
+def pairs(pair):
+    """The three ways that guidance works in: factors, second weights, second module. (ours, truth) at omega 0.3."""
+    dora = g.with_lora(pair.base, g.lora(pair.base, kind="dora", seed=31), 0.8)
+    other = g.with_lora(g.with_state(pair.base, g.merged_state(g.with_lora(pair.base, all_weights(pair.base), 1.0))), g.lora(pair.base, seed=32), 0.5)
+    return {
+        name: (g.personalize(tuned, pair.base, 0.3), g.brute_force(tuned, pair.base, 0.3), tuned)
+        for name, tuned in (("factors", pair.tuned), ("second weights", dora), ("second module", other))
+    }
 
 
-@pytest.fixture(scope="session")
-def guided(pair):
-    """The pair at omega 0.3 by the pack."""
-    return personalize(pair.tuned, pair.base, 0.3)
-
-
-def personalize(model, base, omega, **course):
-    return pack("guidance.guider").personalize(model, base, pack("guidance.schedule").Schedule(omega, **course))
+def all_weights(base) -> dict:
+    return {
+        **g.lora(base, kind="diff", size=0.5),
+        **{
+            f"diffusion_model.{name}.diff": torch.randn(value.shape, generator=torch.Generator().manual_seed(2)) * 0.02
+            for name, value in ((key.removesuffix(".weight"), value) for key, value in base.model.diffusion_model.state_dict().items() if value.ndim == 4)
+        },
+    }

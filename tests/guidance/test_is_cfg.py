@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from kindred_testing import guidance_models as g
-from kindred_testing import pack
 
 OMEGA = 0.3
 
@@ -219,31 +218,6 @@ SITUATIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def pairs(pair):
-    """The three ways that guidance works in: factors, second weights, second module. (ours, truth) at omega 0.3."""
-    dora = g.with_lora(pair.base, g.lora(pair.base, kind="dora", seed=31), 0.8)
-    other = g.with_lora(g.with_state(pair.base, g.merged_state(g.with_lora(pair.base, all_weights(pair.base), 1.0))), g.lora(pair.base, seed=32), 0.5)
-    return {
-        name: (personalize(tuned, pair.base, OMEGA), g.brute_force(tuned, pair.base, OMEGA), tuned)
-        for name, tuned in (("factors", pair.tuned), ("second weights", dora), ("second module", other))
-    }
-
-
-def all_weights(base) -> dict:
-    return {
-        **g.lora(base, kind="diff", size=0.5),
-        **{
-            f"diffusion_model.{name}.diff": torch.randn(value.shape, generator=torch.Generator().manual_seed(2)) * 0.02
-            for name, value in ((key.removesuffix(".weight"), value) for key, value in base.model.diffusion_model.state_dict().items() if value.ndim == 4)
-        },
-    }
-
-
-def personalize(model, base, omega, **course):
-    return pack("guidance.guider").personalize(model, base, pack("guidance.schedule").Schedule(omega, **course))
-
-
 def compare(pair, ours, truth, plain, situation: Situation):
     conds = situation.positive(pair.positive), situation.negative(pair.negative)
     options = {"steps": 3, **situation.sampling}
@@ -284,76 +258,5 @@ def test_situation_of_the_other_ways(pair, pairs, name, way):
 def test_patches_before_ours(pair, patch):
     """The same patches on the model that comes into our node."""
     model = SITUATIONS[patch].model
-    ours, truth = personalize(model(pair.tuned), pair.base, OMEGA), g.brute_force(model(pair.tuned), pair.base, OMEGA)
+    ours, truth = g.personalize(model(pair.tuned), pair.base, OMEGA), g.brute_force(model(pair.tuned), pair.base, OMEGA)
     compare(pair, ours, truth, model(pair.tuned), Situation())
-
-
-def sampler_names() -> list[str]:
-    return list(g.comfy("comfy.samplers").SAMPLER_NAMES)
-
-
-def test_every_sampler(pair, pairs):
-    """All the host lists, CFG++ included. Some compound rounding more than others; still far from CFG."""
-    ours, truth, _ = pairs["factors"]
-    wrong = {}
-    for name in sampler_names():
-        options = {"steps": 2, "sampler": name, "scheduler": "karras", "cfg": 1.6 if "cfg_pp" in name else 5.0}
-        if name == "dpm_adaptive":
-            options["latent"], options["denoise"] = latent(), 0.2
-        expected = g.sample(truth, pair.positive, pair.negative, **options)
-        error = g.error(g.sample(ours, pair.positive, pair.negative, **options), expected)
-        if not error < 1e-4:
-            wrong[name] = error
-    assert not wrong
-
-
-@pytest.mark.parametrize("scheduler", ["simple", "sgm_uniform", "karras", "exponential", "ddim_uniform", "beta", "normal", "linear_quadratic", "kl_optimal"])
-def test_every_scheduler(pair, pairs, scheduler):
-    assert set(g.comfy("comfy.samplers").SCHEDULER_NAMES) == set(test_every_scheduler.pytestmark[0].args[1]), "the host lists other schedulers now"
-    compare(pair, *pairs["factors"], Situation(scheduler=scheduler))
-
-
-@pytest.mark.parametrize("way", ["factors", "second weights", "second module"])
-def test_cfg_one_is_the_tuned_model_alone(pair, pairs, way):
-    """The host's shortcut holds: no negative forward, bit for bit core's result."""
-    ours, _, plain = pairs[way]
-    ours_, plain_ = (g.sample(model, pair.positive, pair.negative, cfg=1.0) for model in (ours, plain))
-    assert torch.equal(ours_, plain_)
-
-
-def test_previews_show_the_guided_image(pair, pairs):
-    """The callback that draws latent previews sees the same x0 as in brute force, at every step."""
-    seen = []
-    for model in pairs["factors"][:2]:
-        steps = []
-        with torch.inference_mode():
-            noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-            g.comfy("comfy.sample").sample(
-                model,
-                noise,
-                3,
-                7.5,
-                "euler",
-                "normal",
-                pair.positive,
-                pair.negative,
-                torch.zeros(1, 4, 8, 8),
-                callback=lambda step, x0, x, total, steps=steps: steps.append(x0.clone()),
-            )
-        seen.append(steps)
-    assert len(seen[0]) == 3
-    assert all(g.error(ours, truth) < 1e-5 for ours, truth in zip(*seen, strict=True))
-
-
-def test_one_forward_a_step(pair, pairs):
-    """Not a forward more than CFG, and not a row more in it."""
-
-    def forwards(model):
-        count = []
-        clone = model.clone()
-        clone.add_wrapper_with_key("diffusion_model", "count", lambda executor, x, *args, **kwargs: (count.append(x.shape[0]), executor(x, *args, **kwargs))[1])
-        g.sample(clone, pair.positive, pair.negative, steps=4)
-        return count
-
-    assert forwards(pairs["factors"][0]) == forwards(pairs["second weights"][0]) == forwards(pair.tuned) == [2, 2, 2, 2]
-    assert forwards(pairs["second module"][0]) == [1] * 8

@@ -6,10 +6,6 @@ from kindred_testing import guidance_models as g
 from kindred_testing import pack
 
 
-def personalize(model, base, omega, **course):
-    return pack("guidance.guider").personalize(model, base, pack("guidance.schedule").Schedule(omega, **course))
-
-
 def fingerprint(patcher) -> tuple:
     """All tensors of the module, and what each submodule carries beside them."""
     tensors = {name: value.clone() for name, value in patcher.model.state_dict().items()}
@@ -34,7 +30,7 @@ def tuned(request, pair):
 
 def test_after_a_run(pair, tuned):
     plain, before = loaded(pair, tuned)
-    g.sample(personalize(tuned, pair.base, 0.3), pair.positive, pair.negative, steps=2)
+    g.sample(g.personalize(tuned, pair.base, 0.3), pair.positive, pair.negative, steps=2)
     assert_same(before, fingerprint(tuned))
     assert torch.equal(g.sample(tuned, pair.positive, pair.negative, steps=2), plain)
 
@@ -50,7 +46,7 @@ def test_incoming_models_are_not_touched(pair, tuned):
         )
 
     before = face(tuned), face(pair.base)
-    g.sample(personalize(tuned, pair.base, 0.3), pair.positive, pair.negative, steps=1)
+    g.sample(g.personalize(tuned, pair.base, 0.3), pair.positive, pair.negative, steps=1)
     assert (face(tuned), face(pair.base)) == before
 
 
@@ -65,7 +61,7 @@ def test_after_a_stop_in_mid_step(pair, tuned, stop):
         "out of memory": lambda: raise_(management.OOM_EXCEPTION("test")),
     }
     expected = {"interrupt": management.InterruptProcessingException, "exception": ZeroDivisionError, "out of memory": management.OOM_EXCEPTION}[stop]
-    guided, calls = personalize(tuned, pair.base, 0.3).clone(), []
+    guided, calls = g.personalize(tuned, pair.base, 0.3).clone(), []
 
     def patch(h, extra):
         calls.append(1)
@@ -90,7 +86,7 @@ def raise_(error):
 def test_a_failure_while_the_weights_are_put_in_place(pair, tuned):
     """Half installed is not installed."""
     plain, before = loaded(pair, tuned)
-    guided = personalize(tuned, pair.base, 0.3)
+    guided = g.personalize(tuned, pair.base, 0.3)
     routing = guided.get_wrappers("sampler_sample", "kindred_guidance")[0].__self__
     change = list(routing.weak.difference.changes.values())[-1]
     broken = pack("guidance.difference").Change(change.key.replace("transformer_blocks", "missing"), None)
@@ -104,8 +100,8 @@ def test_a_failure_while_the_weights_are_put_in_place(pair, tuned):
 
 def test_two_clones_with_different_omega(pair, tuned):
     """Made together, run in turns: each gives what it gives alone."""
-    alone = {omega: g.sample(personalize(tuned, pair.base, omega), pair.positive, pair.negative) for omega in (0.0, 0.6)}
-    together = {omega: personalize(tuned, pair.base, omega) for omega in alone}
+    alone = {omega: g.sample(g.personalize(tuned, pair.base, omega), pair.positive, pair.negative) for omega in (0.0, 0.6)}
+    together = {omega: g.personalize(tuned, pair.base, omega) for omega in alone}
     for omega in (0.0, 0.6, 0.0):
         assert torch.equal(g.sample(together[omega], pair.positive, pair.negative), alone[omega])
     assert not torch.equal(alone[0.0], alone[0.6])
@@ -113,8 +109,8 @@ def test_two_clones_with_different_omega(pair, tuned):
 
 def test_a_run_inside_a_run(pair, tuned):
     """A node that samples while sampling (hires passes in callbacks): the inner run has its own omega, the outer one goes on with its own."""
-    alone = {omega: g.sample(personalize(tuned, pair.base, omega), pair.positive, pair.negative, steps=3) for omega in (0.0, 0.6)}
-    inner, outer, seen = personalize(tuned, pair.base, 0.6), personalize(tuned, pair.base, 0.0).clone(), []
+    alone = {omega: g.sample(g.personalize(tuned, pair.base, omega), pair.positive, pair.negative, steps=3) for omega in (0.0, 0.6)}
+    inner, outer, seen = g.personalize(tuned, pair.base, 0.6), g.personalize(tuned, pair.base, 0.0).clone(), []
 
     def nested(arguments):
         if not seen:
@@ -134,7 +130,7 @@ def test_memory_is_given_back(pair, tuned):
     import gc
     import weakref
 
-    guided = personalize(tuned, pair.base, 0.3)
+    guided = g.personalize(tuned, pair.base, 0.3)
     routing = guided.get_wrappers("sampler_sample", "kindred_guidance")[0].__self__
     seen = []
     clone = guided.clone()
@@ -147,7 +143,7 @@ def test_memory_is_given_back(pair, tuned):
 
 def test_a_batch_whose_rows_are_unknown_is_refused(pair):
     """A function wrapper that drops rows without saying so: an error instead of a wrong picture."""
-    guided = personalize(pair.tuned, pair.base, 0.3).clone()
+    guided = g.personalize(pair.tuned, pair.base, 0.3).clone()
 
     def halves(apply, arguments):
         x, t, c = arguments["input"], arguments["timestep"], arguments["c"]

@@ -5,13 +5,8 @@ import json
 import pytest
 import torch
 from kindred_testing import guidance_models as g
-from kindred_testing import pack
 
 OMEGA = 0.3
-
-
-def personalize(model, base, omega, **course):
-    return pack("guidance.guider").personalize(model, base, pack("guidance.schedule").Schedule(omega, **course))
 
 
 def reload(state: dict, **options):
@@ -31,7 +26,7 @@ def errors(pair, base, adapter, compute=None) -> tuple[float, float]:
         for i, one in enumerate(two):
             two[i] = one.clone()
             two[i].set_model_compute_dtype(compute)
-    ours = g.error(g.sample(personalize(two[1], two[0], OMEGA), pair.positive, pair.negative, steps=1), truth)
+    ours = g.error(g.sample(g.personalize(two[1], two[0], OMEGA), pair.positive, pair.negative, steps=1), truth)
     plain = g.error(g.sample(two[1], pair.positive, pair.negative, steps=1), truth)
     return ours, plain
 
@@ -69,7 +64,7 @@ def test_quantised_weights(pair, kind):
     quant = g.comfy("comfy.quant_ops").QuantizedTensor
     assert any(isinstance(value, quant) for value in base.model.diffusion_model.parameters())
     tuned = g.with_lora(base, g.lora(pair.base, kind=kind, seed=52), 0.8)
-    ours = g.sample(personalize(tuned, base, 0.0), pair.positive, pair.negative, steps=1)
+    ours = g.sample(g.personalize(tuned, base, 0.0), pair.positive, pair.negative, steps=1)
     weak = g.sample(base, pair.negative, pair.negative, steps=1, cfg=1.0)
     strong = g.sample(tuned, pair.positive, pair.negative, steps=1, cfg=1.0)
     expected = weak + 7.5 * (strong - weak)  # one Euler step is affine in the prediction
@@ -81,7 +76,7 @@ def test_quantised_weights(pair, kind):
 @pytest.mark.slow
 def test_torch_compile(pair):
     """Core's compile wrapper around the model: the layers are traced with the guidance in them."""
-    compiled = personalize(pair.tuned, pair.base, OMEGA).clone()
+    compiled = g.personalize(pair.tuned, pair.base, OMEGA).clone()
     g.comfy("comfy_api.torch_helpers").set_torch_compile_wrapper(compiled, backend="aot_eager")
     expected = g.sample(g.brute_force(pair.tuned, pair.base, OMEGA), pair.positive, pair.negative, steps=2)
     torch._dynamo.reset()

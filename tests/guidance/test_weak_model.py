@@ -2,14 +2,11 @@
 
 import pytest
 import torch
+from kindred_testing import guidance_families as families
 from kindred_testing import guidance_models as g
 from kindred_testing import pack
 
 OMEGAS = (0.0, 0.3, 0.6)
-
-
-def personalize(model, base, omega, **course):
-    return pack("guidance.guider").personalize(model, base, pack("guidance.schedule").Schedule(omega, **course))
 
 
 def check(pair, tuned, base=None, omegas=(0.3,), limit=1e-5, **sampling):
@@ -18,7 +15,7 @@ def check(pair, tuned, base=None, omegas=(0.3,), limit=1e-5, **sampling):
     plain = g.sample(tuned, pair.positive, pair.negative, **sampling)
     for omega in omegas:
         truth = g.sample(g.brute_force(tuned, base, omega), pair.positive, pair.negative, **sampling)
-        ours = g.sample(personalize(tuned, base, omega), pair.positive, pair.negative, **sampling)
+        ours = g.sample(g.personalize(tuned, base, omega), pair.positive, pair.negative, **sampling)
         assert g.error(ours, truth) <= limit, omega
         assert g.error(plain, truth) > 0.05, "the adapter of this test is too small to prove anything"
 
@@ -149,19 +146,19 @@ def test_instruction_editing_beside_its_base(pair):
     positive, negative = ([[c, {**d, **image}] for c, d in one] for one in (pair.positive, pair.negative))
     for omega in (0.0, 0.4):
         truth = g.sample(g.brute_force(editing, load_state(padded), omega), positive, negative)
-        assert g.error(g.sample(personalize(editing, pair.base, omega), positive, negative), truth) < 1e-5
+        assert g.error(g.sample(g.personalize(editing, pair.base, omega), positive, negative), truth) < 1e-5
 
 
 def test_omega_one_is_core_bit_for_bit(pair):
     plain = g.sample(pair.tuned, pair.positive, pair.negative)
-    assert torch.equal(g.sample(personalize(pair.tuned, pair.base, 1.0), pair.positive, pair.negative), plain)
+    assert torch.equal(g.sample(g.personalize(pair.tuned, pair.base, 1.0), pair.positive, pair.negative), plain)
 
 
 def test_a_lora_loaded_after_the_patch_is_on_both_sides(pair):
     later = g.lora(pair.base, seed=13, size=0.3)
     for kind in ("lora", "dora"):
         tuned = g.with_lora(pair.base, g.lora(pair.base, kind=kind), 0.8)
-        ours = g.sample(g.with_lora(personalize(tuned, pair.base, 0.3), later, 0.7), pair.positive, pair.negative)
+        ours = g.sample(g.with_lora(g.personalize(tuned, pair.base, 0.3), later, 0.7), pair.positive, pair.negative)
         weak = g.with_lora(g.interpolated(tuned, pair.base, 0.3), later, 0.7)
         truth = g.brute_force(g.with_lora(tuned, later, 0.7), weak, 0.0)
         assert g.error(ours, g.sample(truth, pair.positive, pair.negative)) < 1e-5
@@ -170,7 +167,7 @@ def test_a_lora_loaded_after_the_patch_is_on_both_sides(pair):
 def test_the_parameter_of_the_paper_table_is_monotone_at_its_ends(pair):
     """omega moves the result continuously from the base as the weak model to CFG."""
     plain = g.sample(pair.tuned, pair.positive, pair.negative)
-    errors = [g.error(g.sample(personalize(pair.tuned, pair.base, omega), pair.positive, pair.negative), plain) for omega in (0.0, 0.5, 0.9, 0.999)]
+    errors = [g.error(g.sample(g.personalize(pair.tuned, pair.base, omega), pair.positive, pair.negative), plain) for omega in (0.0, 0.5, 0.9, 0.999)]
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.01
 
 
@@ -195,8 +192,8 @@ def load_state(state):
 @pytest.mark.parametrize("family", ["SDXL", "SD3"])
 def test_other_families(family):
     """The larger UNet with its pooled prompt, and a diffusion transformer (flow prediction, fused projections, sliced LoRAs)."""
-    base = g.random_model(family)
-    conds = g.random_conditioning(family, 1), g.random_conditioning(family, 2)
+    base = families.random_model(family)
+    conds = families.random_conditioning(family, 1), families.random_conditioning(family, 2)
     channels = base.get_model_object("latent_format").latent_channels
     for kind in ("lora", "dora"):
         tuned = g.with_lora(base, g.lora(base, kind=kind), 0.8)
@@ -205,5 +202,5 @@ def test_other_families(family):
             tuned.add_patches({("diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", (0, 128, 128)): adapter}, 0.1)
         options = {"steps": 3, "latent": {"samples": torch.zeros(2, channels, 8, 8)}}
         truth = g.sample(g.brute_force(tuned, base, 0.3), *conds, **options)
-        assert g.error(g.sample(personalize(tuned, base, 0.3), *conds, **options), truth) < 1e-4
+        assert g.error(g.sample(g.personalize(tuned, base, 0.3), *conds, **options), truth) < 1e-4
         assert g.error(g.sample(tuned, *conds, **options), truth) > 0.02
