@@ -61,12 +61,26 @@ class Drift:
     beta: float
 
 
+@dataclass(frozen=True)
+class ClassSide:
+    """What belongs to the class word alone: its input embeddings, its prompts' features, and the adjectives' distances."""
+
+    pieces: dict[str, torch.Tensor]  # encoder -> [vocabulary pieces, width]
+    prompts: dict[str, torch.Tensor]  # encoder -> [contexts, width]
+    bare: dict[str, torch.Tensor]  # encoder -> [1, width]
+    adjectives: torch.Tensor  # [70]
+
+
 def measure_all(clip, tokens: str, class_words: str = "", base_clip=None, prompts: str = "", **settings) -> list[Drift]:
     """`measure` for each of `tokens`, written as for Token SLERP."""
     names = split_names(tokens) or list(encoders.carried_tokens(clip))
     if not names:
         raise ValueError("token is empty and this CLIP carries none. Write it as prompts do, for example '<v1>'.")
-    return [measure(clip, name, word, base_clip, prompts, **settings) for name, word in zip(names, one_for_each(names, class_words), strict=True)]
+    sides: dict[str, ClassSide] = {}
+    found = []
+    for name, word in zip(names, one_for_each(names, class_words), strict=True):
+        found.append(measure(clip, name, word, base_clip, prompts, sides=sides, **settings))
+    return found
 
 
 def measure(
@@ -81,6 +95,7 @@ def measure(
     norm: str = "midpoint",
     temperature: float = drift.TEMPERATURE,
     with_class: bool = True,
+    sides: dict[str, ClassSide] | None = None,
 ) -> Drift:
     """Measure one token.
 
@@ -88,6 +103,7 @@ def measure(
     base_clip    encodes the prompts with the class word; None: `clip`
     prompts      one a line, `{}` where the subject stands; "" for the shipped ones
     with_class   the subject reads "<v1> dog"; False: "<v1>" alone, as textual inversion trains it
+    sides        what was encoded for class words before, on the same base and prompts; filled here
     """
     for name, value in (("alpha", alpha), ("beta", beta)):
         check_share(name, value)
@@ -95,39 +111,67 @@ def measure(
     learned, word = _learned(clip, token, class_word)
     base = base_clip or clip
     plain = encoders.carry_tokens(clip, [learned]) if learned else clip
-    pieces = {key: encoders.embed_word(base, key, word) for key in encoders.embedding_widths(base)}
     subject = f"{token} {word}" if with_class else token
+    sides = {} if sides is None else sides
 
-    a0, b0 = _features(plain, [f"a photo of a {subject}"]), _features(base, [f"a photo of a {word}"])
-    if {key: value.shape[-1] for key, value in a0.items()} != {key: value.shape[-1] for key, value in b0.items()}:
-        raise ValueError("clip and base_clip belong to different model families.")
-    a, b = _features(plain, [_fill(t, subject) for t in templates]), _features(base, [_fill(t, word) for t in templates])
+    a0 = _features(plain, [f"a photo of a {subject}"])
+    if word not in sides:
+        b0 = _features(base, [f"a photo of a {word}"])
+        if {key: value.shape[-1] for key, value in a0.items()} != {key: value.shape[-1] for key, value in b0.items()}:
+            raise ValueError("clip and base_clip belong to different model families.")
+        sides[word] = _class_side(base, word, templates, b0)
+    side = sides[word]
+    scenes = [t.replace("{}", subject) for t in templates]
+    a = _features(plain, scenes)
     versions = [(STATES[0], a, a0)]
     if learned:
-        adjusted = encoders.carry_tokens(clip, [adjust_token(learned, word, pieces, alpha, beta, norm)])
-        versions.append((STATES[1], _features(adjusted, [_fill(t, subject) for t in templates]), _features(adjusted, [f"a photo of a {subject}"])))
-    turned = [{key: adjust(x[key], y[key], alpha, beta, norm) for key in x} for x, y in ((a, b), (a0, b0))]
+        adjusted = encoders.carry_tokens(clip, [adjust_token(learned, word, side.pieces, alpha, beta, norm)])
+        versions.append((STATES[1], _features(adjusted, scenes), _features(adjusted, [f"a photo of a {subject}"])))
+    turned = [{key: adjust(x[key], y[key], alpha, beta, norm) for key in x} for x, y in ((a, side.prompts), (a0, side.bare))]
     versions.append((STATES[2], *turned))
-
-    adjectives = _joined(_features(base, [f"a photo of a {adjective} {word}" for adjective in ADJECTIVES]))
-    origin = _joined(b0)
-    others = (adjectives - origin).norm(dim=-1)
-    states = [_state(name, x, x0, b, b0, others, temperature) for name, x, x0 in versions]
     return Drift(
-        token, word, _vectors(clip, token, learned, pieces, alpha, beta, norm),
-        {key: encoders.input_embeddings(base, key).detach().float().norm(dim=-1).cpu() for key in pieces},
-        {key: class_vector(value).norm().item() for key, value in pieces.items()},
-        states, drift.intra(_joined(b), temperature), others, len(templates), alpha, beta,
-    )  # fmt: skip
+        token=token,
+        class_word=word,
+        vectors=_vectors(clip, token, learned, side.pieces, alpha, beta, norm),
+        vocabulary={key: _norms(encoders.input_embeddings(base, key)) for key in side.pieces},
+        class_norms={key: class_vector(value).norm().item() for key, value in side.pieces.items()},
+        states=[_state(name, x, x0, side, temperature) for name, x, x0 in versions],
+        class_intra=drift.intra(_joined(side.prompts), temperature),
+        adjectives=side.adjectives,
+        contexts=len(templates),
+        alpha=alpha,
+        beta=beta,
+    )
 
 
-def _state(name, x, x0, b, b0, others, temperature) -> State:
-    a = _joined(x)
-    shares = [auto.kept([auto.Features(x[k][i : i + 1], b[k][i : i + 1], x0[k], b0[k]) for k in x], 0.0) for i in range(len(a))]
+def _class_side(base, word: str, templates: list[str], bare: dict[str, torch.Tensor]) -> ClassSide:
+    kinds = _features(base, [f"a photo of a {adjective} {word}" for adjective in ADJECTIVES])
+    return ClassSide(
+        pieces={key: encoders.embed_word(base, key, word) for key in encoders.embedding_widths(base)},
+        prompts=_features(base, [t.replace("{}", word) for t in templates]),
+        bare=bare,
+        adjectives=(_joined(kinds) - _joined(bare)).norm(dim=-1),
+    )
+
+
+def _state(name: str, x: dict[str, torch.Tensor], x0: dict[str, torch.Tensor], side: ClassSide, temperature: float) -> State:
+    a, b = _joined(x), _joined(side.prompts)
+    shares = [auto.kept([auto.Features(x[k][i : i + 1], side.prompts[k][i : i + 1], x0[k], side.bare[k]) for k in x], 0.0) for i in range(len(a))]
     shares = [share for share in shares if share is not None]
-    distance = (_joined(x0) - _joined(b0)).norm().item()
-    kept = sum(shares) / len(shares) if shares else 1.0
-    return State(name, drift.inter(a, _joined(b), temperature), drift.intra(a, temperature), kept, drift.rank(distance, others), distance)
+    distance = (_joined(x0) - _joined(side.bare)).norm().item()
+    return State(
+        name=name,
+        inter=drift.inter(a, b, temperature),
+        intra=drift.intra(a, temperature),
+        kept=sum(shares) / len(shares) if shares else 1.0,
+        rank=drift.rank(distance, side.adjectives),
+        distance=distance,
+    )
+
+
+def _norms(table: torch.Tensor) -> torch.Tensor:
+    """Norms of all rows, float32 on the CPU; in parts, since T5's table is large and may be held in eight bits."""
+    return torch.cat([part.detach().float().norm(dim=-1).cpu() for part in table.split(8192)])
 
 
 def _vectors(clip, token, learned, pieces, alpha, beta, norm) -> list[TokenState]:
@@ -160,10 +204,6 @@ def _templates(prompts: str) -> list[str]:
     if len(templates) < 2:
         raise ValueError("prompts has 1 line; distances within a set need 2 at least.")
     return templates
-
-
-def _fill(template: str, subject: str) -> str:
-    return template.replace("{}", subject)
 
 
 def _features(clip, prompts: list[str]) -> dict[str, torch.Tensor]:
