@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kindred_testing import guidance_models, pack, text_models
+from kindred_testing import guidance_families, pack, text_models
 from kindred_testing.models import load, sd15_checkpoint
 
 
@@ -17,7 +17,7 @@ def v_prediction_model():
     from comfy import model_base, model_patcher, supported_models
 
     config = supported_models.SD20(
-        {**guidance_models.FAMILIES["SD15", "tiny"], "context_dim": 1024, "use_linear_in_transformer": True, "num_heads": -1, "num_head_channels": 64}
+        {**guidance_families.FAMILIES["SD15", "tiny"], "context_dim": 1024, "use_linear_in_transformer": True, "num_heads": -1, "num_head_channels": 64}
     )
     config.set_inference_dtype(torch.float32, None)
     with torch.inference_mode():
@@ -32,7 +32,7 @@ def v_prediction_model():
 
 
 def sdxl_model():
-    return guidance_models.random_model("SDXL")
+    return guidance_families.random_model("SDXL")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_family_trains_and_predicts_as_the_host_does(make_model, make_text, en
 
 
 def test_a_family_that_cannot_be_trained_is_named(concept):
-    model, clip = guidance_models.random_model("SD3"), text_models.sd15()
+    model, clip = guidance_families.random_model("SD3"), text_models.sd15()
     vae = load(sd15_checkpoint())[2]
     trainer = pack("training.trainer")
     with torch.inference_mode(), pytest.raises(ValueError, match=r"cannot train this model \(SD3, prediction FLOW\).*Supported are"):
