@@ -1,15 +1,17 @@
-"""Lays the example workflows out in the real front end and writes the JSON files that stand beside this script.
+"""Lays the example workflows out in the real front end and writes the JSON files and thumbnails that stand beside this script.
 
-For developers, after a change of a node's inputs:  python workflows/build.py http://127.0.0.1:8188 [folder for screenshots]
+For developers, after a change of a node's inputs:  python workflows/build.py http://127.0.0.1:8188
 Needs a running ComfyUI with the pack (`python kindred.py serve`), the package `playwright` and Chromium.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 HERE = Path(__file__).resolve().parent
@@ -44,9 +46,9 @@ for _name, _sampler, _y in (("plain CFG", "CFG", 60), ("Personalization Guidance
 
 WORKFLOWS = {
     "train_a_concept": (TRAIN, [
-        ("1  the base model and three to six photos", -20, -20, 360, 400), ("2  what to call it", 360, 160, 420, 520), ("3  learn it without losing its kind", 800, -20, 420, 700), ("4  keep it", 1240, -20, 400, 700)],
+        ("1  base model and photos", -20, -20, 360, 400), ("2  what to call it", 360, 160, 420, 520), ("3  learn it without losing its kind", 800, -20, 420, 700), ("4  keep it", 1240, -20, 400, 700)],
         "Put three to six photos of one subject into a folder of ComfyUI's **input** folder, choose it in *Load Photos*, say in one word what it is (class_word), and queue.\n\n"
-        "500 steps are a few minutes on an 8 GB card. What was learned is saved as a LoRA and an embedding; *use_a_saved_concept* draws with it.", (0, 420, 320, 240)),
+        "500 steps are what the paper takes for one subject. What was learned is saved as a LoRA and an embedding; *use_a_saved_concept* draws with it.", (0, 420, 320, 240)),
     "use_a_saved_concept": (COMPARE, [
         ("1  the base model and the concept", -20, -20, 360, 600), ("2  say it", 380, -20, 440, 1010), ("3  draw it: plain CFG", 860, -20, 1040, 430),
         ("Personalization Guidance: guided by the weights between base and tuned, at the cost of CFG", 860, 420, 1040, 430), ("Conditioning SLERP: the prompt turned back toward its kind", 860, 880, 1040, 430)],
@@ -65,10 +67,17 @@ def main(address: str) -> None:
         page.keyboard.press("Escape")  # the templates that greet a first visit
         for name, (nodes, groups, note, note_place) in WORKFLOWS.items():
             workflow = page.evaluate(LAY_OUT, [prompt(nodes), {str(index + 1): [*nodes[title][1:5], title] for index, title in enumerate(nodes)}, groups, note, note_place])
+            boxes = [group["bounding"] for group in workflow["groups"]] + [[*node["pos"], *node["size"]] for node in workflow["nodes"]]
+            bounds = [min(b[0] for b in boxes), min(b[1] for b in boxes), max(b[0] + b[2] for b in boxes), max(b[1] + b[3] for b in boxes)]
             (HERE / f"{name}.json").write_text(json.dumps(workflow, indent=1, ensure_ascii=False) + "\n", "utf-8")
             page.wait_for_timeout(1000)
-            if len(sys.argv) > 2:
-                page.screenshot(path=str(Path(sys.argv[2]) / f"{name}.png"))
+            left, top, right, bottom = bounds
+            page.set_viewport_size({"width": int(right - left) + 600, "height": int(bottom - top) + 600})
+            page.evaluate("([x, y]) => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [x, y]; app.graph.setDirtyCanvas(true, true); }", [110 - left, 130 - top])
+            page.wait_for_timeout(1500)
+            shot = page.screenshot(clip={"x": 100, "y": 120, "width": right - left + 20, "height": bottom - top + 20})
+            picture = Image.open(io.BytesIO(shot)).convert("RGB")
+            picture.resize((1400, round(1400 * picture.height / picture.width)), Image.Resampling.LANCZOS).save(HERE / f"{name}.jpg", quality=86)
             print(name, len(workflow["nodes"]), "nodes")
         browser.close()
 
