@@ -5,7 +5,7 @@
 
 All weights are random: time and memory do not depend on them. Needs COMFYUI_PATH (or the host that `kindred.py test` made).
 Every run loads its model first, outside of the measurement. Measured are: the steps after the first (median of a run), the first step,
-and the set-up, which is all from the call to the first forward of the model, less plain CFG's.
+all steps, and the set-up, which is all from the call to the first forward of the model, less plain CFG's.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Drawing:
             guider.model_patcher.add_wrapper_with_key("predict_noise", "bench", forward)
             guider.sample(noise, torch.zeros(self.latent), samplers.sampler_object("euler"), sigmas, callback=now, disable_pbar=True, seed=1)
         steps = [after - before for before, after in pairwise(times)]
-        return {"step": statistics.median(steps), "first step": times[0] - first[0], "set-up": first[0] - begin}
+        return {"step": statistics.median(steps), "first step": times[0] - first[0], "all steps": times[-1] - first[0], "set-up": first[0] - begin}
 
 
 def ways(family: str, size: str, side: int, steps: int, dtype: torch.dtype, device: torch.device, only: str) -> dict[str, Drawing]:
@@ -161,7 +161,7 @@ def bench(family: str, size: str, pixels: int, dtype: torch.dtype, device: torch
     table.rows[CFG].seconds.pop("set-up over CFG")
     count = sum(value.numel() for value in found[CFG].models[0].model.diffusion_model.parameters()) / 1e6
     title = f"{family}{' reduced' if size == 'tiny' else ''} ({count:,.0f} M parameters), {pixels} px, {str(dtype).removeprefix('torch.')}, {options.steps} steps of Euler"
-    return table.markdown(title, ("step", "first step", "set-up over CFG"))
+    return table.markdown(title, ("step", "first step", "all steps", "set-up over CFG"))
 
 
 def main() -> None:
@@ -178,7 +178,7 @@ def main() -> None:
     start_host(gpu is not None)
     parts = []
     if gpu is None:
-        parts.append(bench("SD15", "tiny", 128, torch.float32, torch.device("cpu"), options))
+        parts.append(bench("SD15", "tiny", 192, torch.float32, torch.device("cpu"), options))
         parts.append("Full-size SD 1.5 (512 px), SDXL (1024 px) and SD3 (1024 px): skipped, no GPU on this machine.")
     else:
         for family, pixels in (("SD15", 512), ("SDXL", 1024), ("SD3", 1024)):

@@ -15,7 +15,7 @@ import logging
 import math
 
 from ..host import sampling
-from .routing import attach
+from .routing import attach, detach
 from .schedule import Schedule
 from .weak_model import WeakModel
 
@@ -28,12 +28,13 @@ WEAK = "weak"
 def personalize(model, base_model, schedule: Schedule):
     """A clone of `model` whose negative side is predicted by the weights between `base_model` and `model`: any sampler and guider may use it.
 
-    At omega 1 from start to end that is plain CFG, and `model` itself comes back, once the pair is known to fit.
+    At omega 1 from start to end that is plain CFG, and `model` itself comes back, once the pair is known to fit. A model that is
+    personalized already gets the new guidance in place of the old.
     """
     weak = WeakModel(model, base_model, schedule)
     if schedule.is_cfg:
         log.info("Personalization Guidance at omega 1 is plain CFG: nothing to do.")
-        return model
+        return detach(model)
     return attach(model, weak)
 
 

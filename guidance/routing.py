@@ -34,6 +34,16 @@ def attach(model, weak: WeakModel, sides: tuple[str, ...] = WEAK_SIDES):
     return clone
 
 
+def detach(model):
+    """`model` without guidance of ours: itself where there is none."""
+    if not host.is_wrapped(model, KEY):
+        return model
+    clone = model.clone()
+    host.unwrap(clone, KEY)
+    clone.remove_additional_models(SECOND)
+    return clone
+
+
 class Routing:
     """The three wrappers of one patched model. All that belongs to a sampling run is in `run`, which is None between runs."""
 

@@ -118,6 +118,17 @@ def wrap(patcher: ModelPatcher, key: str, **wrappers) -> None:
         patcher.add_wrapper_with_key(kind, key, wrapper)
 
 
+def is_wrapped(patcher: ModelPatcher, key: str) -> bool:
+    """Does `patcher` have wrappers under `key`?"""
+    return any(wrappers.get(key) for wrappers in patcher.wrappers.values())
+
+
+def unwrap(patcher: ModelPatcher, key: str) -> None:
+    """Take all wrappers of `key` off a clone."""
+    for kind in list(patcher.wrappers):
+        patcher.remove_wrappers_with_key(kind, key)
+
+
 def same_weight(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Are two stored weights equal, whatever their devices and dtypes?"""
     a, b = (value.dequantize() if isinstance(value, QuantizedTensor) else value for value in (a, b))

@@ -152,3 +152,11 @@ def test_a_batch_whose_rows_are_unknown_is_refused(pair):
     guided.set_model_unet_function_wrapper(halves)
     with pytest.raises(RuntimeError, match="splits batches without saying which"):
         g.sample(guided, pair.positive, pair.negative, steps=1)
+
+
+def test_the_last_guidance_holds(pair, tuned):
+    """A personalized model that comes into another of our nodes: no guidance upon guidance."""
+    first = g.personalize(tuned, pair.base, 0.0)
+    for omega in (0.6, 1.0):
+        again = g.sample(g.personalize(first, pair.base, omega), pair.positive, pair.negative, steps=2)
+        assert torch.equal(again, g.sample(g.personalize(tuned, pair.base, omega), pair.positive, pair.negative, steps=2))

@@ -124,6 +124,19 @@ def test_sampler_nodes_have_exactly_cores_inputs_besides_ours(ours, core):
             assert mine_options.get(key) == value, (name, key)
 
 
+def test_sampler_nodes_draw_what_core_draws_on_the_patched_model(pair):
+    """Every input reaches core's function: noise, start, end and leftover of the advanced one, denoise of the plain one."""
+    patched, models = g.personalize(pair.tuned, pair.base, 0.3), {"model": pair.tuned, "base_model": pair.base, "omega": 0.3}
+    common = {"steps": 4, "cfg": 6.0, "sampler_name": "dpmpp_2m", "scheduler": "karras", "positive": pair.positive, "negative": pair.negative}
+    latent = {"latent_image": {"samples": torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)), "batch_index": [3, 5]}}
+    plain = {**common, **latent, "seed": 4, "denoise": 0.7}
+    assert torch.equal(g.node("KindredKSampler", **models, **plain)[0]["samples"], g.node("KSampler", model=patched, **plain)[0]["samples"])
+    for noise, leftover in (("enable", "enable"), ("disable", "disable")):
+        parts = {"add_noise": noise, "noise_seed": 4, "start_at_step": 1, "end_at_step": 3, "return_with_leftover_noise": leftover}
+        ours = g.node("KindredKSamplerAdvanced", **models, **common, **latent, **parts)[0]["samples"]
+        assert torch.equal(ours, g.node("KSamplerAdvanced", model=patched, **common, **latent, **parts)[0]["samples"])
+
+
 @pytest.mark.parametrize("name", ["KindredGuider", "KindredKSampler", "KindredKSamplerAdvanced", "KindredPersonalizationGuidance"])
 def test_every_input_has_a_tooltip_and_every_node_a_page(name):
     node, inputs = schema(name)
