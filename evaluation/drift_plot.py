@@ -50,7 +50,8 @@ def _norms(canvas: Canvas, drift: Drift, top: float, bottom: float) -> None:
         _panel(canvas, left, top, left + width, bottom, "Length among all words" if len(encoders) == 1 else f"Length, {key}")
         own = [vector for vector in drift.vectors if vector.encoder == key]
         before, after = (sum(getattr(vector, name) for vector in own) / len(own) for name in ("cosine", "adjusted_cosine"))
-        canvas.text(left + width - 24, top + 38, f"cosine {before:.2f} to {after:.2f}", 24, canvas.theme.faint, "rs")
+        cosine = f"cosine {before:.2f} to {after:.2f}" if _has_token_slerp(drift) else f"cosine {before:.2f}"
+        canvas.text(left + width - 24, top + 38, cosine, 24, canvas.theme.faint, "rs")
         _histogram(canvas, drift, key, left + 24, top + 62, left + width - 24, bottom - 40)
 
 
@@ -74,21 +75,21 @@ def _histogram(canvas: Canvas, drift: Drift, key: str, left: float, top: float, 
     canvas.line(left, bottom, right, bottom, theme.line)
     for tick in ticks(low, high, 6, logarithmic=high > 10 * low):
         canvas.text(place(tick), bottom + 27, f"{tick:g}", 22, theme.faint, "ms")
-    named = [(drift.class_norms[key], theme.ink, _short(drift.class_word, 12))]
-    named += [(vector.adjusted_norm, theme.series[1], "") for vector in vectors] + [(vector.norm, theme.series[0], "") for vector in vectors]
-    for value, colour, label in named:
+    adjusted = vectors if _has_token_slerp(drift) else []
+    lines = [(vector.adjusted_norm, theme.series[1]) for vector in adjusted] + [(vector.norm, theme.series[0]) for vector in vectors]
+    origin, label = place(drift.class_norms[key]), _short(drift.class_word, 16)
+    crowded = any(-8 < place(value) - origin < canvas.width_of(label, 22) + 24 for value, _ in lines)
+    side = -1 if crowded and origin - canvas.width_of(label, 22) - 16 > left else 1
+    canvas.text(origin + 14 * side, top + 18, label, 22, theme.ink, "lm" if side > 0 else "rm")
+    for value, colour in [(drift.class_norms[key], theme.ink), *lines]:
         canvas.line(place(value), top + 18, place(value), bottom, colour, 4)
         canvas.dot(place(value), top + 18, 8, colour, theme.panel)
-        if label:
-            side = "lm" if place(value) + canvas.width_of(label, 22) + 16 < right else "rm"
-            canvas.text(place(value) + (14 if side == "lm" else -14), top + 18, label, 22, theme.ink, side)
 
 
 def _ranks(canvas: Canvas, drift: Drift, top: float, bottom: float) -> None:
     """Distances of seventy adjectives from the class word, and where the token stands among them."""
     theme, left, right = canvas.theme, MARGIN + 24, WIDTH - MARGIN - 24
-    word = _short(drift.class_word, 14)
-    _panel(canvas, MARGIN, top, WIDTH - MARGIN, bottom, f"Distance from “{word}”, among {len(drift.adjectives)} kinds of {word}")
+    _panel(canvas, MARGIN, top, WIDTH - MARGIN, bottom, f"Distance from “{_short(drift.class_word, 24)}”, among {len(drift.adjectives)} kinds of it")
     values = [*drift.adjectives.tolist(), *(state.distance for state in drift.states)]
     room = (max(values) - min(values)) * 0.06 or 1.0
     low, high, axis = max(0.0, min(values) - room), max(values) + room, bottom - 44
@@ -118,13 +119,13 @@ def _sets(canvas: Canvas, drift: Drift, top: float, bottom: float) -> None:
     step = (bottom - top - 70) / len(drift.states)
     for i, (state, (_, colour)) in enumerate(zip(drift.states, _series(canvas, drift), strict=True)):
         y, share = top + 66 + i * step, max(0.0, min(1.0, state.kept))
-        canvas.text(MARGIN + 24, y + 38, f"{state.kept:.0%}", 40, colour, bold=True)
+        canvas.text(MARGIN + 24, y + 38, f"{max(0.0, state.kept):.0%}", 40, colour, bold=True)
         canvas.box(MARGIN + 24, y + 54, split - 24, y + 72, theme.line, 9)
         canvas.box(MARGIN + 24, y + 54, MARGIN + 24 + share * (split - MARGIN - 48), y + 72, colour, 9)
     first = drift.states[0]
     rows = (
         (top, half - 8, "Distance from the class’s prompts", [state.inter for state in drift.states], first.inter),
-        (half + 8, bottom, f"Spread of prompts, {_short(drift.class_word, 12)} = line", [state.intra for state in drift.states], drift.class_intra),
+        (half + 8, bottom, f"Spread of prompts, {_short(drift.class_word, 18)} = line", [state.intra for state in drift.states], drift.class_intra),
     )
     for upper, lower, title, sets, unit in rows:
         _panel(canvas, split + 16, upper, WIDTH - MARGIN, lower, title)
@@ -154,6 +155,10 @@ def _panel(canvas: Canvas, left: float, top: float, right: float, bottom: float,
 def _series(canvas: Canvas, drift: Drift) -> list[tuple[str, str]]:
     """(name, colour) of each state; a plain word has no Token SLERP."""
     return [(state.name, canvas.theme.series[STATES.index(state.name)]) for state in drift.states]
+
+
+def _has_token_slerp(drift: Drift) -> bool:
+    return any(state.name == STATES[1] for state in drift.states)
 
 
 def _ratio(value: float, unit: float) -> float:

@@ -14,7 +14,7 @@ def report(drift: Drift) -> str:
     first, others = drift.states[0], len(drift.adjectives)
     lines = [
         f"{drift.token} against {drift.class_word}, {drift.contexts} scenes, alpha {drift.alpha:g}, beta {drift.beta:g}",
-        f"{first.kept:.0%} of a scene survives next to {drift.token}; in meaning it stands at place {first.rank} of {others + 1} from {drift.class_word}.",
+        f"{max(0.0, first.kept):.0%} of a scene survives next to {drift.token}; in meaning it stands at place {first.rank} of {others + 1} from {drift.class_word}.",
         "",
         "token                   length   percentile   cosine      adjusted: length   cosine",
     ]
