@@ -168,6 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="alternating rounds (default 7)")
     parser.add_argument("--steps", type=int, default=6, help="sampling steps a run (default 6)")
+    parser.add_argument("--pixels", type=int, default=256, help="image size of the reduced model on the CPU (default 256)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1: steadier than all of a shared machine)")
     parser.add_argument("--only", default="", help="only adapters whose name contains this, against plain CFG")
     parser.add_argument("--write", type=Path, help="also write the tables to this file")
@@ -178,7 +179,7 @@ def main() -> None:
     start_host(gpu is not None)
     parts = []
     if gpu is None:
-        parts.append(bench("SD15", "tiny", 192, torch.float32, torch.device("cpu"), options))
+        parts.append(bench("SD15", "tiny", options.pixels, torch.float32, torch.device("cpu"), options))
         parts.append("Full-size SD 1.5 (512 px), SDXL (1024 px) and SD3 (1024 px): skipped, no GPU on this machine.")
     else:
         for family, pixels in (("SD15", 512), ("SDXL", 1024), ("SD3", 1024)):
