@@ -80,7 +80,7 @@ def _turn(a, b, r, rescale, dtype=None):
     divisor = torch.where(straight, 1.0, sin_t)
     weight_a = scale_a * torch.where(straight, 1 - r, torch.sin((1 - r) * t) / divisor)
     weight_b = scale_b * torch.where(straight, r, torch.sin(r * t) / divisor)
-    out = torch.addcmul(weight_a * a, weight_b, b)
+    out = (weight_a * a).addcmul_(weight_b, b)
 
     opposite = (cos < 0) & (sin_t < torch.finfo(dtype).eps ** 0.25)  # half of the digits of 1 + cos are left
     if bool(opposite.any()):
