@@ -1,5 +1,6 @@
 """The pair that most guidance tests draw with: the tiny SD 1.5, and the same module with a LoRA."""
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -7,36 +8,46 @@ import torch
 from kindred_testing import guidance_models as g
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
+@contextmanager
+def single_thread():
     """Small tensors on a shared machine: a second thread mostly waits for the first."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    with single_thread():
+        yield
 
 
 @pytest.fixture(scope="session")
 def pair():
-    base, clip = g.base_model()
-    return SimpleNamespace(
-        base=base,
-        clip=clip,
-        tuned=g.with_lora(base, g.lora(base, rank=4), 0.8),
-        positive=g.encode(clip, "a photo of a dog"),
-        negative=g.encode(clip, ""),
-    )
+    with single_thread():  # made before the fixture above
+        base, clip = g.base_model()
+        return SimpleNamespace(
+            base=base,
+            clip=clip,
+            tuned=g.with_lora(base, g.lora(base, rank=4), 0.8),
+            positive=g.encode(clip, "a photo of a dog"),
+            negative=g.encode(clip, ""),
+        )
 
 
 @pytest.fixture(scope="session")
 def pairs(pair):
-    """The three ways that guidance works in: factors, second weights, second module. (ours, truth) at omega 0.3."""
-    dora = g.with_lora(pair.base, g.lora(pair.base, kind="dora", seed=31), 0.8)
-    other = g.with_lora(g.with_state(pair.base, g.merged_state(g.with_lora(pair.base, all_weights(pair.base), 1.0))), g.lora(pair.base, seed=32), 0.5)
-    return {
-        name: (g.personalize(tuned, pair.base, 0.3), g.brute_force(tuned, pair.base, 0.3), tuned)
-        for name, tuned in (("factors", pair.tuned), ("second weights", dora), ("second module", other))
-    }
+    """The three ways that guidance works in: factors, second weights, second module. (ours, truth, plain) at omega 0.3."""
+    with single_thread():
+        dora = g.with_lora(pair.base, g.lora(pair.base, kind="dora", seed=31), 0.8)
+        other = g.with_lora(g.with_state(pair.base, g.merged_state(g.with_lora(pair.base, all_weights(pair.base), 1.0))), g.lora(pair.base, seed=32), 0.5)
+        return {
+            name: (g.personalize(tuned, pair.base, 0.3), g.brute_force(tuned, pair.base, 0.3), tuned)
+            for name, tuned in (("factors", pair.tuned), ("second weights", dora), ("second module", other))
+        }
 
 
 def all_weights(base) -> dict:
