@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 from kindred_testing import COMFYUI, ROOT
+from kindred_testing.models import sd15_checkpoint
 from PIL import Image
 
 
@@ -107,10 +109,20 @@ def servers(place) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_demo_ends_with_a_picture_and_files(place, dog_photos):
-    process = demo(place, "--steps", "3", "--photos", str(dog_photos[0].parent), "--class-word", "dog", "--prompt", "a {token} {class} on the moon")
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
+def test_the_demo_on_a_users_own_files_ends_with_a_picture_and_an_open_page(place, dog_photos):
+    arguments = ["--checkpoint", sd15_checkpoint(), "--resolution", "64", "--steps", "3", "--photos", dog_photos[0].parent, "--class-word", "dog"]
+    process = demo(place, *map(str, arguments), "--prompt", "a {token} {class} on the moon", "--serve")
+    output = ""
+    for line in process.stdout:
+        output += line
+        if "runs at" in line:
+            break
+    address = output.rpartition("runs at ")[2].split()[0]
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=30) as page:
+        assert b"<html" in page.read().lower()
+    process.send_signal(signal.SIGINT)
+    output += process.communicate(timeout=60)[0]
+    assert process.returncode == 0 and "Traceback" not in output, output
     assert "3/3   loss" in output and "left" in output
     paths = {
         line.split()[0]: line.split(maxsplit=1)[1]
