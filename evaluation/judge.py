@@ -72,6 +72,7 @@ class Judge(nn.Module):
 
         state = {name: value.half().contiguous() for name, value in self.state_dict().items()}
         save_file(state, path, {"values": json.dumps(self.values), "format": "kindred judge 1"})
+        Path(path).chmod(0o644)  # safetensors writes 0600
 
     @classmethod
     def load(cls, path: Path) -> Judge:

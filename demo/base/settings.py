@@ -41,7 +41,7 @@ class Settings:
     min_snr: float = 5.0
 
     # The judge, a small convolutional network that sees renders only.
-    judge_steps: int = 2_400
+    judge_steps: int = 3_300
     judge_batch: int = 64
     judge_lr: float = 2e-3
 
