@@ -49,6 +49,14 @@ def test_an_old_python_is_said(door, monkeypatch, capsys):
     assert "needs Python 3.10 or newer" in capsys.readouterr().err
 
 
+def test_too_little_room_is_said_before_anything_is_installed(door, monkeypatch, tmp_path):
+    monkeypatch.setattr(door, "HOME", tmp_path)
+    monkeypatch.setattr(door.shutil, "disk_usage", lambda place: door.shutil._ntuple_diskusage(10**10, 10**10 - 10**9, 10**9))
+    with pytest.raises(door.Problem, match=r"1\.0 GB are free .* needs about 5 GB"):
+        door.install_host(tmp_path / "python", COMFYUI, False, [])
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_network_is_one_sentence(tmp_path):
     """The real script with a registry that refuses: exit code 1, the reason in words, no traceback, nothing half-made in use."""
     place = tmp_path / "a checkout with spaces"

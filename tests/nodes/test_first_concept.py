@@ -125,6 +125,35 @@ def test_the_trained_outputs_draw_what_the_saved_files_draw(server, photos, trai
     assert np.array_equal(picture(direct), picture(loaded))
 
 
+@pytest.mark.slow
+def test_training_through_the_server_learns_the_dog_and_leaves_the_base_as_it_was(server, photos, dog_photos):
+    """Held-out loss of the saved files under the same checkpoint; and the base model's picture, before and after, in the same process."""
+    import torch
+    from kindred_testing import pack
+    from kindred_testing.models import load, sd15_checkpoint
+    from kindred_testing.training import held_out_loss, untrained_token
+
+    plain = {"1": CHECKPOINT, **draw(["1", 0], ["1", 1], "a photo of a dog in the park")}
+    before = picture(server.run(plain))
+    server.run(train_prompt(photos, "learned", steps=24, seed=7))
+    plain["23"]["inputs"]["seed"] = 4  # another picture in between, so that the next one is drawn and not remembered
+    assert not np.array_equal(picture(server.run(plain)), before)
+    plain["23"]["inputs"]["seed"] = 3
+    assert np.array_equal(picture(server.run(plain)), before)
+
+    base = load(sd15_checkpoint())
+    folder = server.base / "models"
+    with torch.inference_mode():
+        lora, (token,) = pack("formats.concept_file").load(
+            folder / "loras/kindred/learned.safetensors", {"clip_l": 768}, lambda name: folder / "embeddings" / name
+        )
+        tuned, _ = pack("host.lora").apply_lora(base[0], None, lora)
+        pictures = [torch.from_numpy(photo.pixels)[None] for photo in pack("training.photos").read_photos(dog_photos[0].parent)]
+        concept = pack("training.concept").make_concept(pictures, "<v1>", "dog")
+        assert all(name.endswith(("attn2.to_k.diff", "attn2.to_v.diff")) for name in lora)
+        assert held_out_loss(tuned, base[1], base[2], token, concept) < 0.8 * held_out_loss(*base, untrained_token(base[1]), concept)
+
+
 def test_what_changes_is_made_again_and_nothing_else(server, photos):
     """The executor's cache: a new omega trains nothing; another seed, setting or photo trains again."""
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from kindred_testing import pack
 from kindred_testing.models import load, sd15_checkpoint
+from kindred_testing.training import held_out_loss, untrained_token
 from PIL import Image
 
 SETTINGS = {"steps": 24, "resolution": 64, "learning_rate": 1e-3, "seed": 7}
@@ -65,29 +66,9 @@ def test_only_tokens_and_cross_attention_kv_move(base, trained, concept):
 
 
 def test_reconstruction_on_held_out_noise_falls_and_the_kind_is_kept(base, trained, concept):
-    """Noise, time steps and the uncut photos that training never saw."""
-    host, losses, dataset = pack("host.training"), pack("training.losses"), pack("training.dataset")
-    data = dataset.Dataset([concept], 64, 5, 2, seed=991, augment=False)
     tuned, _ = pack("host.lora").apply_lora(base[0], None, trained.lora)
-    start = pack("host.text").input_embeddings(base[1], "clip_l")[42170].float().clone()[None]
-    untrained = pack("formats.token").LearnedToken("<v1>", "dog", {"clip_l": start})
-
-    def measure(model, token) -> float:
-        clip = pack("host.text").carry_tokens(base[1], [token])
-        with host.training_mode(), torch.no_grad():
-            data.encode(lambda pixels: base[2].encode(pixels))
-            text, denoiser = host.TrainableText(base[1]), host.TrainableDenoiser(model)
-            total, generator = 0.0, torch.Generator().manual_seed(5)
-            for step in range(2):
-                batch = data.batch(step)
-                latents = denoiser.latents(batch.latents)
-                noise = torch.randn(latents.shape, generator=generator)
-                timestep = torch.randint(1000, (len(latents),), generator=generator)
-                prediction, target = denoiser.predict(latents, noise, timestep, [text.encode(clip, prompt) for prompt in batch.prompts])
-                total += losses.reconstruction(prediction, target, batch.masks).mean().item()
-        return total / 2
-
-    assert measure(tuned, trained.tokens[0]) < 0.8 * measure(base[0], untrained)
+    before = held_out_loss(*base, untrained_token(base[1]), concept)
+    assert held_out_loss(tuned, base[1], base[2], trained.tokens[0], concept) < 0.8 * before
     assert trained.history[-1].spl < trained.history[0].spl  # from a rare token toward the kind
 
 

@@ -1,0 +1,33 @@
+"""What a training has done, measured on noise, time steps and uncut photos that it never saw."""
+
+from __future__ import annotations
+
+import torch
+
+from .host import pack
+
+
+def held_out_loss(model, clip, vae, token, concept, resolution: int = 64) -> float:
+    """The mean reconstruction loss of `concept`'s photos under `model` when prompts name `token` (a LearnedToken)."""
+    host, losses, dataset = pack("host.training"), pack("training.losses"), pack("training.dataset")
+    carrying = pack("host.text").carry_tokens(clip, [token])
+    data = dataset.Dataset([concept], resolution, 5, 2, seed=991, augment=False)
+    with host.training_mode(), torch.no_grad():
+        data.encode(lambda pixels: vae.encode(pixels))
+        text, denoiser = host.TrainableText(clip), host.TrainableDenoiser(model)
+        total, generator = 0.0, torch.Generator().manual_seed(5)
+        for step in range(2):
+            batch = data.batch(step)
+            latents = denoiser.latents(batch.latents)
+            noise = torch.randn(latents.shape, generator=generator)
+            timestep = torch.randint(denoiser.timesteps, (len(latents),), generator=generator)
+            prompts = {prompt: text.encode(carrying, prompt) for prompt in set(batch.prompts)}
+            prediction, target = denoiser.predict(latents, noise, timestep, [prompts[prompt] for prompt in batch.prompts])
+            total += losses.reconstruction(prediction, target, batch.masks).mean().item()
+    return total / 2
+
+
+def untrained_token(clip):
+    """`<v1>` as training begins: the papers' rare token `ktn`."""
+    start = pack("host.text").input_embeddings(clip, "clip_l")[42170].float().clone()[None]
+    return pack("formats.token").LearnedToken("<v1>", "dog", {"clip_l": start})
