@@ -1,5 +1,6 @@
 """The shell's door: its messages, and the demo as a real process from the first line to the picture, and to Ctrl-C."""
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -86,34 +87,42 @@ def demo(place, *arguments):
         (place / "demo").unlink()
         shutil.copytree(ROOT / "demo", place / "demo", ignore=shutil.ignore_patterns("base", "__pycache__"))
     environment = {**os.environ, "COMFYUI_PATH": str(COMFYUI), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, str(place / "demo" / "run.py"), "demo", "--cpu", *arguments]
     return subprocess.Popen(
-        [sys.executable, str(place / "demo" / "run.py"), "demo", "--cpu", *arguments],
+        command,
         cwd="/",
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # A test run in the background inherits an ignored SIGINT, which Ctrl-C at a terminal is not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("demo") / "with a space"
+    folder = tmp_path_factory.mktemp("demo") / "with a space"
+    yield folder
+    for process in processes(str(folder)):  # of a test that failed
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
-def servers(place) -> list[str]:
-    """Command lines of processes that run in the demo's base directory."""
+def processes(*words: str) -> list[int]:
+    """The processes whose command line has all `words`."""
     found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            try:
-                line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-            if "main.py" in line and str(place) in line:
-                found.append(line)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                found += [int(entry.name)] if all(word in line for word in words) else []
     return found
+
+
+def servers(place) -> list[int]:
+    return processes("main.py", str(place))
 
 
 @pytest.mark.slow
