@@ -17,8 +17,6 @@ import torch.nn.functional as F
 from ..host import patcher as host
 from ..host.adapters import Kronecker, LowRank
 
-LAYER_KEY = "kindred_original"
-
 
 class Rows:
     """Which rows of the running batch are weak, and how weak: set before each forward, read by every layer in it."""

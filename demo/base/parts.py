@@ -8,23 +8,8 @@ import sys
 from pathlib import Path
 
 import torch
+from random_base import UNET
 
-UNET = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "num_res_blocks": [1],
-    "channel_mult": [1],
-    "transformer_depth": [1],
-    "transformer_depth_output": [1, 1],
-    "transformer_depth_middle": 1,
-    "context_dim": 768,
-    "num_heads": 8,
-    "use_spatial_transformer": True,
-    "legacy": False,
-    "dtype": torch.float32,
-}
 CLIP = {
     "hidden_size": 768,
     "num_attention_heads": 12,
