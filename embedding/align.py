@@ -46,11 +46,6 @@ def by_token(chunks: Sequence[Sequence], class_chunks: Sequence[Sequence], speci
     return partner
 
 
-def live_rows(chunks: Sequence[Sequence], special: Special) -> list[int]:
-    """The rows of the words themselves, without start, end and padding."""
-    return [row for row, _ in _words(chunks, special)[0]]
-
-
 def _words(chunks, special: Special):
     """([(row, token)] of all words, [(rows before the words, rows after them)] of each chunk)."""
     words, frames, offset = [], [], 0

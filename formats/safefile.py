@@ -36,15 +36,6 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         raise ValueError(f"{str(path)!r} cannot be read as safetensors ({error}). Save or copy the file again.") from error
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Only the metadata; the tensors are not touched. ValueError as `read`."""
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read as safetensors ({error}). Save or copy the file again.") from error
-
-
 def _write_bytes(path: Path, data: bytes) -> None:
     beside = path.with_name(f".{secrets.token_hex(8)}.part")
     try:

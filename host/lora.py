@@ -19,7 +19,7 @@ def apply_lora(model, clip, state: dict[str, torch.Tensor], strength: float = 1.
     if clip is not None:
         known = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, known)
     matched = comfy.lora.load_lora(comfy.lora_convert.convert_lora(dict(state)), known, log_missing=False)
-    shapes = {**{key: value.shape for key, value in model.model.state_dict().items()}}
+    shapes = {key: value.shape for key, value in model.model.state_dict().items()}
     wrong = [
         key
         for key, patch in matched.items()
