@@ -12,6 +12,8 @@ import torch
 from ..formats.token import LearnedToken
 from ..host import text
 from ..host import training as host
+from ..host.denoiser import TrainableDenoiser, supported_family
+from ..host.trainable_text import TrainableText
 from .adapters import TokenVectors, WeightDifference
 from .concept import Concept
 from .dataset import Batch, Dataset, random_state
@@ -111,7 +113,7 @@ def train(
     tokens = [concept.token for concept in concepts]
     if len(set(tokens)) != len(tokens):
         raise ValueError(f"Two concepts share a token ({', '.join(map(repr, tokens))}). Give each one of its own, for example '<v1>' and '<v2>'.")
-    host.supported_family(model)
+    supported_family(model)
     with host.training_mode():
         return Run(model, clip, vae, concepts, settings).run(on_step, on_encode)
 
@@ -139,8 +141,8 @@ class Run:
         """Encode the photos, load and copy what is trained, make the optimizer."""
         settings = self.settings
         self.data.encode(self._encode, progress=on_encode)
-        self.text = host.TrainableText(self.clip)
-        self.denoiser = host.TrainableDenoiser(self.model)
+        self.text = TrainableText(self.clip)
+        self.denoiser = TrainableDenoiser(self.model)
         self.weights = WeightDifference(self.denoiser.network)
         self.vectors = TokenVectors(self.clip, self.concepts, self.denoiser.device)
         self.carrying = text.carry_tokens(self.clip, self.vectors.carried())
@@ -204,9 +206,9 @@ class Run:
         generator = torch.Generator().manual_seed(int(random_state(self.settings.seed, 4, step).integers(2**63)))
         latents = self.denoiser.latents(batch.latents.to(device))
         noise = torch.randn(latents.shape, generator=generator).to(device)
-        timestep = torch.randint(self.denoiser.timesteps, (len(latents),), generator=generator)
+        sigma = self.denoiser.draw_sigmas(len(latents), generator)
         encoded = {prompt: self.text.encode(self.carrying, prompt) for prompt in dict.fromkeys(batch.prompts)}
-        prediction, target = self.denoiser.predict(latents, noise, timestep, [encoded[prompt] for prompt in batch.prompts])
+        prediction, target = self.denoiser.predict(latents, noise, sigma, [encoded[prompt] for prompt in batch.prompts])
         losses = reconstruction(prediction, target, batch.masks.to(device))
         prior = losses[batch.prior.to(device)]
         return losses[~batch.prior.to(device)].mean(), prior.mean() if len(prior) else losses.new_zeros(())
