@@ -9,7 +9,7 @@ import torch
 
 from ..formats.token import LearnedToken
 from ..host import text
-from ..host.training import initializer_ids
+from ..host.trainable_text import initializer_ids
 from .concept import Concept
 
 log = logging.getLogger(__name__)

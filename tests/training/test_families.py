@@ -54,13 +54,12 @@ def test_a_family_trains_and_predicts_as_the_host_does(make_model, make_text, en
 
     # eps or v against x0 = what the host's apply_model says, pooled and size conditionings included.
     with host.training_mode(), torch.no_grad():
-        denoiser, text = host.TrainableDenoiser(model), host.TrainableText(clip)
+        denoiser, text = pack("host.denoiser").TrainableDenoiser(model), pack("host.trainable_text").TrainableText(clip)
         latents, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
-        timestep = torch.tensor([40, 900])
-        conditioning, pooled = text.encode(clip, "a photo of a dog")
-        prediction, target = denoiser.predict(latents, noise, timestep, [(conditioning, pooled)] * 2)
+        conditioning, pooled, _ = text.encode(clip, "a photo of a dog")
         sampling = model.model.model_sampling
-        sigma = sampling.sigma(timestep).view(-1, 1, 1, 1)
+        sigma = sampling.sigmas[[40, 900]].view(-1, 1, 1, 1)
+        prediction, target = denoiser.predict(latents, noise, sigma.view(-1), [(conditioning, pooled)] * 2)
         noisy = latents + noise * sigma
         given = {
             "cross_attn": conditioning,

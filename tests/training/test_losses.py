@@ -33,7 +33,7 @@ def test_spl_and_its_gradient_equal_transformers():
     with host.training_mode():
         trained = vector.clone().requires_grad_()
         token = pack("formats.token").LearnedToken("<v1>", "dog", {"clip_l": trained})
-        encoder = host.TrainableText(clip)
+        encoder = pack("host.trainable_text").TrainableText(clip)
         own = encoder.eos_features(text.carry_tokens(clip, [token]), PROMPT)
         with torch.no_grad():
             kind = encoder.eos_features(clip, CLASS_PROMPT)

@@ -77,13 +77,12 @@ def test_the_prediction_is_what_the_host_denoises_with(base):
     model, clip, _ = base
     host = pack("host.training")
     with host.training_mode(), torch.no_grad():
-        denoiser, text = host.TrainableDenoiser(model), host.TrainableText(clip)
+        denoiser, text = pack("host.denoiser").TrainableDenoiser(model), pack("host.trainable_text").TrainableText(clip)
         latents, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
-        timestep = torch.tensor([30, 480, 970])
+        sigma = model.model.model_sampling.sigmas[[30, 480, 970]]
         conditioning = text.encode(clip, "a photo of a dog")
-        prediction, target = denoiser.predict(latents, noise, timestep, [conditioning] * 3)
+        prediction, target = denoiser.predict(latents, noise, sigma, [conditioning] * 3)
         assert torch.equal(target, noise)
-        sigma = model.model.model_sampling.sigma(timestep)
         noisy = latents + noise * sigma.view(-1, 1, 1, 1)
         with torch.inference_mode():
             denoised = model.model.apply_model(noisy, sigma, c_crossattn=conditioning[0].expand(3, -1, -1))
@@ -99,7 +98,7 @@ def test_text_encoding_for_training_equals_the_hosts(base):
             expected = clip.encode_from_tokens(clip.tokenize("a (red:1.3) dog on the beach"))
         host = pack("host.training")
         with host.training_mode():
-            actual, _ = host.TrainableText(clip).encode(clip, "a (red:1.3) dog on the beach")
+            actual = pack("host.trainable_text").TrainableText(clip).encode(clip, "a (red:1.3) dog on the beach").conditioning
         assert torch.allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 

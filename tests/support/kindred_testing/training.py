@@ -14,15 +14,15 @@ def held_out_loss(model, clip, vae, token, concept, resolution: int = 64) -> flo
     data = dataset.Dataset([concept], resolution, 5, 2, seed=991, augment=False)
     with host.training_mode(), torch.no_grad():
         data.encode(lambda pixels: vae.encode(pixels))
-        text, denoiser = host.TrainableText(clip), host.TrainableDenoiser(model)
+        text, denoiser = pack("host.trainable_text").TrainableText(clip), pack("host.denoiser").TrainableDenoiser(model)
         total, generator = 0.0, torch.Generator().manual_seed(5)
         for step in range(2):
             batch = data.batch(step)
             latents = denoiser.latents(batch.latents)
             noise = torch.randn(latents.shape, generator=generator)
-            timestep = torch.randint(denoiser.timesteps, (len(latents),), generator=generator)
+            sigma = denoiser.draw_sigmas(len(latents), generator)
             prompts = {prompt: text.encode(carrying, prompt) for prompt in set(batch.prompts)}
-            prediction, target = denoiser.predict(latents, noise, timestep, [prompts[prompt] for prompt in batch.prompts])
+            prediction, target = denoiser.predict(latents, noise, sigma, [prompts[prompt] for prompt in batch.prompts])
             total += losses.reconstruction(prediction, target, batch.masks).mean().item()
     return total / 2
 
