@@ -19,6 +19,11 @@ def embedding_folder() -> Path:
     return Path(folder_paths.get_folder_paths("embeddings")[0])
 
 
+def run_folder() -> Path:
+    """Where trainings keep their states: `kindred/runs` in the host's output folder."""
+    return Path(folder_paths.get_output_directory()) / "kindred" / "runs"
+
+
 def saved_concepts() -> list[str]:
     """Names of the concepts that `Load Concept` offers, from every LoRA folder of the host, sorted."""
     files = (Path(name) for name in folder_paths.get_filename_list("loras"))

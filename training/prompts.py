@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from ..formats.token import LearnedToken
 from ..host import text
 
@@ -29,7 +31,8 @@ class Prompts:
 
     def _lookup(self, prompt: str) -> tuple:
         if prompt not in self._known:
-            self._known[prompt] = tuple(part.detach() if part is not None else None for part in self.encoder.encode(self.carrying, prompt))
+            with torch.no_grad():
+                self._known[prompt] = self.encoder.encode(self.carrying, prompt)
         return self._known[prompt]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 
 import torch
 
@@ -48,6 +49,7 @@ class Run:
             caption_dropout=settings.caption_dropout,
         )
         self.history = History([concept.token for concept in concepts])
+        self.place: Path | None = None  # the folder that it is kept in
         self.whole = True  # False while the weights move: what is learned is then half of one step and half of the next
 
     def prepare(self, on_encode: Callable[[int, int], None] | None = None, encode: bool = True) -> None:

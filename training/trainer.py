@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ..formats import concept_file
+from ..formats import concept_file, names
 from ..host import denoiser as host_denoiser
 from ..host import training as host
 from ..host.model_hash import model_hash
@@ -34,12 +34,14 @@ class Keeping:
     root        the folder of all runs;  name: this one's
     every       steps between two states; 0 = nothing is kept (and an interrupted run is lost)
     resume      "new run", or "continue": go on from the newest state under the name
+    tell        is given a sentence for the artist: where an interrupted run is kept, that a finished one was found
     """
 
     root: Path
     name: str = "concept"
     every: int = 100
     resume: str = NEW
+    tell: Callable[[str], None] = log.warning
 
     def __post_init__(self):
         if self.resume not in RESUME:
@@ -99,6 +101,7 @@ def _run(run: Run, keeper: _Keeper, on_step, on_encode, preview) -> Trained:
     if state is not None:
         run.restore(state)
     if finished:
+        keeper.keeping.tell(f"This training was finished before; its result is taken from {keeper.place}.")
         return run.result()
     keeper.ready()
     kept = done
@@ -144,11 +147,13 @@ class _Keeper:
         self.identity = identity(self.run.model, self.run.concepts, self.run.settings)
         if self.keeping.resume == CONTINUE:
             self.folder = RunFolder.newest(self.keeping.root, self.keeping.name)
+            self.run.place = self.place
             done, state = self.folder.load(self.identity)
-            log.info("Kindred: training goes on after step %d, from %s.", done, self.place)
+            self.keeping.tell(f"Training goes on after step {done}, from {self.place}.")
             return done, state
         if self.run.processes.rank == 0:
             self.folder = RunFolder.new(self.keeping.root, self.keeping.name)
+            self.run.place = self.place
         return 0, None
 
     def ready(self) -> None:
@@ -181,7 +186,7 @@ class _Keeper:
         except Exception:  # the first error is the one to tell
             log.exception("Kindred: what was learned until step %d could not be kept.", done)
             return False
-        log.warning("Kindred: the training stopped after step %d of %d. What it had learned is in %s.%s", done, self.run.settings.steps, saved.lora, self.said(done))
+        self.keeping.tell(f"The training stopped after step {done} of {self.run.settings.steps}. What it had learned is in {saved.lora}.{self.said(done)}")
         return True
 
     def end(self) -> None:
@@ -204,6 +209,11 @@ def identity(model, concepts: list[Concept], settings: TrainSettings) -> dict[st
         words = (concept.class_word, concept.prompts, concept.token_prompt, concept.class_prompt, concept.initializer, concept.repeats)
         entries[f"the words of {concept.token}"] = repr(words)
     return {**entries, "the base model": model_hash(model)}
+
+
+def run_name(concepts: list[Concept]) -> str:
+    """A run's name where nobody gave one: what it learns."""
+    return names.file_name("-".join(f"{concept.class_word}_{concept.token}" for concept in concepts[:3]).replace(" ", "_"))
 
 
 def _digest(pictures) -> str:
