@@ -12,10 +12,11 @@ import torch
 from ..formats.token import LearnedToken
 from ..host import text
 from ..host import training as host
-from .adapters import TokenVectors, WeightDifference
+from .adapters import WeightDifference
 from .concept import Concept
 from .dataset import Batch, Dataset, random_state
 from .losses import drift, reconstruction, semantic_preservation
+from .tokens import TokenVectors
 
 
 @dataclass(frozen=True)
