@@ -9,8 +9,9 @@ import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..formats.token import LearnedToken
-from .adapters import CROSS_ATTENTION_KV, WeightDifference, low_rank, text_low_rank
+from .adapters import WeightDifference
 from .concept import Concept
+from .low_rank import low_rank
 from .settings import TrainSettings
 from .tokens import TokenVectors
 
@@ -27,13 +28,15 @@ class Learned:
         self.network = self.text = self.tokens = None
         alpha = settings.alpha or float(settings.rank)
         if settings.method == "kv + token":
-            self.network = WeightDifference(denoiser.network, CROSS_ATTENTION_KV)
+            self.network = WeightDifference(denoiser.network, device=denoiser.device)
         elif settings.method.startswith("lora"):
-            self.network = low_rank(denoiser.network, settings.adapter, settings.rank, alpha, settings.targets, settings.seed)
+            kind, rank, seed = settings.adapter, settings.rank, settings.seed
+            self.network = low_rank(denoiser.network, kind, rank, alpha, settings.targets, seed, device=denoiser.device)
             if settings.train_text_encoder:
-                self.text = text_low_rank(text.model, settings.adapter, settings.rank, alpha, settings.targets, settings.seed)
+                layers = "attention + feed-forward" if "feed-forward" in settings.targets else "attention"  # a text encoder has no others
+                self.text = low_rank(text.model, kind, rank, alpha, layers, seed, prefix="text_encoders.", device=text.device)
         if settings.learns_tokens:
-            self.tokens = TokenVectors(clip, concepts, denoiser.device, settings.vectors, settings.direction_only)
+            self.tokens = TokenVectors(clip, concepts, denoiser.device, settings.vectors, settings.direction_only, seed=settings.seed)
         parts = {"network": self.network, "tokens": self.tokens, "text": self.text}
         self._parts = {name: part for name, part in parts.items() if part is not None}
         self.parameters = {f"{part}/{_text(name)}": parameter for part, owner in self._parts.items() for name, parameter in owner.parameters.items()}

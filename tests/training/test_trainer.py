@@ -173,7 +173,7 @@ def test_a_token_that_is_a_word_is_refused(base, concept):
 
 
 def test_an_initializer_of_several_tokens_is_said_and_their_mean_is_used(base, caplog):
-    make, adapters, text = pack("training.concept").make_concept, pack("training.adapters"), pack("host.text")
+    make, tokens, text = pack("training.concept").make_concept, pack("training.tokens"), pack("host.text")
     table = text.input_embeddings(base[1], "clip_l").float()
     for word, ids, said in (
         ("golden retriever", text.word_ids(base[1], "clip_l", "golden retriever"), True),
@@ -182,7 +182,7 @@ def test_an_initializer_of_several_tokens_is_said_and_their_mean_is_used(base, c
     ):
         caplog.clear()
         with caplog.at_level("INFO"), torch.inference_mode(False):
-            vectors = adapters.TokenVectors(base[1], [make([torch.rand(1, 64, 64, 3)], "<v1>", "dog", initializer=word)], torch.device("cpu"))
+            vectors = tokens.TokenVectors(base[1], [make([torch.rand(1, 64, 64, 3)], "<v1>", "dog", initializer=word)], torch.device("cpu"))
         assert torch.allclose(vectors.parameters["<v1>", "clip_l"][0], table[torch.tensor(ids)].mean(dim=0))
         assert (f"the initializer '{word}'" in caplog.text and "mean" in caplog.text) == said
 
