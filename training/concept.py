@@ -9,6 +9,7 @@ import torch
 from ..formats.token import check_token_text
 
 SMALLEST_SIDE = 16  # two latent cells: less carries no picture
+MOST_REPEATS = 1000
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Concept:
     class_prompt  P_cp, "a photo of a dog"
     initializer   the word whose embedding the token starts from
     prior_images  pictures of the class for prior preservation, as `images`; may be empty
+    repeats       how often this concept is shown, in relation to the other concepts of a run
     """
 
     images: tuple[torch.Tensor, ...]
@@ -35,6 +37,7 @@ class Concept:
     initializer: str = "ktn"
     masks: tuple[torch.Tensor, ...] | None = None
     prior_images: tuple[torch.Tensor, ...] = field(default=())
+    repeats: int = 1
 
 
 def make_concept(
@@ -48,6 +51,7 @@ def make_concept(
     class_prompt="a photo of a {class}",
     initializer="ktn",
     prior_images=(),
+    repeats: int = 1,
 ) -> Concept:
     """Check what the artist gave and put it into one `Concept`.
 
@@ -77,6 +81,8 @@ def make_concept(
     for index, mask in enumerate(given):
         if not mask.any():
             raise ValueError(f"masks: mask {index + 1} is empty, so nothing of its image would be learned. Paint the subject white.")
+    if not 1 <= repeats <= MOST_REPEATS:
+        raise ValueError(f"repeats is {repeats}; expected a whole number from 1 to {MOST_REPEATS}.")
     token_prompt = _fill(instance_prompt, token, class_word, "instance_prompt", must_name_token=True)
     lines = captions.split("\n") if isinstance(captions, str) else list(captions)
     while len(lines) > len(pictures) and not lines[-1].strip():  # the line breaks that end a text box
@@ -96,6 +102,7 @@ def make_concept(
         token_prompt=token_prompt,
         class_prompt=_fill(class_prompt, token, class_word, "class_prompt"),
         prior_images=tuple(_pictures(prior_images, "prior_images")[0]),
+        repeats=repeats,
     )
 
 
