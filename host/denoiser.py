@@ -40,6 +40,11 @@ def supported_family(patcher) -> str:
     return name
 
 
+def latent_scale(patcher) -> int:
+    """Pixels in one cell of the model's latents, each way."""
+    return patcher.get_model_object("latent_format").spacial_downscale_ratio
+
+
 class TrainableDenoiser:
     """A MODEL's denoising network as a training copy, with the host's own noise schedule and conditions around it.
 

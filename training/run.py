@@ -45,6 +45,7 @@ class Run:
             settings.seed,
             augment=settings.augment,
             flip=settings.flip,
+            latent_scale=host_denoiser.latent_scale(model),
             crop=settings.crop,
             caption_dropout=settings.caption_dropout,
         )
@@ -52,11 +53,11 @@ class Run:
         self.place: Path | None = None  # the folder that it is kept in
         self.whole = True  # False while the weights move: what is learned is then half of one step and half of the next
 
-    def prepare(self, on_encode: Callable[[int, int], None] | None = None, encode: bool = True) -> None:
-        """Encode the photos, load and copy what is trained, make the optimizer."""
+    def prepare(self, on_encode: Callable[[int, int], None] | None = None, done: int = 0) -> None:
+        """Encode the photos (for the steps after the first `done`), load and copy what is trained, make the optimizer."""
         settings = self.settings
-        if encode:
-            self.data.encode(self._encode, progress=on_encode)
+        if done < settings.steps:
+            self.data.encode(self._encode, on_encode, start=done * settings.accumulation)
         self.text = TrainableText(self.clip)
         self.denoiser = host_denoiser.TrainableDenoiser(self.model)
         self.device = self.denoiser.device

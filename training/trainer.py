@@ -97,7 +97,7 @@ def train(
 def _run(run: Run, keeper: _Keeper, on_step, on_encode, preview) -> Trained:
     done, state = keeper.begin()
     finished = state is not None and state["finished"]
-    run.prepare(on_encode, encode=not finished)
+    run.prepare(on_encode, done)
     if state is not None:
         run.restore(state)
     if finished:
