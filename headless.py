@@ -25,7 +25,9 @@ def main() -> int:
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--resume", action="store_true", help="go on from the newest state of each file's run")
     parser.add_argument("--comfyui", type=Path, default=os.environ.get("COMFYUI_PATH") or (ROOT.parents[1] if ROOT.parent.name == "custom_nodes" else None))
-    parser.add_argument("--base-directory", type=Path, default=os.environ.get("KINDRED_BASE"), help="where models and output are (default: ComfyUI's own folder)")
+    parser.add_argument(
+        "--base-directory", type=Path, default=os.environ.get("KINDRED_BASE"), help="where models and output are (default: ComfyUI's own folder)"
+    )
     parser.add_argument("--cpu", action="store_true", help="do not use the graphics card")
     parser.add_argument("-h", "--help", action="store_true")
     options = parser.parse_args()
@@ -59,7 +61,7 @@ def start_host(options) -> None:
         import comfy.options
 
         comfy.options.enable_args_parsing()
-        import comfy.cli_args  # noqa: F401
+        import comfy.cli_args
     finally:
         sys.argv = arguments
     pack = types.ModuleType(PACK)

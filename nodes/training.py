@@ -69,9 +69,7 @@ class KindredTrain(io.ComfyNode):
         method = dict(method)
         settings = TrainSettings(method=method.pop("method"), **method, **settings)
         progress = TrainingProgress(cls.hidden.unique_id, settings.steps)
-        keeping = Keeping(
-            run_folder(), kept.get("run_name") or run_name(concepts), kept.get("save_every", 100), kept.get("resume", "new run"), progress.tell
-        )
+        keeping = Keeping(run_folder(), kept.get("run_name") or run_name(concepts), kept.get("save_every", 100), kept.get("resume", "new run"), progress.tell)
         preview = make_preview(progress.preview, **watched)
         result = train(model, clip, vae, concepts, settings, progress.step, progress.encoding, keeping, preview)
         tuned, tuned_clip = apply_lora(model, clip, result.lora)

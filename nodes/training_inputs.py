@@ -132,7 +132,13 @@ OPTIMIZER = [
     ),
     _choice("schedule", ["constant", "linear", "cosine", "cosine with restarts"], "How the learning rates go over the run."),
     _int("warmup_steps", 0, 0, 100000, "Steps in which the learning rates rise from 0."),
-    _float("ema_decay", 0.0, 0.99999, 0.001, "Decay of the average of the weights over the steps, which is then the result. 0 = the last weights; 0.99 is usual for 500 steps."),
+    _float(
+        "ema_decay",
+        0.0,
+        0.99999,
+        0.001,
+        "Decay of the average of the weights over the steps, which is then the result. 0 = the last weights; 0.99 is usual for 500 steps.",
+    ),
 ]
 
 LOSSES = [
@@ -147,7 +153,11 @@ LOSSES = [
     _float("huber_delta", 0.1, 10.0, 0.01, "Where huber and smooth_l1 turn from square to straight."),
     _float("min_snr_gamma", 0.0, 100.0, 0.5, "Min-SNR weighting of the noise levels; 5 is usual. 0 = the papers' plain mean. Not for flow models."),
     _choice("noise", ["auto", "uniform", "logit-normal"], "How noise levels are drawn. auto = as the model's own paper does it."),
-    _choice("crop", ["square", "buckets"], "square: the middle of each photo, as the papers do. buckets: the photos' own shapes, at about the same number of pixels."),
+    _choice(
+        "crop",
+        ["square", "buckets"],
+        "square: the middle of each photo, as the papers do. buckets: the photos' own shapes, at about the same number of pixels.",
+    ),
     _float("caption_dropout", 0.0, 1.0, 0.01, "Probability that a photo gets the empty prompt."),
 ]
 

@@ -90,7 +90,10 @@ class Learned:
         return self.tokens.learned(metadata) if self.tokens else []
 
     def state(self) -> dict:
-        return {"parameters": {name: parameter.detach().cpu() for name, parameter in self.parameters.items()}, "average": [value.cpu() for value in self.average]}
+        return {
+            "parameters": {name: parameter.detach().cpu() for name, parameter in self.parameters.items()},
+            "average": [value.cpu() for value in self.average],
+        }
 
     @torch.no_grad()
     def restore(self, state: dict) -> None:

@@ -40,9 +40,7 @@ def make_schedule(settings: TrainSettings, optimizer: torch.optim.Optimizer) -> 
 
     names = {"constant": "constant_with_warmup", "cosine with restarts": "cosine_with_restarts"}
     specific = {"num_cycles": 3} if settings.schedule == "cosine with restarts" else None
-    return get_scheduler(
-        names.get(settings.schedule, settings.schedule), optimizer, settings.warmup_steps, settings.steps, scheduler_specific_kwargs=specific
-    )
+    return get_scheduler(names.get(settings.schedule, settings.schedule), optimizer, settings.warmup_steps, settings.steps, scheduler_specific_kwargs=specific)
 
 
 def _package(name: str, optimizer: str):

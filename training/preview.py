@@ -52,7 +52,8 @@ class Preview:
             model, clip = apply_lora(run.model, run.clip, result.lora)
             clip = text.carry_tokens(clip, result.tokens) if result.tokens else clip
             positive, negative = (
-                host.conditioning(clip, words.replace("{token}", concept.token).replace("{class}", concept.class_word)) for words in (self.prompt, self.negative)
+                host.conditioning(clip, words.replace("{token}", concept.token).replace("{class}", concept.class_word))
+                for words in (self.prompt, self.negative)
             )
             if self.omega < 1 and model is not run.model and any(key.startswith("diffusion_model.") for key in result.lora):
                 model = personalize(model, run.model, Schedule(self.omega))

@@ -1,27 +1,27 @@
 """A training in a TOML file, for the command line: the same `train(...)` as the node's, from folders of photos to saved files.
 
-    checkpoint = "v1-5-pruned-emaonly.safetensors"   # a file beside this one, or a name in models/checkpoints
-    name = "biscuit"                                 # of the saved concept, and of the run
+checkpoint = "v1-5-pruned-emaonly.safetensors"   # a file beside this one, or a name in models/checkpoints
+name = "biscuit"                                 # of the saved concept, and of the run
 
-    [train]                                          # any of TrainSettings, the defaults are the node's
-    method = "kv + token"
-    steps = 500
+[train]                                          # any of TrainSettings, the defaults are the node's
+method = "kv + token"
+steps = 500
 
-    [[concept]]                                      # one or more
-    photos = "photos/biscuit"                        # a folder beside this file; captions in .txt files of the same names
-    token = "<v1>"
-    class_word = "dog"
-    # also: instance_prompt, class_prompt, initializer, repeats, prior_images (a folder)
+[[concept]]                                      # one or more
+photos = "photos/biscuit"                        # a folder beside this file; captions in .txt files of the same names
+token = "<v1>"
+class_word = "dog"
+# also: instance_prompt, class_prompt, initializer, repeats, prior_images (a folder)
 
-    [preview]                                        # optional
-    every = 100
-    prompt = "a photo of a {token} {class} on the beach"
-    # also: omega, cfg
+[preview]                                        # optional
+every = 100
+prompt = "a photo of a {token} {class} on the beach"
+# also: omega, cfg
 
-    [save]                                           # optional
-    every = 100                                      # steps between two states, 0 = none
-    dtype = "float16"
-    overwrite = false
+[save]                                           # optional
+every = 100                                      # steps between two states, 0 = none
+dtype = "float16"
+overwrite = false
 """
 
 from __future__ import annotations

@@ -47,7 +47,9 @@ class RunFolder:
             except FileExistsError:
                 number += 1
             except OSError as error:
-                raise ValueError(f"The folder {str(place)!r} for the training's states cannot be made: {error.strerror}. Make room, or set save_every to 0.") from error
+                raise ValueError(
+                    f"The folder {str(place)!r} for the training's states cannot be made: {error.strerror}. Make room, or set save_every to 0."
+                ) from error
 
     @classmethod
     def newest(cls, root: Path, name: str) -> RunFolder:
@@ -56,9 +58,7 @@ class RunFolder:
         places = [place for place in root.glob("*") if re.fullmatch(re.escape(name) + r"(_\d+)?", place.name)] if root.is_dir() else []
         found = [(max(path.stat().st_mtime_ns for path in files), place) for place in places if (files := _states(place))]
         if not found:
-            raise ValueError(
-                f"There is no interrupted training {name!r} to continue in {str(root)!r}. Correct run_name, or set resume to 'new run'."
-            )
+            raise ValueError(f"There is no interrupted training {name!r} to continue in {str(root)!r}. Correct run_name, or set resume to 'new run'.")
         return cls(max(found)[1])
 
     def probe(self, size: int) -> None:

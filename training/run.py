@@ -12,6 +12,7 @@ import torch
 from ..host import denoiser as host_denoiser
 from ..host import text
 from ..host import training as host
+from ..host.checkpointing import gradient_checkpointing
 from ..host.trainable_text import TrainableText
 from . import losses
 from .concept import Concept
@@ -73,7 +74,7 @@ class Run:
         self.schedule = make_schedule(settings, self.optimizer)
         self.parameters = list(self.learned.parameters.values())
         if settings.gradient_checkpointing:
-            host.gradient_checkpointing(self.denoiser.network)
+            gradient_checkpointing(self.denoiser.network)
         precision = settings.precision
         if precision == "auto":
             cpu, cuda = self.device.type == "cpu", self.device.type == "cuda"

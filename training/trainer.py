@@ -91,7 +91,7 @@ def train(
         finally:
             keeper.end()
             del run, keeper
-            host.release()
+            host.memory_after_run()
 
 
 def _run(run: Run, keeper: _Keeper, on_step, on_encode, preview) -> Trained:
