@@ -10,7 +10,8 @@ import comfy.model_sampling
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-from .training import training_copy
+from .checkpointing import make_differentiable
+from .training import ordinary, training_copy
 
 Prompt = tuple  # (conditioning [1, positions, width], pooled [1, width] or None[, the host's further entries of a conditioning])
 
@@ -19,23 +20,35 @@ _PREDICTIONS = {
     comfy.model_sampling.V_PREDICTION.calculate_denoised: "v",
     comfy.model_sampling.CONST.calculate_denoised: "flow",
 }
-_FAMILIES = {comfy.model_base.SDXL: "SDXL"}
+_FAMILIES = {  # the host's class -> name; each has its test, and nothing else is trained
+    "SDXL": "SDXL",
+    "SD3": "SD3",
+    "Flux": "Flux",
+    "Flux2": "Flux 2",
+    "Chroma": "Chroma",
+    "AuraFlow": "AuraFlow",
+    "Lumina2": "Lumina 2 / Z-Image",
+    "PixArt": "PixArt",
+    "HunyuanDiT": "HunyuanDiT",
+    "QwenImage": "Qwen-Image",
+    "WAN21": "Wan 2.1",
+}
 SUPPORTED = ("Stable Diffusion 1.x", "Stable Diffusion 2.x", *_FAMILIES.values())
 
 
 def supported_family(patcher) -> str:
     """The model's family, if it can be trained. ValueError that names it and the supported ones if not."""
     model, sampling = patcher.model, patcher.get_model_object("model_sampling")
-    name = _FAMILIES.get(type(model))
+    name = _FAMILIES.get(type(model).__name__) if type(model).__module__ == comfy.model_base.__name__ else None
     if type(model) is comfy.model_base.BaseModel and isinstance(model.diffusion_model, UNetModel):
         name = "SD 2.x" if model.model_config.unet_config.get("context_dim") == 1024 else "SD 1.x"
     if name is None or _prediction(sampling) is None:
         raise ValueError(
             f"Train Concept cannot train this model ({type(model).__name__}, prediction {model.model_type.name}). Supported are {', '.join(SUPPORTED)}."
         )
-    if model.concat_keys:
+    if model.concat_keys or _takes_more_channels(model):
         raise ValueError(
-            "This is an inpainting model, which expects a masked picture beside the noise. Train on the ordinary model of the same family; the result works on both."
+            "This is an inpainting or editing model, which expects a picture beside the noise. Train on the ordinary model of the same family; the result works on both."
         )
     return name
 
@@ -52,10 +65,12 @@ class TrainableDenoiser:
     def __init__(self, patcher, batch_shape: tuple[int, ...] | None = None):
         """batch_shape: of the latents of one step, [n, c, h, w], from which the host's memory manager learns what to keep free."""
         supported_family(patcher)
-        comfy.model_management.load_models_gpu([patcher])
+        patcher = ordinary(patcher)
+        comfy.model_management.load_models_gpu([patcher], memory_required=training_memory(patcher, batch_shape) if batch_shape else 0)
         self.sampling = patcher.get_model_object("model_sampling")
         self.prediction = _prediction(self.sampling)
         self.network = training_copy(patcher.model.diffusion_model)
+        make_differentiable(self.network)
         self.model = _around(patcher.model, self.network, self.sampling)
         self.device = patcher.load_device
         self.dtype = patcher.model.get_dtype_inference()
@@ -98,7 +113,7 @@ class TrainableDenoiser:
         The target is the noise (eps prediction), v = alpha * noise - sigma * x0 of the variance-preserving process, or noise - x0 (flow).
         """
         sigma = sigma.to(self.device, torch.float32)
-        output = self.output(self.sampling.noise_scaling(sigma, noise, latents), sigma, prompts)
+        output = self.output(self.noisy(latents, noise, sigma), sigma, prompts)
         level = sigma.view(-1, *[1] * (noise.ndim - 1))
         if self.prediction == "eps":
             return output, noise
@@ -106,8 +121,17 @@ class TrainableDenoiser:
             return output, (noise - level * latents) / (1 + level**2) ** 0.5
         return output, getattr(self.sampling, "noise_scale", 1.0) * noise - latents
 
+    def noisy(self, latents, noise, sigma) -> torch.Tensor:
+        """`latents` with `noise` at the levels `sigma`, unscaled, as the host's samplers carry it: [n, c, h, w]."""
+        return self.sampling.noise_scaling(sigma.to(self.device, torch.float32), noise, latents)
+
     def output(self, noisy, sigma, prompts: list[Prompt]) -> torch.Tensor:
-        """What the network says to `noisy` [n, c, h, w] (unscaled, as the host's samplers carry it) at `sigma` [n]: [n, c, h, w] float32."""
+        """What the network says to `noisy` [n, c, h, w] at `sigma` [n]: [n, c, h, w] float32.
+
+        Output preservation asks it twice with the same `noisy`, `sigma` and class prompts: with the adapters, and without gradient while
+        they are switched off, when the network is the base model.
+        """
+        sigma = sigma.to(self.device, torch.float32)
         rows = [self._conditions(prompt, noisy) for prompt in prompts]
         groups: list[list[int]] = []
         for index, row in enumerate(rows):
@@ -134,6 +158,11 @@ class TrainableDenoiser:
         return {name: condition.process_cond(batch_size=1, area=None) for name, condition in self.model.extra_conds(**given).items()}
 
 
+def training_memory(patcher, batch_shape: tuple[int, ...]) -> float:
+    """Bytes to keep free beside the weights for a step on latents of `batch_shape`, by the host's own estimate of a forward pass."""
+    return 4.0 * patcher.memory_required(list(batch_shape))
+
+
 class _Output:
     """A noise schedule under which the host's `apply_model` returns what the network says, instead of the denoised picture."""
 
@@ -155,6 +184,15 @@ def _around(model, network, sampling):
 
 def _prediction(sampling) -> str | None:
     return _PREDICTIONS.get(getattr(type(sampling), "calculate_denoised", None))
+
+
+def _takes_more_channels(model) -> bool:
+    """Does the first layer expect more channels than a latent has?"""
+    wanted = model.latent_format.latent_channels
+    config = model.model_config.unet_config
+    if config.get("image_model") in ("qwen_image", "chroma"):  # these count the channels of a 2 x 2 patch
+        wanted *= 4
+    return config.get("in_channels", config.get("in_dim", wanted)) > wanted
 
 
 def _can_concat(row: dict, other: dict) -> bool:

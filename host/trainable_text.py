@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import types
+from collections.abc import Iterable
 from typing import NamedTuple
 
+import comfy.model_management
 import torch
-from comfy.clip_model import CLIPLayer
+from comfy.clip_model import CLIPTextModel
 
 from . import text
-from .training import training_copy
+from .checkpointing import make_differentiable
+from .training import ordinary, training_copy
 
 
 class Encoded(NamedTuple):
@@ -21,38 +23,50 @@ class Encoded(NamedTuple):
 
 
 class TrainableText:
-    """A CLIP's text encoders as a training copy; the CLIP that is passed in only tokenizes and so says which tokens are carried."""
+    """A CLIP's text encoders as a training copy; the CLIP that is passed in only tokenizes and so says which tokens are carried.
+
+    model     the copy, frozen and without memory of its own: adapters of the text encoder are attached to its layers
+    has_clip  is one of the encoders a CLIP, on whose end-of-text feature the Semantic Preservation Loss is defined?
+    The host computes text in float32 whatever the weights are. They are cast layer by layer, again in the backward pass, so an encoder
+    of 16 bits never has a second copy of 32, and one that no gradient reaches costs what it costs the host.
+    """
 
     def __init__(self, clip):
-        self.patcher = clip.load_model()
-        self.model = training_copy(clip.cond_stage_model)
+        self.patcher = ordinary(clip.patcher)
+        comfy.model_management.load_models_gpu([self.patcher])
+        self.model = training_copy(self.patcher.model)
+        make_differentiable(self.model)
         self.layer = clip.layer_idx
-        self.device = clip.patcher.load_device
-        # The host computes text in float32 whatever the weights are, casting each at every use. Autograd would keep all those casts
-        # until the backward pass, so casting once costs no more memory at the peak and saves the work of every step.
-        for parameter in self.model.parameters():
-            if parameter.is_floating_point():
-                parameter.data = parameter.data.float()
-        for module in self.model.modules():
-            if isinstance(module, CLIPLayer):
-                module.forward = types.MethodType(_layer_forward, module)
+        self.device = self.patcher.load_device
+        self.has_clip = bool(self._clip_parts(clip))
 
     def encode(self, clip, prompt: str) -> Encoded:
-        """`prompt` as the model takes it, differentiable in the vectors of carried tokens."""
+        """`prompt` as the model takes it, differentiable in the vectors of carried tokens and in what is attached to `model`."""
         self._options()
         conditioning, pooled, *rest = self.model.encode_token_weights(clip.tokenize(prompt))
         conditioning, pooled = conditioning.to(self.device), None if pooled is None else pooled.to(self.device)
         return Encoded(conditioning, pooled, dict(rest[0]) if rest else {})
 
+    def encode_many(self, clip, prompts: Iterable[str]) -> dict[str, Encoded]:
+        """Each different prompt once: prompt -> `encode`."""
+        return {prompt: self.encode(clip, prompt) for prompt in dict.fromkeys(prompts)}
+
     def eos_features(self, clip, prompt: str) -> list[torch.Tensor]:
-        """CLIP's text feature of `prompt`, one [width] for each encoder: the last layer at the first end-of-text token, after the
-        final layer norm, not projected (ClassDiffusion's E).
+        """CLIP's text feature of `prompt`, one [width] for each CLIP encoder: the last layer at the first end-of-text token, after the
+        final layer norm, not projected (ClassDiffusion's E). Other encoders of the family (T5) have no such feature and are passed over.
 
         The encoder is causal, so nothing behind that token matters, and only the positions up to it are computed.
         """
         self._options()
-        features = []
-        for (key, part), sections in zip(self._clip_parts(clip), clip.tokenize(prompt).values(), strict=True):
+        parts = self._clip_parts(clip)
+        if not parts:
+            raise ValueError(
+                f"The text encoder of this model ({', '.join(text.encoder_tokenizers(clip))}) is no CLIP: the Semantic Preservation Loss is defined on "
+                "CLIP's end-of-text feature. Set spl_weight to 0 for this model."
+            )
+        tokenized, features = clip.tokenize(prompt), []
+        for name, (key, part) in parts.items():
+            sections = tokenized[name]
             tokens = [entry[0] for entry in sections[0]]
             end = part.special_tokens["end"]
             length = next(index for index, token in enumerate(tokens) if isinstance(token, int) and token == end) + 1
@@ -64,17 +78,16 @@ class TrainableText:
             features.append(_causal_feature(part.transformer.text_model, embedded))
         return features
 
-    def _clip_parts(self, clip) -> list[tuple[str, torch.nn.Module]]:
-        keys = _keys_by_list_name(clip)
-        parts = []
-        for name in clip.tokenize(""):
-            part = text.part_of_model(self.model, clip, keys[name])
-            if not hasattr(part.transformer, "text_model"):
-                raise ValueError(
-                    f"The text encoder {keys[name]} is no CLIP: the Semantic Preservation Loss is defined on CLIP's end-of-text feature. Set spl_weight to 0 for this model."
-                )
-            parts.append((keys[name], part))
-        return parts
+    def _clip_parts(self, clip) -> dict[str, tuple[str, torch.nn.Module]]:
+        """Name of a list in what `clip.tokenize` returns (`l`) -> key (`clip_l`) and module of the CLIP encoder that reads it."""
+        names, keys = list(clip.tokenize("")), list(text.encoder_tokenizers(clip))
+        parts = {}
+        for key in keys:
+            name = names[0] if len(names) == len(keys) == 1 else next((name for name in names if name in (key, key.removeprefix("clip_"))), None)
+            part = text.part_of_model(self.model, clip, key)
+            if name is not None and isinstance(getattr(part, "transformer", None), CLIPTextModel):
+                parts[name] = key, part
+        return {name: parts[name] for name in names if name in parts}
 
     def _options(self) -> None:
         self.model.reset_clip_options()
@@ -96,23 +109,9 @@ def initializer_ids(clip, key: str, word: str) -> list[int]:
     return ids
 
 
-def _keys_by_list_name(clip) -> dict[str, str]:
-    """Name of a list in what `clip.tokenize` returns (`l`) -> the key of the encoder that reads it (`clip_l`)."""
-    keys = list(text.encoder_tokenizers(clip))
-    if len(keys) == 1:
-        return dict.fromkeys(clip.tokenize(""), keys[0])
-    return {key.removeprefix("clip_"): key for key in keys}
-
-
 def _causal_feature(text_model, embedded: torch.Tensor) -> torch.Tensor:
     """The final-normed last hidden state [width] of the last position of `embedded` [1, positions, width]."""
     positions = text_model.embeddings.position_embedding.weight[: embedded.shape[1]].to(embedded)
     mask = torch.full((embedded.shape[1],) * 2, -torch.finfo(embedded.dtype).max, dtype=embedded.dtype, device=embedded.device).triu_(1)
     hidden, _ = text_model.encoder(embedded + positions, mask=mask)
     return text_model.final_layer_norm(hidden[:, -1:])[0, 0].float()
-
-
-def _layer_forward(self, x, mask=None, optimized_attention=None):
-    # The host adds in place, which overwrites what the layer norms keep for their backward pass.
-    x = x + self.self_attn(self.layer_norm1(x), mask, optimized_attention)
-    return x + self.mlp(self.layer_norm2(x))
