@@ -9,25 +9,25 @@ from torch.nn import functional
 KINDS = ("l2", "huber", "smooth_l1")
 
 
-def reconstruction(prediction: Tensor, target: Tensor, mask: Tensor | None = None, kind: str = "l2", delta: float = 0.1) -> Tensor:
+def reconstruction(prediction: Tensor, target: Tensor, mask: Tensor | None = None, kind: str = "l2", huber_delta: float = 0.1) -> Tensor:
     """L_recon for each row [n]: the mean error where the mask is open (ClassDiffusion eq. 3; Custom Diffusion's mask).
 
     prediction, target  [n, channels, height, width] (or with frames before the height): the noise, v or the flow's velocity
     mask                [n, 1, height, width] in 0..1, or None for everywhere. Its mean is over open positions AND channels; the
                         released code divides by the positions alone, which only scales the loss by the number of channels
-    kind                of an error e: "l2" is e^2, the papers'. The robust ones forgive outliers, and `delta` says what one is:
-                        "huber" is e^2 up to |e| = delta and 2 delta |e| - delta^2 beyond (twice Huber's, so that it is l2 within)
-                        "smooth_l1" is huber / delta: nearly |e|, whose gradient stays of one size as delta falls
+    kind                of an error e: "l2" is e^2, the papers'. The robust ones forgive outliers, and `huber_delta` (d) says what one is:
+                        "huber" is e^2 up to |e| = d and 2 d |e| - d^2 beyond (twice Huber's, so that it is l2 within)
+                        "smooth_l1" is huber / d, which becomes 2 |e| as d falls
     """
     if kind not in KINDS:
         raise ValueError(f"The loss is {kind!r}; expected one of {', '.join(map(repr, KINDS))}.")
-    if kind != "l2" and delta <= 0:
-        raise ValueError(f"The loss {kind!r} needs a delta above 0, found {delta}.")
+    if kind != "l2" and huber_delta <= 0:
+        raise ValueError(f"The loss {kind!r} needs a huber_delta above 0, found {huber_delta}.")
     error = prediction.float() - target.float()
     if kind == "l2":
         error = error**2
     else:
-        error = 2 * functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=delta) / (1 if kind == "huber" else delta)
+        error = 2 * functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=huber_delta) / (1 if kind == "huber" else huber_delta)
     if mask is None:
         return error.flatten(1).mean(dim=1)
     mask = mask.view(*mask.shape[:2], *[1] * (error.ndim - mask.ndim), *mask.shape[2:]).expand(-1, -1, *error.shape[2:])
