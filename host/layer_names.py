@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import comfy.model_base
+import comfy.model_management
 import comfy.utils
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.lora import LORA_CLIP_MAP
 
+from ..formats import layouts
+from ..formats.concept_file import Export
 from ..formats.layouts import LayerNames
 from .patcher import DIFFUSION, family, patched, weight_shapes
 
 # Text encoders by the host's key: (kohya's number, diffusers' part of the pipeline, "" where its LoRA loader takes none).
-_SINGLE = {key: ("", "text_encoder") for key in ("clip_l", "clip_h")}
+_SINGLE = {768: "clip_l", 1024: "clip_h"}  # by the width of the U-Net's conditioning
 _SEVERAL = [
     (comfy.model_base.SDXL, {"clip_l": ("1", "text_encoder"), "clip_g": ("2", "text_encoder_2")}),
     (comfy.model_base.SD3, {"clip_l": ("1", "text_encoder"), "clip_g": ("2", "text_encoder_2"), "t5xxl": ("3", "")}),
@@ -42,7 +45,8 @@ def layer_names(patcher) -> LayerNames:
     several = next((encoders for kind, encoders in _SEVERAL if isinstance(model, kind)), None)
     plain = unet and several is None  # kohya trains these two on diffusers' own network, all others on the published one
     kohya = {layer: _word("lora_unet_", one[layer].partition(".")[2] if plain and layer in one else layer.removeprefix(DIFFUSION)) for layer in shapes}
-    for key, (number, component) in (several or (_SINGLE if unet else {})).items():
+    single = _SINGLE.get(model.model_config.unet_config.get("context_dim")) if unet else None
+    for key, (number, component) in (several or ({single: ("", "text_encoder")} if single else {})).items():
         for layer in _text_layers(key):
             ours = f"text_encoders.{key}.transformer.{layer}"
             kohya[ours] = _word(f"lora_te{number}_", layer)
@@ -58,6 +62,20 @@ def base_weight(patcher) -> Callable[[str], torch.Tensor]:
         return patched(patcher, f"{layer}.weight", [], torch.device("cpu"))
 
     return weight
+
+
+def export_for(patcher, layout: str, compress: float) -> Export:
+    """How a concept of the model is written; `patcher` may be None where `layout` is core's. Decomposes on the host's device, interruptible."""
+    device = comfy.model_management.get_torch_device()
+    interrupt = comfy.model_management.throw_exception_if_processing_interrupted
+    if patcher is None or layout == "comfyui":
+        return Export(layout, compress, device=device, each=interrupt)
+    return Export(layout, compress, layer_names(patcher), base_weight(patcher), device, interrupt)
+
+
+def convert_for(patcher) -> Callable[[layouts.State, dict[str, str]], layouts.State]:
+    """A function that gives a state of any layout, with its file's metadata, core's names of the model's layers."""
+    return lambda state, metadata: layouts.to_core(state, metadata, layer_names(patcher), base_weight(patcher))
 
 
 def _diffusers(model, shapes: dict[str, torch.Size]) -> tuple[dict[str, str], dict[str, list[tuple[str, int, int]]]]:

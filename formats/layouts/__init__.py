@@ -21,7 +21,7 @@ LAYOUTS = ("comfyui", "kohya", "diffusers")  # those that an artist may choose t
 State = dict[str, torch.Tensor]
 BaseWeight = Callable[[str], torch.Tensor]
 
-__all__ = ["LAYOUTS", "LayerNames", "detect", "from_core", "to_core"]
+__all__ = ["LAYOUTS", "BaseWeight", "LayerNames", "State", "detect", "from_core", "to_core"]
 
 
 def from_core(state: Mapping[str, torch.Tensor], layout: str, names: LayerNames | None, base: BaseWeight | None = None) -> tuple[str, State, dict[str, str]]:

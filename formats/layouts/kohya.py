@@ -19,7 +19,9 @@ def from_core(state: Mapping[str, torch.Tensor], names: LayerNames) -> dict[str,
     for layer, parts in by_layer(state).items():
         name = names.kohya.get(layer)
         if name is None:
-            raise ValueError(f"The layer {layer!r} has no name in kohya's layout for {names.family}. Save in the layout 'comfyui', or train without that layer.")
+            raise ValueError(
+                f"The layer {layer!r} has no name in kohya's layout for {names.family}. Save in the layout 'comfyui', or train without that layer."
+            )
         parts = as_convolution(parts, names.shapes.get(layer))
         if "lora_down.weight" in parts and "alpha" not in parts:
             parts["alpha"] = torch.tensor(float(parts["lora_down.weight"].shape[0]))
