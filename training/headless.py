@@ -67,10 +67,7 @@ def _train(file: Path, resume: bool, processes, asked: list[int], loaded: dict):
         result = train(*loaded[key], concepts, plan.settings, on_step, line.encoding, keeping, preview, processes)
     if processes.rank:
         return None
-    metadata = {f"kindred.{key}": value for key, value in plan.settings.as_text().items()}
-    return concept_file.save(
-        result.lora, result.tokens, plan.name, paths.lora_folder(), paths.embedding_folder(), dtype=plan.dtype, overwrite=plan.overwrite, metadata=metadata
-    )
+    return concept_file.save(result.lora, result.tokens, plan.name, paths.lora_folder(), paths.embedding_folder(), dtype=plan.dtype, overwrite=plan.overwrite)
 
 
 @contextmanager

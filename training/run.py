@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
+from ..formats.concept_file import LearnedLora
 from ..host import denoiser as host_denoiser
 from ..host import text
 from ..host import training as host
 from ..host.checkpointing import gradient_checkpointing
+from ..host.model_hash import model_hash
 from ..host.trainable_text import TrainableText
 from . import losses
 from .concept import Concept
 from .dataset import Batch, Dataset, random_state
+from .description import describe
 from .distributed import Alone
 from .learned import Learned
 from .measures import History, Step, Trained
@@ -79,8 +83,14 @@ class Run:
         if precision == "auto":
             cpu, cuda = self.device.type == "cpu", self.device.type == "cuda"
             precision = "fp32" if cpu else "bf16" if not cuda or torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        self.precision = precision
         self.autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+
+    @cached_property
+    def base_hash(self) -> str:
+        """Of the base model's weights; read once, and only where a file or a state names it."""
+        return model_hash(self.model)
 
     def _check_losses(self) -> None:
         settings = self.settings
@@ -235,8 +245,9 @@ class Run:
 
     def result(self) -> Trained:
         """What has been learned so far."""
+        about = describe(self.model, self.denoiser.prediction, self.concepts, self.settings, self.precision, self.base_hash)
         with self.learned.averaged():
-            return Trained(self.learned.lora(), self.learned.learned_tokens(self.settings.as_text()), list(self.history.steps))
+            return Trained(LearnedLora(self.learned.lora(), about), self.learned.learned_tokens(about), list(self.history.steps))
 
 
 def _plain(state: dict) -> dict:

@@ -14,7 +14,6 @@ import torch
 from ..formats import concept_file, names
 from ..host import denoiser as host_denoiser
 from ..host import training as host
-from ..host.model_hash import model_hash
 from .concept import Concept
 from .distributed import Alone
 from .measures import Step, Trained
@@ -144,7 +143,7 @@ class _Keeper:
         """(steps done, state or None). Before the photos are encoded: what cannot be continued is said at once."""
         if self.keeping is None:
             return 0, None
-        self.identity = identity(self.run.model, self.run.concepts, self.run.settings)
+        self.identity = identity(self.run)
         if self.keeping.resume == CONTINUE:
             self.folder = RunFolder.newest(self.keeping.root, self.keeping.name)
             self.run.place = self.place
@@ -199,16 +198,15 @@ class _Keeper:
         return f" Its state after step {done} is kept in {self.place.name!r}; resume 'continue' goes on from there." if self.folder else ""
 
 
-def identity(model, concepts: list[Concept], settings: TrainSettings) -> dict[str, str]:
+def identity(run: Run) -> dict[str, str]:
     """What makes two runs the same one: settings, photos, words, base model. Each entry is told by its name when it differs."""
-    entries = settings.as_text()
-    for concept in concepts:
-        photos = [*concept.images, *(concept.masks or ())]
-        entries[f"the photos of {concept.token}"] = _digest(photos)
+    entries = run.settings.as_text()
+    for concept in run.concepts:
+        entries[f"the photos of {concept.token}"] = _digest([*concept.images, *(concept.masks or ())])
         entries[f"the prior images of {concept.token}"] = _digest(concept.prior_images)
         words = (concept.class_word, concept.prompts, concept.token_prompt, concept.class_prompt, concept.initializer, concept.repeats)
         entries[f"the words of {concept.token}"] = repr(words)
-    return {**entries, "the base model": model_hash(model)}
+    return {**entries, "the base model": run.base_hash[:12]}
 
 
 def run_name(concepts: list[Concept]) -> str:
