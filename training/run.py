@@ -239,7 +239,7 @@ class Run:
         self.history.restore(state["history"])
         if not state["finished"]:
             self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
+            self.schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None] * len(self.optimizer.param_groups)})
             if self.scaler.is_enabled():
                 self.scaler.load_state_dict(state["scaler"])
 

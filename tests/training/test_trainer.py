@@ -151,6 +151,52 @@ def test_an_interrupt_leaves_everything_as_it_was(base, concept):
     assert digests(base) == before
 
 
+def test_a_run_leaves_no_memory_behind(base, concept):
+    """The tensors alive after a run, its result gone, are those before it; also after an interrupted one."""
+    import gc
+
+    def alive() -> int:
+        gc.collect()
+        storages = {}
+        for thing in gc.get_objects():
+            if type(thing) in (torch.Tensor, torch.nn.Parameter) and thing.device.type == "cpu":
+                storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+        return sum(storages.values())
+
+    def halt(step):
+        raise KeyboardInterrupt
+
+    run(base, [concept], steps=1)  # what is loaded once stays
+    before = alive()
+    run(base, [concept], steps=2, gradient_checkpointing=True)
+    assert abs(alive() - before) <= 0.05 * before
+    trainer = pack("training.trainer")
+    with torch.inference_mode(), pytest.raises(KeyboardInterrupt):
+        trainer.train(*base, [concept], trainer.TrainSettings(**SETTINGS), on_step=halt)
+    assert abs(alive() - before) <= 0.05 * before
+
+
+@pytest.mark.parametrize("optimizer, schedule", [("Adafactor", "linear"), ("Prodigy", "cosine"), ("AdamW", "cosine with restarts")])
+def test_each_optimizer_and_schedule_learns(base, concept, optimizer, schedule):
+    if optimizer == "Prodigy":
+        pytest.importorskip("prodigyopt")
+    result = run(base, [concept], optimizer=optimizer, schedule=schedule, steps=4, learning_rate=0.0 if optimizer == "Prodigy" else 1e-3)
+    assert all(difference.abs().max() > 0 for difference in result.lora.values())
+    assert len({step.learning_rate for step in result.history}) > 1
+
+
+def test_an_optimizer_that_is_not_installed_is_named_before_anything_is_encoded(base, concept):
+    with pytest.raises(ValueError, match=r"'AdamW 8-bit' needs (the Python package bitsandbytes|a CUDA card).*'AdamW'"):
+        run(base, [concept], optimizer="AdamW 8-bit")
+
+
+def test_accumulation_is_a_larger_batch(base, concept):
+    """Two batches of one photo each and one of two see the same photos; the first step's loss is their mean."""
+    one = run(base, [concept], steps=1, batch_size=1, accumulation=2, augment=False, spl_weight=0.0).history[0]
+    singles = [run(base, [concept], steps=2, batch_size=1, augment=False, spl_weight=0.0, learning_rate=1e-30, weight_decay=0.0).history[i] for i in range(2)]
+    assert one.loss == pytest.approx(sum(step.loss for step in singles) / 2, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
