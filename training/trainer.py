@@ -17,6 +17,7 @@ from ..host import training as host
 from .concept import Concept
 from .distributed import Alone
 from .measures import Step, Trained
+from .optimizers import check_optimizer
 from .resume import RunFolder
 from .run import Run
 from .settings import TrainSettings
@@ -76,6 +77,7 @@ def train(
     runs out, the host's own exception comes with the settings that need less.
     """
     _check(concepts)
+    check_optimizer(settings)
     host_denoiser.supported_family(model)
     processes = processes or Alone()
     with host.training_mode():
@@ -100,7 +102,6 @@ def _run(run: Run, keeper: _Keeper, on_step, on_encode, preview) -> Trained:
     if state is not None:
         run.restore(state)
     if finished:
-        keeper.keeping.tell(f"This training was finished before; its result is taken from {keeper.place}.")
         return run.result()
     keeper.ready()
     kept = done
@@ -148,7 +149,10 @@ class _Keeper:
             self.folder = RunFolder.newest(self.keeping.root, self.keeping.name)
             self.run.place = self.place
             done, state = self.folder.load(self.identity)
-            self.keeping.tell(f"Training goes on after step {done}, from {self.place}.")
+            if state["finished"]:
+                self.keeping.tell(f"This training was finished before; its result is taken from {self.place}.")
+            else:
+                self.keeping.tell(f"Training goes on after step {done}, from {self.place}.")
             return done, state
         if self.run.processes.rank == 0:
             self.folder = RunFolder.new(self.keeping.root, self.keeping.name)

@@ -18,7 +18,8 @@ FULL = {
     "method": "lora + token",
     "train_text_encoder": True,
     "rank": 4,
-    "steps": 5,
+    "steps": 4,
+    "batch_size": 1,
     "accumulation": 2,
     "schedule": "cosine",
     "warmup_steps": 1,
@@ -73,14 +74,14 @@ def halting(at):
     return on_step
 
 
-@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("at", [1, 2])
 def test_an_interrupted_run_goes_on_bit_for_bit(base, concept, uninterrupted, tmp_path, at):
     said = []
     trainer = pack("training.trainer")
     keeping = trainer.Keeping(tmp_path, "dog", 2, tell=said.append)
     with torch.inference_mode(), pytest.raises(Halt):
         trainer.train(*base, [concept], trainer.TrainSettings(**FULL), halting(at), keeping=keeping)
-    assert f"stopped after step {at} of 5" in said[-1] and str(tmp_path / "dog" / "concept") in said[-1]
+    assert f"stopped after step {at} of 4" in said[-1] and str(tmp_path / "dog" / "concept") in said[-1]
     saved = list((tmp_path / "dog" / "concept").rglob("*.safetensors"))
     assert {path.parent.name for path in saved} == {"loras", "embeddings"}  # usable as they are
     result, said = train(base, concept, FULL, tmp_path, "continue")
@@ -95,12 +96,12 @@ def test_an_interrupted_run_goes_on_bit_for_bit(base, concept, uninterrupted, tm
 
 def test_two_states_are_kept_and_the_older_one_serves_when_the_newer_is_damaged(base, concept, uninterrupted, tmp_path):
     with pytest.raises(Halt):
-        train(base, concept, FULL, tmp_path, every=1, on_step=halting(4))
+        train(base, concept, FULL, tmp_path, every=1, on_step=halting(3))
     states = sorted((tmp_path / "dog").glob("state-*"))
-    assert [path.stem for path in states] == ["state-00000003", "state-00000004"]
+    assert [path.stem for path in states] == ["state-00000002", "state-00000003"]
     states[1].write_bytes(states[1].read_bytes()[:-1000])
     result, said = train(base, concept, FULL, tmp_path, "continue")
-    assert "after step 3" in said[0] and same(result, uninterrupted)
+    assert "after step 2" in said[0] and same(result, uninterrupted)
 
 
 def test_another_run_is_refused_and_the_difference_named(base, concept, tmp_path):
@@ -169,9 +170,9 @@ def test_previews_change_nothing(base, concept, uninterrupted):
     before = {name: value.clone() for name, value in base[0].model.state_dict().items()}
     result, _ = train(base, concept, FULL, preview=preview)
     assert same(result, uninterrupted)
-    assert [step for step, _ in shown] == [2, 4, 5]
+    assert [step for step, _ in shown] == [2, 4]
     assert all(picture.shape == (64, 64, 3) and picture.std() > 0 for _, picture in shown)
-    assert not torch.equal(shown[0][1], shown[2][1])
+    assert not torch.equal(shown[0][1], shown[1][1])
     assert all(torch.equal(value, before[name]) or value.isnan().any() for name, value in base[0].model.state_dict().items())
 
 
