@@ -38,7 +38,7 @@ def make_differentiable(network: torch.nn.Module) -> None:
 def gradient_checkpointing(network: torch.nn.Module) -> int:
     """Let the blocks of a training copy compute their activations again in the backward pass, instead of keeping them.
 
-    The gradients are the same to the last bit; a step takes one more forward pass and keeps each block's input alone.
+    The gradients are the same; a step takes one more forward pass, and between the passes each block's input alone is kept.
     Returns the number of blocks. Call it before or after adapters are attached inside the blocks.
     """
     blocks = _blocks(network)
@@ -59,9 +59,13 @@ def _checkpointed(forward, *args, **kwargs):
         return forward(*args, **kwargs)
 
     def run(*args, **kwargs):  # a block may add to its input in place, which must be whole when it is computed again
-        return forward(*(value.clone() if torch.is_tensor(value) else value for value in args), **kwargs)
+        return forward(*map(_own, args), **{name: _own(value) for name, value in kwargs.items()})
 
     return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+
+def _own(value):
+    return value.clone() if torch.is_tensor(value) else value
 
 
 def _frozen_forward(layer, forward, x, *args, **kwargs):
@@ -70,6 +74,8 @@ def _frozen_forward(layer, forward, x, *args, **kwargs):
     trained = weight.requires_grad or (bias is not None and bias.requires_grad)
     if args or kwargs or trained or not cast or not (torch.is_grad_enabled() and x.requires_grad):
         return forward(x, *args, **kwargs)
+    if isinstance(layer, torch.nn.Linear):  # flat, since a result that is a view of another must not be added to in place
+        return _Frozen.apply(x.flatten(0, -2), layer, forward).unflatten(0, x.shape[:-1])
     return _Frozen.apply(x, layer, forward)
 
 

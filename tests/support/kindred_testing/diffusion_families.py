@@ -58,14 +58,14 @@ _LUMINA = {
 
 @dataclass(frozen=True)
 class Family:
-    """config: the host's class and its network's arguments; width, pooled: of a prompt's embeddings; lengths: of two prompts that it may get."""
+    """The host's configuration and its network's arguments; the embeddings (width, pooled, lengths) of two prompts; the size of its latents."""
 
     config: str
     network: dict
     width: int
     pooled: int | None = None
     lengths: tuple[int, int] = (77, 77)
-    frames: bool = False
+    size: tuple[int, ...] = (8, 8)
     extras: dict = field(default_factory=dict)
 
 
@@ -91,25 +91,44 @@ FAMILIES = {
         128,
         None,
         (9, 13),
+        (40, 40),  # it rounds the size of its position grid to 64 latent cells
     ),
     "HunyuanDiT": Family("HunyuanDiT", {"image_model": "hydit", "hidden_size": 176, "depth": 4, "num_heads": 2}, 1024, extras={"attention_mask": torch.ones(1, 77), "conditioning_mt5xl": torch.ones(1, 256, 2048), "attention_mask_mt5xl": torch.ones(1, 256)}),
     "Chroma": Family("Chroma", {**{k: v for k, v in _FLUX.items() if k != "guidance_embed"}, "image_model": "chroma", "in_channels": 64, "out_channels": 64, "in_dim": 64, "out_dim": 128, "hidden_dim": 64, "n_layers": 2, "vec_in_dim": None}, 4096, None, (9, 13)),
-    "Qwen-Image": Family("QwenImage", {"image_model": "qwen_image", "in_channels": 64, "num_layers": 2, "num_attention_heads": 1, "joint_attention_dim": 128}, 128, None, (9, 13), frames=True),
-    "Wan": Family("WAN21_T2V", {"image_model": "wan2.1", "model_type": "t2v", "dim": 128, "ffn_dim": 256, "num_heads": 1, "num_layers": 2, "text_dim": 128, "out_dim": 16, "in_dim": 16}, 128, None, (512, 512), frames=True),
+    "Qwen-Image": Family("QwenImage", {"image_model": "qwen_image", "in_channels": 64, "num_layers": 2, "num_attention_heads": 1, "joint_attention_dim": 128}, 128, None, (9, 13), size=(1, 8, 8)),
+    "Wan": Family("WAN21_T2V", {"image_model": "wan2.1", "model_type": "t2v", "dim": 128, "ffn_dim": 256, "num_heads": 1, "num_layers": 2, "text_dim": 128, "out_dim": 16, "in_dim": 16}, 128, None, (512, 512), size=(1, 8, 8)),
     "Flux 2": Family("Flux2", {**_FLUX, "image_model": "flux2", "in_channels": 128, "out_channels": 128, "axes_dim": [32] * 4, "theta": 2000, "patch_size": 1, "mlp_ratio": 3.0, "global_modulation": True, "mlp_silu_act": True, "qkv_bias": False, "ops_bias": False, "default_ref_method": "index", "ref_index_scale": 10.0, "txt_ids_dims": [3], "vec_in_dim": None, "guidance_embed": True}, 4096, None, (100, 512)),
 }  # fmt: skip
 
 
-def model(name: str, dtype=torch.float32, seed: int = 0):
-    """A patcher on a reduced model of the family; the UNets of `guidance_families` too."""
-    if (name, "tiny") in guidance_families.FAMILIES:
-        return guidance_families.random_model(name)
-    return make(FAMILIES[name].config, FAMILIES[name].network, dtype, seed)
+UNETS = {"SD15": Family("SD15", {}, 768), "SDXL": Family("SDXL", {}, 2048, 1280)}
 
 
-def make(config_name: str, network: dict, dtype=torch.float32, seed: int = 0):
+def model(name: str, dtype=torch.float32, compute=None, seed: int = 0):
+    """A patcher on a reduced model of the family, stored as `dtype` and computed in `compute` (None: the same)."""
+    family = {**FAMILIES, **UNETS}[name]
+    network = family.network or guidance_families.FAMILIES[name, "tiny"]
+    return make(family.config, network, dtype, compute, seed)
+
+
+def batch(name: str, patcher, seed: int = 3, rows: int = 2):
+    """(latents, noise, prompts): random rows, the prompts as long as the family's differ."""
+    family = {**FAMILIES, **UNETS}[name]
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    shape = (rows, patcher.model.latent_format.latent_channels, *family.size)
+    lengths = [family.lengths[row % 2] for row in range(rows)]
+    prompts = [(draw(1, length, family.width), draw(1, family.pooled) if family.pooled else None, dict(family.extras)) for length in lengths]
+    return draw(*shape), draw(*shape), prompts
+
+
+def make(config_name: str, network: dict, dtype=torch.float32, compute=None, seed: int = 0):
+    """A patcher on the host's model of a configuration with random weights."""
     config = getattr(comfy("comfy.supported_models"), config_name)(dict(network))
-    config.set_inference_dtype(dtype, None)
+    config.set_inference_dtype(dtype, compute)
     cpu = torch.device("cpu")
     generator = torch.Generator().manual_seed(seed)
     with torch.inference_mode():
@@ -117,8 +136,9 @@ def make(config_name: str, network: dict, dtype=torch.float32, seed: int = 0):
         for key, value in module.diffusion_model.state_dict().items():
             if not value.is_floating_point():
                 continue
+            drawn = torch.randn(value.shape, generator=generator)
             if value.ndim < 2:
-                value.normal_(0, 0.02, generator=generator).add_(1.0 if value.ndim == 1 and "bias" not in key else 0.0)
+                value.copy_(drawn * 0.02 + (1.0 if value.ndim == 1 and "bias" not in key else 0.0))
             else:
-                value.normal_(0, value[0].numel() ** -0.5, generator=generator)
+                value.copy_(drawn * value[0].numel() ** -0.5)
         return comfy("comfy.model_patcher").CoreModelPatcher(module, load_device=cpu, offload_device=cpu)
