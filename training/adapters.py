@@ -65,11 +65,13 @@ class WeightDifference(Adapter):
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
+        attached = bool(self._base)
         self.detach()
         try:
             yield
         finally:
-            self._attach()
+            if attached:
+                self._attach()
 
     def detach(self) -> None:
         for name, before in self._base.items():

@@ -72,11 +72,11 @@ class LowRank(Adapter):
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        self._enabled = False
+        before, self._enabled = self._enabled, False
         try:
             yield
         finally:
-            self._enabled = True
+            self._enabled = before
 
     def detach(self) -> None:
         for hook in self._hooks:
