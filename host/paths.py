@@ -81,6 +81,11 @@ def photo_folder(name: str) -> Path:
     return place
 
 
+def prior_folder(name: str) -> Path:
+    """Where prior images of that cache name are kept: inside the host's output folder, where people find pictures."""
+    return Path(folder_paths.get_output_directory()) / SUBFOLDER / "prior" / name
+
+
 def fingerprint(name: str) -> str:
     """Changes when the files of the concept do, so that the executor loads a concept again that was saved again."""
     try:
