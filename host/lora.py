@@ -87,9 +87,11 @@ def _fits(patch, shape: torch.Size | None) -> bool:
         first, second, _, _, _, tucker, *_ = patch.weights
         return tucker is not None or (first.shape[0] == shape[0] and second.shape[1] == inputs)
     if isinstance(patch, LoKrAdapter):
-        w1, w2, _, w1_a, _, w2_a, *_ = patch.weights
+        w1, w2, _, w1_a, w1_b, w2_a, w2_b, tucker, _ = patch.weights
         rows = [whole if whole is not None else part for whole, part in ((w1, w1_a), (w2, w2_a))]
-        return patch.weights[7] is not None or rows[0].shape[0] * rows[1].shape[0] == shape[0]
+        columns = [whole if whole is not None else part for whole, part in ((w1, w1_b), (w2, w2_b))]
+        sizes = rows[0].shape[0] * rows[1].shape[0], columns[0].shape[1] * columns[1].flatten(1).shape[1]
+        return tucker is not None or sizes == (shape[0], inputs)
     if isinstance(patch, OFTAdapter):
         return patch.weights[0].shape[0] * patch.weights[0].shape[1] == shape[0]
     return True

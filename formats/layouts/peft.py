@@ -85,7 +85,8 @@ def _configuration(ranks: dict[str, int]) -> dict[str, object]:
     """PEFT's LoraConfig of each part of the pipeline, its keys prefixed as diffusers does (`unet.r`)."""
     result: dict[str, object] = {}
     for component in dict.fromkeys(name.partition(".")[0] for name in ranks):
-        own = {name.partition(".")[2]: rank for name, rank in ranks.items() if name.partition(".")[0] == component}
+        # PEFT matches names by their end, and whether CLIP's layers lie in a `text_model` depends on the version of transformers.
+        own = {name.partition(".")[2].removeprefix("text_model."): rank for name, rank in ranks.items() if name.partition(".")[0] == component}
         usual = Counter(own.values()).most_common(1)[0][0]
         pattern = {name: rank for name, rank in own.items() if rank != usual}
         settings = {"r": usual, "lora_alpha": usual, "rank_pattern": pattern, "alpha_pattern": pattern, "target_modules": sorted(own)}
@@ -105,6 +106,6 @@ def _alpha(configuration: dict[str, object], name: str) -> float | None:
     """The alpha of a layer by the configuration; None where it says none (then it is the rank)."""
     component, _, layer = name.partition(".")
     pattern = configuration.get(f"{component}.alpha_pattern")
-    value = pattern.get(layer) if isinstance(pattern, dict) else None
+    value = pattern.get(layer, pattern.get(layer.removeprefix("text_model."))) if isinstance(pattern, dict) else None
     value = configuration.get(f"{component}.lora_alpha") if value is None else value
     return float(value) if isinstance(value, (int, float)) else None

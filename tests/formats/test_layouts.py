@@ -161,7 +161,7 @@ def test_what_a_layout_cannot_hold_is_said(model):
     lora = random_lora(model)
     with pytest.raises(ValueError, match="Connect that MODEL"):
         save(lora, [], "no", layout="kohya")
-    with pytest.raises(ValueError, match="LoRA only.*hada_w1_a"):
+    with pytest.raises(ValueError, match=r"LoRA only.*hada_w1_a"):
         save({"diffusion_model.middle_block.1.proj_in.hada_w1_a": torch.ones(4, 4)}, [], "no", layout="diffusers", model=model)
     with pytest.raises(ValueError, match=r"no name in kohya's layout for SD15"):
         save({"diffusion_model.nowhere.lora_up.weight": torch.ones(4, 4)}, [], "no", layout="kohya", model=model)
@@ -175,7 +175,7 @@ def test_kv_as_custom_diffusions_whole_weights_and_back(model, clip, token):
     """The base is half precision finer than the difference: whole weights are float32 whatever dtype is asked for."""
     kv = random_kv(model)
     want, _ = apply(model, None, kv)
-    path, ui = save(kv, [token], "kv-cd", layout="diffusers", model=model, dtype="float16")
+    _, ui = save(kv, [token], "kv-cd", layout="diffusers", model=model, dtype="float16")
     assert "Layout: custom_diffusion" in ui
     got, _, tokens = load(model, clip, "kv-cd")
     assert_same_patches(got, want, rtol=0, atol=1e-7)
