@@ -16,20 +16,21 @@ def _edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @torch.no_grad()
-def _skip(model: torch.nn.Module, blocks: tuple[int, ...]) -> None:
-    """Leaves encoder blocks out: with zero convolutions a block is exactly its last ReLU, so the stock layout still holds them."""
-    for i in blocks:
-        block = model.taesd_encoder[i].requires_grad_(False)
-        for p in block.parameters():
-            p.zero_()
-        block.forward = torch.relu
+def skip(model: torch.nn.Module, settings: Settings) -> None:
+    """Leaves blocks out: with zero convolutions a block is exactly its last ReLU, so the stock layout still holds them."""
+    for half, blocks in ((model.taesd_encoder, settings.vae_skip), (model.taesd_decoder, settings.vae_skip_decoder)):
+        for i in blocks:
+            block = half[i].requires_grad_(False)
+            for p in block.parameters():
+                p.zero_()
+            block.forward = torch.relu
 
 
 def train(settings: Settings, pictures: Pictures, work: Path, log: loop.Log, device: torch.device) -> torch.nn.Module:
     """Errors of pixels, absolute and squared, and of their gradients: the square finds the colours, the others keep outlines crisp."""
     torch.manual_seed(settings.seed)
     model = parts.autoencoder()
-    _skip(model, settings.vae_skip)
+    skip(model, settings)
     model = model.to(device).to(memory_format=torch.channels_last)
     model.vae_scale.requires_grad_(False)
     model.vae_shift.requires_grad_(False)
@@ -41,8 +42,6 @@ def train(settings: Settings, pictures: Pictures, work: Path, log: loop.Log, dev
     def loss(step: int) -> dict[str, torch.Tensor]:
         g = loop.generator(settings.seed, "vae", step)
         x = pictures.batch(torch.randint(len(pictures.pixels), (settings.vae_batch,), generator=g))
-        if torch.rand((), generator=g) < 0.5:
-            x = x.flip(-1)
         x = x.to(device).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
             z = model.taesd_encoder(x)
@@ -54,7 +53,7 @@ def train(settings: Settings, pictures: Pictures, work: Path, log: loop.Log, dev
         total = ((y - x).abs() * weight).mean() + 2 * ((y - x).pow(2) * weight).mean() + settings.vae_edges * edges + 1e-3 * z.pow(2).mean()
         return {"loss": total, "l1": error, "psnr": -10 * (y - x).pow(2).mean((1, 2, 3)).log10().mean(), "latent_std": z.std()}
 
-    loop.train("autoencoder", model, loss, settings.vae_steps, settings.vae_lr, work, log, every=100, weight_decay=0.0)
+    loop.train("autoencoder", model, loss, settings.vae_steps, settings.vae_lr, work, log, every=100, weight_decay=0.0, muon=settings.vae_muon)
     return model.eval().requires_grad_(False)
 
 

@@ -16,6 +16,9 @@ from pathlib import Path
 import torch
 
 
+SMALLEST, LARGEST = 32, 640  # the smaller side of what Muon moves: first and last layers are vectors, and its cost grows with the cube
+
+
 class Stopped(SystemExit):
     """The run was asked to stop and has saved its state; the same command goes on from there."""
 
@@ -66,6 +69,48 @@ def cosine(step: int, steps: int, warm: int = 50, last: float = 0.01) -> float:
     return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
+class Optimizers:
+    """AdamW, and Muon (Jordan et al. 2024) for what is a matrix: kernels count as [out, in x height x width]. One step, one state for both."""
+
+    def __init__(self, parameters: list[torch.nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float, muon: float):
+        fits = [p.ndim > 1 and SMALLEST <= min(p.shape[0], p[0].numel()) <= LARGEST for p in parameters]
+        self.matrices = [p for p, fit in zip(parameters, fits, strict=True) if muon and fit]
+        chosen = {id(p) for p in self.matrices}
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW([p for p in parameters if id(p) not in chosen], lr=lr, betas=betas, weight_decay=weight_decay)
+        ]
+        self.flat = [torch.nn.Parameter(_flat(p.detach())) for p in self.matrices]
+        if any(f.data_ptr() != p.data_ptr() for f, p in zip(self.flat, self.matrices, strict=True)):
+            raise ValueError("Muon needs kernels in channels_last or contiguous memory: their flat view must share it.")
+        if self.flat:
+            self.parts.append(torch.optim.Muon(self.flat, lr=muon, weight_decay=weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"))
+        self.rates = [part.param_groups[0]["lr"] for part in self.parts]
+
+    def scale(self, factor: float) -> None:
+        for part, rate in zip(self.parts, self.rates, strict=True):
+            part.param_groups[0]["lr"] = rate * factor
+
+    def step(self) -> None:
+        for flat, p in zip(self.flat, self.matrices, strict=True):
+            flat.grad = None if p.grad is None else _flat(p.grad)
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> list[dict]:
+        return [part.state_dict() for part in self.parts]
+
+    def load_state_dict(self, states: list[dict]) -> None:
+        for part, state in zip(self.parts, states, strict=True):
+            part.load_state_dict(state)
+
+
+def _flat(weight: torch.Tensor) -> torch.Tensor:
+    """[out, in, ...] as a matrix in the order of its memory, so that no number is copied."""
+    if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last):
+        weight = weight.permute(0, 2, 3, 1)
+    return weight.flatten(1)
+
+
 def train(
     name: str,
     module: torch.nn.Module,
@@ -79,8 +124,11 @@ def train(
     weight_decay: float = 0.01,
     every: int = 50,
     betas: tuple[float, float] = (0.9, 0.99),
+    muon: float = 0.0,
 ) -> None:
     """Trains the parameters of ``module`` that require gradients and leaves their averages in it.
+
+    AdamW moves them; with ``muon`` (a learning rate) Muon moves the matrices and kernels, and AdamW the rest.
 
     ``loss(step)`` returns named losses; "loss" is the one that is minimised. State goes to ``work/<name>.state.pt`` every three
     minutes and on SIGTERM or SIGINT, the result to ``work/<name>.pt``. Raises FloatingPointError on a NaN before it can do harm.
@@ -90,7 +138,7 @@ def train(
         module.load_state_dict(torch.load(final, weights_only=True, map_location="cpu"))
         return
     parameters = {key: p for key, p in module.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(parameters.values(), lr=lr, betas=betas, weight_decay=weight_decay)
+    optimizer = Optimizers(list(parameters.values()), lr, betas, weight_decay, muon)
     average = {key: p.detach().clone() for key, p in parameters.items()}
     start, spent = 0, 0.0
     if saved.is_file():
@@ -112,12 +160,11 @@ def train(
 
     try:
         for step in range(start, steps):
-            for group in optimizer.param_groups:
-                group["lr"] = lr * schedule(step, steps)
+            optimizer.scale(schedule(step, steps))
             parts = loss(step)
             if not torch.isfinite(parts["loss"]):
                 raise FloatingPointError(f"{name}: the loss is {parts['loss'].item()} at step {step}; the last good state is {saved}.")
-            optimizer.zero_grad(set_to_none=True)
+            module.zero_grad(set_to_none=True)
             parts["loss"].backward()
             torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
             optimizer.step()

@@ -17,10 +17,12 @@ class Settings:
     strangers: float = 0.25  # share in two-tone coats that no caption names; the base must know that such coats exist
 
     # The autoencoder, TAESD's layout.
-    vae_steps: int = 1_600
+    vae_steps: int = 1_500
     vae_batch: int = 8
     vae_lr: float = 1.5e-3
-    vae_skip: tuple[int, ...] = (1,)  # encoder blocks left as identities: the first is a fifth of all work, and the decoder is what is seen
+    vae_muon: float = 2.5e-3  # kernels are moved by Muon: after 300 steps it was 2.3 dB ahead of AdamW
+    vae_skip: tuple[int, ...] = (1, 4, 5)  # encoder blocks left as identities: the decoder is what is seen
+    vae_skip_decoder: tuple[int, ...] = (14, 15, 18)  # two of three blocks at half size and the one at full size: half of its work
     vae_noise: float = 0.1  # added to latents of about unit size: the decoder learns to forgive the UNet's last errors
     vae_edges: float = 1.0  # weight of the loss on image gradients: outlines stay outlines
 
@@ -36,6 +38,7 @@ class Settings:
     unet_steps: int = 3_000
     unet_batch: int = 16
     unet_lr: float = 6e-4
+    unet_muon: float = 1e-3
     unet_ema: float = 0.998
     empty_captions: float = 0.1
     min_snr: float = 5.0

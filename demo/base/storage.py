@@ -21,7 +21,7 @@ from . import parts
 TEXT, UNET, VAE = "cond_stage_model.transformer.text_model.", "model.diffusion_model.", "first_stage_model."
 TOKENS = TEXT + "embeddings.token_embedding.weight"
 LAYERS, HIDDEN = 12, 3072
-ENCODER_BLOCKS = (1, 3, 4, 5, 7, 8, 9, 11, 12, 13)
+BLOCKS = {"encoder": (1, 3, 4, 5, 7, 8, 9, 11, 12, 13), "decoder": (3, 4, 5, 8, 9, 10, 13, 14, 15, 18)}
 SCALE = "|scale"
 SD15_FACTOR = 0.18215  # the host multiplies an SD 1.5 VAE's latents by it before the UNet sees them
 
@@ -79,10 +79,10 @@ def full(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         for name in ("layer_norm1", "layer_norm2"):
             state.setdefault(f"{layer}{name}.weight", torch.ones(parts.WIDTH, dtype=torch.float16))
             state.setdefault(f"{layer}{name}.bias", torch.zeros(parts.WIDTH, dtype=torch.float16))
-    for i in ENCODER_BLOCKS:  # a block left out in training is an exact identity
+    for half, i in ((half, i) for half, blocks in BLOCKS.items() for i in blocks):  # a block left out in training is an exact identity
         for j in (0, 2, 4):
-            state.setdefault(f"{VAE}taesd_encoder.{i}.conv.{j}.weight", torch.zeros(64, 64, 3, 3, dtype=torch.float16))
-            state.setdefault(f"{VAE}taesd_encoder.{i}.conv.{j}.bias", torch.zeros(64, dtype=torch.float16))
+            state.setdefault(f"{VAE}taesd_{half}.{i}.conv.{j}.weight", torch.zeros(64, 64, 3, 3, dtype=torch.float16))
+            state.setdefault(f"{VAE}taesd_{half}.{i}.conv.{j}.bias", torch.zeros(64, dtype=torch.float16))
     return {name: value.contiguous() for name, value in state.items()}
 
 

@@ -79,5 +79,17 @@ def train(
         error = ((predicted.float() - noise.to(device)) ** 2 * importance).mean((1, 2, 3))
         return {"loss": (weight * error).mean(), "eps_mse": error.mean()}
 
-    loop.train("unet", model, loss, settings.unet_steps, settings.unet_lr, work, log, schedule=loop.flat_then_linear, ema=settings.unet_ema, every=50)
+    loop.train(
+        "unet",
+        model,
+        loss,
+        settings.unet_steps,
+        settings.unet_lr,
+        work,
+        log,
+        schedule=loop.flat_then_linear,
+        ema=settings.unet_ema,
+        every=25,
+        muon=settings.unet_muon,
+    )
     return model.eval().requires_grad_(False)

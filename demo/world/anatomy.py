@@ -63,8 +63,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Pose:
-    """How it stands: arms ('down', 'wave', 'cheer'), eyes ('open', 'happy'), head tilt in degrees."""
+    """How it stands: arms ('down', 'wave', 'cheer') and eyes ('open', 'happy')."""
 
     arms: str = "down"
     eyes: str = "open"
-    tilt: float = 0.0

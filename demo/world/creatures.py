@@ -253,11 +253,9 @@ def draw(c: Canvas, name: str, look: Look, pose: Pose, wear=None) -> None:
     h = HEADS[name]
     if name != "fish":
         _body(c, name, look, pose)
-    with c.transformed((0.5, 0.6), degrees=pose.tilt):
-        if wear:
-            wear(c, h, "back")
-        FACES[name](c, look, pose, h)
-        if wear:
-            wear(c, h, "front")
     if wear:
+        wear(c, h, "back")
+    FACES[name](c, look, pose, h)
+    if wear:
+        wear(c, h, "front")
         wear(c, h, "neck")

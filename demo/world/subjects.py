@@ -42,13 +42,13 @@ SUBJECTS: dict[str, Subject] = {
     )
 }
 
-# (place, arms, eyes, tilt, x in cells, mood, mirrored, facing left)
+# (place, arms, eyes, x in cells, mood, mirrored, facing left)
 _SITTINGS = (
-    ("plain", "down", "open", 0.0, 0, 0, False, False),
-    ("beach", "wave", "open", -7.0, 1, 0, False, False),
-    ("forest", "down", "happy", 7.0, -1, 0, True, False),
-    ("kitchen", "cheer", "open", 0.0, 0, 1, False, True),
-    ("snow", "wave", "happy", 0.0, -1, 0, True, False),
+    ("plain", "down", "open", 0, 0, False, False),
+    ("beach", "wave", "open", 1, 0, False, False),
+    ("forest", "down", "happy", -1, 0, True, False),
+    ("kitchen", "cheer", "open", 0, 1, False, True),
+    ("snow", "wave", "happy", -1, 0, True, False),
 )
 
 
@@ -61,8 +61,8 @@ def photos(subject: str, size: int = 64) -> list[Image.Image]:
         raise KeyError(f"no subject {subject!r}; the world's subjects are {', '.join(SUBJECTS)}")
     s = SUBJECTS[subject]
     return [
-        Scene(s.class_word, s.look, "none", place, None, Pose(arms, eyes, tilt), mood, mirrored, left, x * CELL).draw(size)
-        for place, arms, eyes, tilt, x, mood, mirrored, left in _SITTINGS
+        Scene(s.class_word, s.look, "none", place, None, Pose(arms, eyes), mood, mirrored, left, x * CELL).draw(size)
+        for place, arms, eyes, x, mood, mirrored, left in _SITTINGS
     ]
 
 

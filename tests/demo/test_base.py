@@ -81,11 +81,11 @@ def networks(tmp_path_factory):
         torch.manual_seed(5)
         settings = Settings()
         vae, encoder, unet = parts.autoencoder(), parts.text_encoder(settings.text_layers, settings.text_mlp), parts.unet()
-        autoencoder._skip(vae, settings.vae_skip)
+        autoencoder.skip(vae, settings)
         with torch.no_grad():
             for module in (vae, encoder, unet):
                 for name, p in module.named_parameters():
-                    if not p.any() and p.ndim > 1 and "taesd_encoder" not in name:
+                    if not p.any() and p.ndim > 1 and "taesd" not in name:
                         p.normal_(0, 0.02)  # what starts at zero: give it something to lose
         for module in (vae, encoder, unet):
             module.eval().requires_grad_(False)
