@@ -8,7 +8,6 @@ import torch
 
 from .settings import TrainSettings
 
-
 _PACKAGES = {"AdamW 8-bit": "bitsandbytes", "Prodigy": "prodigyopt"}
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-
 SMALLEST, LARGEST = 32, 640  # the smaller side of what Muon moves: first and last layers are vectors, and its cost grows with the cube
 
 
