@@ -108,6 +108,14 @@ MAIN = [
         control_after_generate=io.ControlAfterGenerate.fixed,
         tooltip="The same seed, photos and settings give the same result.",
     ),
+    io.Int.Input("preview_every", default=0, min=0, max=100000, optional=True, tooltip="Draw a picture of the preview prompt every so many steps. 0 = never."),
+    io.Combo.Input(
+        "resume",
+        options=["new run", "continue"],
+        default="new run",
+        optional=True,
+        tooltip="continue: go on from the newest state under run_name, which must be of the very same photos and settings.",
+    ),
 ]
 
 DATA = [
@@ -162,7 +170,6 @@ LOSSES = [
 ]
 
 WATCHING = [
-    io.Int.Input("preview_every", default=0, min=0, max=100000, optional=True, tooltip="Draw a picture of the preview prompt every so many steps. 0 = never."),
     io.String.Input(
         "preview_prompt",
         default="a photo of a {token} {class} on the beach",
@@ -183,13 +190,6 @@ KEEPING = [
         tooltip="Folder of the training's states, in output/kindred/runs. Empty = made from the tokens. A new run never overwrites another.",
     ),
     _int("save_every", 100, 0, 100000, "Keep a state every so many steps, from which an interrupted or crashed run goes on. 0 = keep nothing."),
-    io.Combo.Input(
-        "resume",
-        options=["new run", "continue"],
-        default="new run",
-        optional=True,
-        tooltip="continue: go on from the newest state under run_name, which must be of the very same photos and settings.",
-    ),
 ]
 
 WATCHED = ("preview_every", "preview_prompt", "preview_omega", "preview_cfg")
