@@ -101,10 +101,13 @@ def save(
     manifest = [{"token": token.text, "class_word": token.class_word, "file": f"{stem}.safetensors"} for token, stem in zip(tokens, stems, strict=False)]
     embeddings = [token_file.save(token, embedding_folder / entry["file"], overwrite=True) for token, entry in zip(tokens, manifest, strict=True)]
     path = lora_folder / f"{name}.safetensors"
-    about = {"format": "pt", "modelspec.title": name, **clean({**getattr(lora, "metadata", {}), **(metadata or {})}), **about}
+    about = {"format": "pt", "modelspec.title": name, "ss_output_name": name, **clean({**getattr(lora, "metadata", {}), **(metadata or {})}), **about}
     if layout != "comfyui":
         about["kindred.layout"] = layout
+    if layout in ("diffusers", "custom_diffusion"):
+        about["modelspec.implementation"] = "diffusers"
     if compressed and compressed.ranks:
+        about |= {"ss_network_module": "networks.lora", "ss_network_dim": "Dynamic", "ss_network_alpha": "Dynamic"}  # as kohya's own truncation says
         about |= {"kindred.compress": str(export.compress), "kindred.compress_error": f"{compressed.error:.3g}"}
     safefile.write(stored, path, {**about, _TOKENS: json.dumps(manifest, ensure_ascii=False)})
     return SavedConcept(path, embeddings, layout, compressed if compressed and compressed.ranks else None)

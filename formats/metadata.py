@@ -88,7 +88,7 @@ def training_metadata(
         "ss_network_module": _network(algorithm),
         "ss_network_dim": rank,
         "ss_network_alpha": alpha,
-        "ss_network_args": json.dumps({"algo": algorithm.lower()}) if _network(algorithm).startswith("lycoris") else None,
+        "ss_network_args": json.dumps({"algo": algorithm.lower() or "full"}) if _network(algorithm).startswith("lycoris") else None,
         "ss_learning_rate": learning_rate,
         "ss_unet_lr": unet_learning_rate,
         "ss_text_encoder_lr": text_encoder_learning_rate,

@@ -157,6 +157,13 @@ def test_a_transformers_fused_layers_are_read_by_cores_loader(layout, caplog):
             save({f"{layer}.lora_up.weight": torch.ones(4, 1), f"{layer}.lora_down.weight": torch.ones(1, 4)}, [], "sd3-not", layout=layout, model=model)
 
 
+@pytest.mark.parametrize("layout", ["comfyui", "kohya", "diffusers"])
+def test_a_token_alone_is_a_concept_too(model, clip, token, layout):
+    save({}, [token], f"token-{layout}", layout=layout, model=model, compress=0.9)
+    tuned, _, tokens = load(model, clip, f"token-{layout}")
+    assert tuned is model and torch.equal(tokens[0].vectors["clip_l"], token.vectors["clip_l"])
+
+
 def test_what_a_layout_cannot_hold_is_said(model):
     lora = random_lora(model)
     with pytest.raises(ValueError, match="Connect that MODEL"):
@@ -191,6 +198,7 @@ def test_compressed_kv_is_a_lora_that_everybody_reads(model, clip, layout, caplo
     path, ui = save(kv, [], f"kv-{layout}", layout=layout, compress=0.99, model=model, dtype="float16")
     _, metadata = pack("formats.safefile").read(path)
     error = float(metadata["kindred.compress_error"])
+    assert metadata["ss_network_module"] == "networks.lora" and metadata["ss_output_name"] == f"kv-{layout}"
     assert 0 < error < 0.1 and f"relative error {error:.1%}" in ui
     got, _, _ = load(model, clip, f"kv-{layout}")
     base = dict(model.model.named_parameters())

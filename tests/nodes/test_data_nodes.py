@@ -80,33 +80,41 @@ def mixed_photos(server):
     return "mixed"
 
 
-def train_on(concept: dict, **nodes) -> dict:
-    settings = {"method": "kv + token", "spl_weight": 0.0, "prior_weight": 1.0, "steps": 1, "batch_size": 1, "learning_rate": 1e-3, "resolution": 64, "seed": 5}
+def train_on(concept: dict, nodes: dict) -> dict:
+    settings = {"method": "kv + token", "spl_weight": 0.0, "prior_weight": 1.0, "steps": 1, "batch_size": 3, "learning_rate": 1e-3, "resolution": 64, "seed": 5}
     return {
         "1": CHECKPOINT,
         **nodes,
         "8": {"class_type": "KindredConcept", "inputs": {"token": "<v1>", "class_word": "dog", **concept}},
         "9": {"class_type": "KindredTrain", "inputs": {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "concepts.concept_0": ["8", 0], **settings}},
-        "10": {"class_type": "KindredSave", "inputs": {"lora": ["9", 2], "tokens": ["9", 3], "name": "from-core", "overwrite": True}},
+        "10": {"class_type": "KindredSave", "inputs": {"lora": ["9", 2], "tokens": ["9", 3], "name": "from-lists", "overwrite": True}},
     }
 
 
 def test_core_dataset_nodes_connect_to_a_concept(server, mixed_photos):
-    """Images of mixed sizes and texts as lists, through core's own processing nodes, with drawn prior images beside them; trained on for a step."""
-    prompt = train_on(
-        {"images": ["3", 0], "captions": ["5", 0], "prior_images": ["6", 0]},
-        **{
-            "2": {"class_type": "LoadImageTextDataSetFromFolder", "inputs": {"folder": mixed_photos}},
-            "3": {"class_type": "ResizeImagesByShorterEdge", "inputs": {"images": ["2", 0], "shorter_edge": 64}},
-            "4": {"class_type": "StripWhitespace", "inputs": {"texts": ["2", 1]}},
-            "5": {"class_type": "AddTextSuffix", "inputs": {"texts": ["2", 1], "suffix": ", outside"}},
-            "6": prior_prompt(count=2)["2"],
-        },
-    )
-    assert {"3", "5", "6", "8", "9"} <= set(server.run(prompt).executed)
-    prompt["8"]["inputs"]["captions"] = ["2", 1]
-    assert "9" in server.run(prompt).executed
-    prompt["8"]["inputs"].pop("captions")
-    prompt["2"] = {"class_type": "LoadImageDataSetFromFolder", "inputs": {"folder": mixed_photos}}
-    del prompt["4"], prompt["5"]
-    assert "9" in server.run(prompt).executed
+    """Images of mixed sizes and texts as lists, through core's own nodes for them, with drawn prior images beside; trained on for a step."""
+    nodes = {
+        "2": {"class_type": "LoadImageTextDataSetFromFolder", "inputs": {"folder": mixed_photos}},
+        "3": {"class_type": "ResizeImagesByShorterEdge", "inputs": {"images": ["2", 0], "shorter_edge": 64}},
+        "4": {"class_type": "ShuffleImageTextDataset", "inputs": {"images": ["3", 0], "texts": ["2", 1], "seed": 1}},
+        "5": prior_prompt(count=2)["2"],
+    }
+    concept = {"images": ["4", 0], "captions": ["4", 1], "prior_images": ["5", 0]}
+    assert {"2", "3", "4", "5", "9"} <= set(server.run(train_on(concept, nodes)).executed)
+    nodes = {"2": {"class_type": "LoadImageDataSetFromFolder", "inputs": {"folder": mixed_photos}}}
+    assert "9" in server.run(train_on({"images": ["2", 0]}, nodes)).executed
+
+
+def test_linked_captions_train_the_very_files_of_typed_ones(server, mixed_photos):
+    """Through a node of core that hands each text on inside a list of one."""
+    nodes = {
+        "2": {"class_type": "KindredPhotos", "inputs": {"folder": mixed_photos}},
+        "3": {"class_type": "AddTextSuffix", "inputs": {"texts": ["2", 2], "suffix": ", outside"}},
+    }
+    written = []
+    for captions in (["3", 0], "asleep, outside\n, outside\na <v1> dog awake, outside", ["2", 2]):
+        server.run(train_on({"images": ["2", 0], "captions": captions}, nodes))
+        written.append(
+            [(server.base / "models" / place).read_bytes() for place in ("loras/kindred/from-lists.safetensors", "embeddings/from-lists.safetensors")]
+        )
+    assert written[0] == written[1] != written[2]
