@@ -65,7 +65,7 @@ def training_metadata(
     algorithm           of the adapter: LoRA, DoRA, LoHa, LoKr, OFT; "" for differences in full
     prompts             one mapping for each concept: token, class_word, instance_prompt, class_prompt
     tag_frequency       concept -> caption -> how often it was shown, as kohya's ss_tag_frequency
-    base_hash           of the base model's weights (`host.model_hash`)
+    base_hash           of the base model's weights (`host.fingerprint.model_hash`)
     date                ISO 8601, only where the caller wants one: the same run then no longer gives the same bytes
     settings            all other settings of the run, each under `kindred.<name>`
     """

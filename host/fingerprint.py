@@ -13,7 +13,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QuantizedTensor
 
-from .patcher import pristine
+from .patcher import DIFFUSION, pristine
 
 # The files of SD 1.x have none, do not need it, and the host leaves it as memory was. Where it counts, it goes with an encoder that does, too.
 UNINITIALISED = "clip_l.transformer.text_projection.weight"
@@ -26,6 +26,14 @@ def fingerprint(*parts) -> str:
     by their names and what they hold. What differs from run to run without any effect (places in memory, uuids, devices) does not count.
     """
     return _Digest().of(parts).hex()
+
+
+def model_hash(patcher) -> str:
+    """SHA-256 (hexadecimal) over the diffusion model's weights as they came from the file, whatever is patched onto them at the moment.
+
+    The same file loaded in another precision has another digest.
+    """
+    return _sha(*_weights(patcher, sorted(DIFFUSION + key for key in patcher.model.diffusion_model.state_dict(keep_vars=True)))).hex()
 
 
 class _Digest:
@@ -71,8 +79,7 @@ class _Digest:
 
     def _patcher(self, patcher: ModelPatcher) -> bytes:
         keys = sorted(key for key in patcher.model.state_dict(keep_vars=True) if not key.endswith(UNINITIALISED))
-        with ThreadPoolExecutor(4) as pool:  # hashing leaves Python's lock
-            weights = list(pool.map(lambda key: _sha(key.encode(), _tensor(pristine(patcher, key))), keys))
+        weights = _weights(patcher, keys)
         changes = (
             patcher.patches,
             patcher.object_patches,
@@ -84,6 +91,11 @@ class _Digest:
             patcher.model_options,
         )
         return _sha(_name(type(patcher.model)).encode(), *weights, *map(self.of, changes))
+
+
+def _weights(patcher: ModelPatcher, keys: list[str]) -> list[bytes]:
+    with ThreadPoolExecutor(4) as pool:  # hashing leaves Python's lock
+        return list(pool.map(lambda key: _sha(key.encode(), _tensor(pristine(patcher, key))), keys))
 
 
 def _tensor(value: torch.Tensor) -> bytes:

@@ -15,7 +15,7 @@ from ..host import denoiser as host_denoiser
 from ..host import text
 from ..host import training as host
 from ..host.checkpointing import gradient_checkpointing
-from ..host.model_hash import model_hash
+from ..host.fingerprint import model_hash
 from ..host.trainable_text import TrainableText
 from . import losses
 from .concept import Concept
@@ -89,7 +89,7 @@ class Run:
 
     @cached_property
     def base_hash(self) -> str:
-        """Of the base model's weights; read once, and only where a file or a state names it."""
+        """Of the base model's weights; read once, and only where a file names it."""
         return model_hash(self.model)
 
     def _check_losses(self) -> None:

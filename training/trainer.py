@@ -14,6 +14,7 @@ import torch
 from ..formats import concept_file, names
 from ..host import denoiser as host_denoiser
 from ..host import training as host
+from ..host.fingerprint import fingerprint
 from .concept import Concept
 from .distributed import Alone
 from .measures import Step, Trained
@@ -210,7 +211,8 @@ def identity(run: Run) -> dict[str, str]:
         entries[f"the prior images of {concept.token}"] = _digest(concept.prior_images)
         words = (concept.class_word, concept.prompts, concept.token_prompt, concept.class_prompt, concept.initializer, concept.repeats)
         entries[f"the words of {concept.token}"] = repr(words)
-    return {**entries, "the base model": run.base_hash[:12]}
+    models = {"model": run.model, "text encoder": (run.clip.patcher, run.clip.layer_idx), "VAE": run.vae.patcher}
+    return {**entries, **{f"the {name}": fingerprint(part)[:12] for name, part in models.items()}}
 
 
 def run_name(concepts: list[Concept]) -> str:

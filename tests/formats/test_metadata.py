@@ -108,7 +108,7 @@ def test_a_models_hash_is_that_of_its_file(caplog):
     from kindred_testing import guidance_families
     from kindred_testing.loras import apply, random_kv
 
-    model_hash = pack("host.model_hash").model_hash
+    model_hash = pack("host.fingerprint").model_hash
     model = guidance_families.random_model("SD15", seed=3)
     before = model_hash(model)
     assert len(before) == 64 and before == model_hash(model.clone()) == model_hash(guidance_families.random_model("SD15", seed=3))

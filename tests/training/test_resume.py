@@ -112,7 +112,7 @@ def test_another_run_is_refused_and_the_difference_named(base, concept, tmp_path
     other = pack("training.concept").make_concept([torch.rand(3, 80, 64, 3)], "<v1>", "dog", prior_images=[concept.prior_images[0][None]])
     with pytest.raises(ValueError, match=r"the photos of <v1> was 3 \(.*the prior images of <v1> was 2 .*is 1"):
         train(base, other, FULL, tmp_path, "continue")
-    with pytest.raises(ValueError, match="the base model was"):
+    with pytest.raises(ValueError, match="the model was"):
         train(load(sd15_checkpoint(1)), concept, FULL, tmp_path, "continue")
     with pytest.raises(ValueError, match="no interrupted training 'dog' to continue"):
         train(base, concept, FULL, tmp_path / "elsewhere", "continue")
