@@ -6,6 +6,7 @@ import pytest
 import torch
 from kindred_testing import diffusion_families, guidance_models, pack
 from kindred_testing.guidance_models import comfy
+from kindred_testing.training import saved_bytes
 
 TRANSFORMERS = list(diffusion_families.FAMILIES)
 ALL = [*diffusion_families.UNETS, *TRANSFORMERS]
@@ -88,24 +89,6 @@ def test_it_learns_and_checkpointing_changes_nothing_but_memory(name):
             losses.append(loss.item())
         assert losses[-1] < 0.97 * losses[0], losses
     assert all(torch.equal(value, before[key]) for key, value in state(patcher).items())
-
-
-@contextlib.contextmanager
-def saved_bytes(network):
-    """Bytes that autograd keeps for the backward pass, the network's own weights left out."""
-    own = {value.untyped_storage().data_ptr() for value in network.parameters()}
-    kept: dict[int, int] = {}
-    hold = []
-
-    def pack_tensor(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-            hold.append(storage)  # so that no other tensor gets this address meanwhile
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack_tensor, lambda tensor: tensor):
-        yield lambda: sum(kept.values())
 
 
 @pytest.mark.parametrize("name, stored", [("SD15", torch.bfloat16), ("Flux", torch.float8_e4m3fn), ("SD3", torch.float16)], ids=str)

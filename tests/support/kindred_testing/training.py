@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 
 from .host import pack
@@ -31,3 +33,21 @@ def untrained_token(clip):
     """`<v1>` as training begins: the papers' rare token `ktn`."""
     start = pack("host.text").input_embeddings(clip, "clip_l")[42170].float().clone()[None]
     return pack("formats.token").LearnedToken("<v1>", "dog", {"clip_l": start})
+
+
+@contextlib.contextmanager
+def saved_bytes(network):
+    """Bytes that autograd keeps for the backward pass, the network's own weights left out."""
+    own = {value.untyped_storage().data_ptr() for value in network.parameters()}
+    kept: dict[int, int] = {}
+    hold = []
+
+    def pack_tensor(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+            hold.append(storage)  # so that no other tensor gets this address meanwhile
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack_tensor, lambda tensor: tensor):
+        yield lambda: sum(kept.values())
