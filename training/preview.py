@@ -10,8 +10,8 @@ import torch
 
 from ..guidance.guider import personalize
 from ..guidance.schedule import Schedule
+from ..host import drawing, text
 from ..host import preview as host
-from ..host import text
 from ..host.lora import apply_lora
 from .run import Run
 
@@ -46,19 +46,20 @@ class Preview:
     def __call__(self, run: Run, done: int) -> None:
         if done % self.every and done != run.settings.steps:
             return
+        sampling = {"steps": self.steps, "cfg": self.cfg, "sampler_name": self.sampler, "scheduler": self.scheduler}
         concept, side = run.concepts[0], self.side or run.settings.resolution
         result = run.result()
         with host.sampling_mode():
             model, clip = apply_lora(run.model, run.clip, result.lora)
             clip = text.carry_tokens(clip, result.tokens) if result.tokens else clip
             positive, negative = (
-                host.conditioning(clip, words.replace("{token}", concept.token).replace("{class}", concept.class_word))
+                drawing.conditioning(clip, words.replace("{token}", concept.token).replace("{class}", concept.class_word))
                 for words in (self.prompt, self.negative)
             )
             if self.omega < 1 and model is not run.model and any(key.startswith("diffusion_model.") for key in result.lora):
                 model = personalize(model, run.model, Schedule(self.omega))
             try:
-                picture = host.draw(model, positive, negative, run.vae, side, self.seed, self.steps, self.cfg, self.sampler, self.scheduler)
+                picture = drawing.draw(model, run.vae, positive, negative, side, side, 1, self.seed, sampling)[0]
             finally:
                 host.load_again(run.model)
                 if clip.patcher is not run.clip.patcher:

@@ -107,7 +107,7 @@ def test_two_states_are_kept_and_the_older_one_serves_when_the_newer_is_damaged(
 def test_another_run_is_refused_and_the_difference_named(base, concept, tmp_path):
     with pytest.raises(Halt):
         train(base, concept, FULL, tmp_path, on_step=halting(2))
-    with pytest.raises(ValueError, match="rank was 4, is 8; seed was 11, is 12"):
+    with pytest.raises(ValueError, match="seed was 11, is 12; rank was 4, is 8"):
         train(base, concept, {**FULL, "rank": 8, "seed": 12}, tmp_path, "continue")
     other = pack("training.concept").make_concept([torch.rand(3, 80, 64, 3)], "<v1>", "dog", prior_images=[concept.prior_images[0][None]])
     with pytest.raises(ValueError, match=r"the photos of <v1> was 3 \(.*the prior images of <v1> was 2 .*is 1"):
