@@ -66,8 +66,8 @@ class KindredTrain(io.ComfyNode):
         concepts = list(concepts.values())
         watched = {name: settings.pop(name) for name in inputs.WATCHED if name in settings}
         kept = {name: settings.pop(name) for name in inputs.KEPT if name in settings}
-        method = dict(method)
-        settings = TrainSettings(method=method.pop("method"), **method, **settings)
+        given = {**method, **settings}  # an optional input of a method that is left out arrives as None
+        settings = TrainSettings(**{name: value for name, value in given.items() if value is not None})
         progress = TrainingProgress(cls.hidden.unique_id, settings.steps)
         keeping = Keeping(run_folder(), kept.get("run_name") or run_name(concepts), kept.get("save_every", 100), kept.get("resume", "new run"), progress.tell)
         preview = make_preview(progress.preview, **watched)
