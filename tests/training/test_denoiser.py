@@ -1,6 +1,7 @@
 """Every family that is trained: what it predicts, that it learns, and what its backward pass keeps, on the host's own classes."""
 
 import contextlib
+import weakref
 
 import pytest
 import torch
@@ -165,3 +166,19 @@ def test_what_cannot_be_trained_is_named_with_what_can():
     lcm = comfy("comfy_extras.nodes_model_advanced").ModelSamplingDiscrete().patch(diffusion_families.model("SD15"), "lcm", False)[0]
     with pytest.raises(ValueError, match="cannot train this model"):
         supported(lcm)
+
+
+def test_nothing_of_a_run_stays_behind():
+    host, patcher = pack("host.training"), diffusion_families.model("SD15")
+    latents, noise, prompts = diffusion_families.batch("SD15", patcher)
+    with host.training_mode():
+        denoiser = pack("host.denoiser").TrainableDenoiser(patcher, latents.shape, checkpointing=True)
+        (trained, *_) = attention_weights(denoiser.network)
+        prediction, target = denoiser.predict(latents, noise, torch.tensor([0.5, 3.0]), prompts)
+        ((prediction - target) ** 2).mean().backward()
+        left = [weakref.ref(denoiser.network), weakref.ref(trained), weakref.ref(trained.grad)]
+    del denoiser, trained, prediction, target
+    host.memory_after_run()
+    assert [ref() for ref in left] == [None] * 3
+    assert host.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")) and not host.is_out_of_memory(ValueError("no"))
+    assert not comfy("comfy.model_management").in_training
