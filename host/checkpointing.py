@@ -13,6 +13,7 @@ from comfy.clip_model import CLIPLayer
 from comfy.ldm.flux.layers import DoubleStreamBlock, SingleStreamBlock
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
+from comfy.model_patcher import LowVramPatch
 from comfy.text_encoders.t5 import T5LayerFF, T5LayerSelfAttention
 from torch.utils.checkpoint import checkpoint
 
@@ -72,6 +73,7 @@ def _frozen_forward(layer, forward, x, *args, **kwargs):
     weight, bias = layer.weight, layer.bias
     cast = weight.dtype != x.dtype or weight.device != x.device or layer.weight_function or layer.bias_function
     trained = weight.requires_grad or (bias is not None and bias.requires_grad)
+    trained = trained or not all(isinstance(function, LowVramPatch) for function in [*layer.weight_function, *layer.bias_function])
     if args or kwargs or trained or not cast or not (torch.is_grad_enabled() and x.requires_grad):
         return forward(x, *args, **kwargs)
     if isinstance(layer, torch.nn.Linear):  # flat, since a result that is a view of another must not be added to in place

@@ -56,6 +56,16 @@ def ordinary(patcher):
         ) from error
 
 
+def encode_pictures(vae, pixels: torch.Tensor) -> torch.Tensor:
+    """Pictures [n, height, width, 3] in 0..1 -> the VAE's latents [n, c, h, w], or [n, c, 1, h, w] where it is one for video.
+
+    A video's autoencoder takes a batch for the frames of one film, so it is given one picture at a time.
+    """
+    if getattr(vae, "latent_dim", 2) == 3:
+        return torch.cat([vae.encode(pixels[index : index + 1]) for index in range(len(pixels))])
+    return vae.encode(pixels)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Did the device run out of memory (and nothing else go wrong)?"""
     return isinstance(error, torch.OutOfMemoryError) or bool(comfy.model_management.is_oom(error))

@@ -1,6 +1,7 @@
 """Every family that is trained: what it predicts, that it learns, and what its backward pass keeps, on the host's own classes."""
 
 import contextlib
+import weakref
 
 import pytest
 import torch
@@ -111,6 +112,17 @@ def test_weights_that_are_cast_at_each_call_are_not_kept(name, stored):
     assert kept < kept_plain + 0.1 * weights, (kept, kept_plain, weights)
 
 
+def test_a_trained_function_of_a_weight_keeps_its_gradient():
+    """The host's own adapters may stand in `weight_function`: a cast layer must not hide them from autograd."""
+    with training("SD15", dtype=torch.bfloat16, compute=torch.float32) as (_, denoiser, latents, noise, sigma, prompts):
+        layer = next(module for name, module in denoiser.network.named_modules() if name.endswith("attn2.to_k"))
+        scale = torch.nn.Parameter(torch.ones(()))
+        layer.weight_function = [lambda weight: weight * scale]
+        prediction, target = denoiser.predict(latents, noise, sigma, prompts)
+        ((prediction - target) ** 2).mean().backward()
+        assert scale.grad.abs() > 0
+
+
 def test_a_quantised_base_stays_quantised_and_passes_gradients_on():
     plain = diffusion_families.model("SD15")
     patcher = guidance_models.reload(guidance_models.quantised(guidance_models.merged_state(plain)))
@@ -165,3 +177,33 @@ def test_what_cannot_be_trained_is_named_with_what_can():
     lcm = comfy("comfy_extras.nodes_model_advanced").ModelSamplingDiscrete().patch(diffusion_families.model("SD15"), "lcm", False)[0]
     with pytest.raises(ValueError, match="cannot train this model"):
         supported(lcm)
+
+
+def test_nothing_of_a_run_stays_behind():
+    host, patcher = pack("host.training"), diffusion_families.model("SD15")
+    latents, noise, prompts = diffusion_families.batch("SD15", patcher)
+    with host.training_mode():
+        denoiser = pack("host.denoiser").TrainableDenoiser(patcher, latents.shape, checkpointing=True)
+        (trained, *_) = attention_weights(denoiser.network)
+        prediction, target = denoiser.predict(latents, noise, torch.tensor([0.5, 3.0]), prompts)
+        ((prediction - target) ** 2).mean().backward()
+        left = [weakref.ref(denoiser.network), weakref.ref(trained), weakref.ref(trained.grad)]
+    del denoiser, trained, prediction, target
+    host.memory_after_run()
+    assert [ref() for ref in left] == [None] * 3
+    assert host.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")) and not host.is_out_of_memory(ValueError("no"))
+    assert not comfy("comfy.model_management").in_training
+
+
+def test_pictures_for_a_video_model_are_encoded_as_pictures():
+    """Qwen-Image and Wan share an autoencoder of films: each picture must become a film of one frame, whatever stands beside it."""
+    wan = comfy("comfy.ldm.wan.vae").WanVAE(dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[], temperal_downsample=[False, True, True])
+    generator = torch.Generator().manual_seed(0)
+    state = {key: torch.randn(value.shape, generator=generator) * 0.1 for key, value in wan.state_dict().items()}
+    with torch.inference_mode():
+        vae = comfy("comfy.sd").VAE(sd=state)
+        pixels = torch.rand(3, 32, 32, 3, generator=generator)
+        together = pack("host.training").encode_pictures(vae, pixels)
+        assert together.shape == (3, 16, 1, 4, 4)
+        assert torch.allclose(together[2:], vae.encode(pixels[2:]), atol=1e-5) and not torch.allclose(together[:1], together[1:2], atol=1e-3)
+        assert vae.encode(pixels).shape[0] == 1  # what a plain call makes of a batch

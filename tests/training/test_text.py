@@ -94,5 +94,4 @@ def test_an_encoder_of_16_bits_has_no_copy_of_32(family):
         loss = (conditioning * torch.randn(conditioning.shape)).sum() + (pooled * torch.randn(pooled.shape)).sum()
         loss.backward()
         assert all(vectors.grad.abs().max() > 0 for vectors in trained.values())
-    tokens = sum(len(entries) for sections in carried.tokenize(PROMPT).values() for entries in sections)
-    print(f"{family}: weights {weights} bytes, kept for the backward pass {saved()} bytes, {tokens} tokens")
+    assert saved() < weights / 4  # casting every layer to 32 bits, as autograd would keep it, takes twice the weights
