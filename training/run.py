@@ -14,10 +14,10 @@ from ..formats.concept_file import LearnedLora
 from ..host import denoiser as host_denoiser
 from ..host import text
 from ..host import training as host
-from ..host.checkpointing import gradient_checkpointing
 from ..host.fingerprint import model_hash
 from ..host.trainable_text import TrainableText
 from . import losses
+from .advice import step_shape
 from .concept import Concept
 from .dataset import Batch, Dataset, random_state
 from .description import describe
@@ -64,7 +64,7 @@ class Run:
         if done < settings.steps:
             self.data.encode(self._encode, on_encode, start=done * settings.accumulation)
         self.text = TrainableText(self.clip)
-        self.denoiser = host_denoiser.TrainableDenoiser(self.model)
+        self.denoiser = host_denoiser.TrainableDenoiser(self.model, step_shape(self.model, self.concepts, settings), settings.gradient_checkpointing)
         self.device = self.denoiser.device
         self._check_losses()
         with torch.no_grad():  # before anything is attached: the anchor is the frozen encoder's (AdaptSP 2026: a tuned one drifts, too)
@@ -77,8 +77,6 @@ class Run:
         self.optimizer = make_optimizer(settings, self.learned.groups())
         self.schedule = make_schedule(settings, self.optimizer)
         self.parameters = list(self.learned.parameters.values())
-        if settings.gradient_checkpointing:
-            gradient_checkpointing(self.denoiser.network)
         precision = settings.precision
         if precision == "auto":
             cpu, cuda = self.device.type == "cpu", self.device.type == "cuda"
@@ -104,7 +102,7 @@ class Run:
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
         host.interrupt_check()
         with torch.no_grad():
-            return self.vae.encode(pixels)
+            return host.encode_pictures(self.vae, pixels)
 
     # -- a step ------------------------------------------------------------------------------------------------------
 
@@ -206,10 +204,10 @@ class Run:
 
     def _preservation(self, latents, noise, sigma, prompts: list[str]) -> torch.Tensor:
         """Output preservation for each row: how far the tuned output for the class prompt is from the base's."""
+        noisy = self.denoiser.noisy(latents, noise, sigma)
         with torch.no_grad(), self.learned.disabled():
-            base, _ = self.denoiser.predict(latents, noise, sigma, self.prompts(prompts))
-        tuned, _ = self.denoiser.predict(latents, noise, sigma, self.prompts(prompts))
-        return losses.output_preservation(tuned, base)
+            base = self.denoiser.output(noisy, sigma, self.prompts(prompts))
+        return losses.output_preservation(self.denoiser.output(noisy, sigma, self.prompts(prompts)), base)
 
     def _drifts(self, step: int) -> list[torch.Tensor]:
         """How far each concept's token prompt is from its class prompt now; empty where that cannot change or is not looked at."""

@@ -15,6 +15,7 @@ from ..formats import concept_file, names
 from ..host import denoiser as host_denoiser
 from ..host import training as host
 from ..host.fingerprint import fingerprint
+from .advice import need_less
 from .concept import Concept
 from .distributed import Alone
 from .measures import Step, Trained
@@ -88,7 +89,7 @@ def train(
             return _run(run, keeper, on_step, on_encode, preview)
         except Exception as error:
             if host.is_out_of_memory(error):
-                error.args = (f"{advice(settings)} ({error})",)
+                error.args = (f"{need_less(model, concepts, settings)} ({error})",)
             raise
         finally:
             keeper.end()
@@ -225,26 +226,6 @@ def _digest(pictures) -> str:
     for picture in pictures:
         digest.update(repr(tuple(picture.shape)).encode() + picture.contiguous().numpy().tobytes())
     return f"{len(pictures)} ({digest.hexdigest()[:12]})" if pictures else "none"
-
-
-def advice(settings: TrainSettings) -> str:
-    """The settings that need less memory than those that ran out of it, the mildest first."""
-    steps = []
-    if not settings.gradient_checkpointing:
-        steps.append("turn on gradient_checkpointing (about a third slower, the same result)")
-    if settings.batch_size > 1:
-        steps.append(f"set batch_size to 1 and accumulation to {settings.batch_size * settings.accumulation}")
-    if settings.precision == "fp32":
-        steps.append("set precision to 'bf16'")
-    if settings.preservation_weight:
-        steps.append("set preservation_weight to 0")
-    if settings.resolution > 512:
-        steps.append(f"lower resolution to {max(512, settings.resolution * 3 // 4 // 64 * 64)}")
-    if settings.method == "kv + token":
-        steps.append("take the method 'lora + token' with rank 8")
-    elif settings.method.startswith("lora") and settings.rank > 8:
-        steps.append("lower rank to 8")
-    return "The memory did not suffice for this training. What needs less, in this order: " + "; ".join(steps or ["lower resolution"]) + "."
 
 
 def _check(concepts: list[Concept]) -> None:

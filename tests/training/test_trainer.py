@@ -190,6 +190,32 @@ def test_an_optimizer_that_is_not_installed_is_named_before_anything_is_encoded(
         run(base, [concept], optimizer="AdamW 8-bit")
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_learns_what_float32_learns(base, concept, precision):
+    """Autocast, for fp16 with a scaled loss: what is learned stays float32 and close to the float32 run."""
+    exact, rough = (run(base, [concept], steps=3, precision=name) for name in ("fp32", precision))
+    assert all(value.dtype == torch.float32 for value in rough.lora.values())
+    assert rough.history[0].loss == pytest.approx(exact.history[0].loss, rel=0.02)
+    one, two = (torch.cat([value.flatten() for value in result.lora.values()]) for result in (exact, rough))
+    assert torch.nn.functional.cosine_similarity(one, two, dim=0) > 0.9
+
+
+def test_output_preservation_holds_the_class_prompt_to_the_base(base, concept):
+    """Nothing at the first step of a LoRA, which changes nothing yet; smaller at the end where it is weighted."""
+    settings = {"method": "lora", "rank": 4, "steps": 8, "learning_rate": 3e-3, "augment": False}
+    watched, held = (run(base, [concept], **settings, preservation_weight=weight).history for weight in (1e-9, 30.0))
+    assert watched[0].preservation == held[0].preservation == 0
+    assert 0 < held[-1].preservation < watched[-1].preservation
+    assert watched[-1].loss == pytest.approx(watched[-1].reconstruction, rel=1e-5)
+
+
+def test_min_snr_and_huber_reach_the_loss(base, concept):
+    plain, weighted, robust = (
+        run(base, [concept], steps=1, spl_weight=0.0, **change).history[0].reconstruction for change in ({}, {"min_snr_gamma": 5.0}, {"loss": "huber"})
+    )
+    assert weighted < plain and robust < plain
+
+
 def test_accumulation_is_a_larger_batch(base, concept):
     """Two batches of one photo each and one of two see the same photos; the first step's loss is their mean."""
     one = run(base, [concept], steps=1, batch_size=1, accumulation=2, augment=False, spl_weight=0.0).history[0]
