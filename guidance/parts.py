@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from ..host.adapters import Hadamard, Kronecker, LowRank, Scale, Turn
 
-# What a product saved must be worth: a weight that is made anew is written and read once more, and a convolution reorders it.
+# A weight that is made anew is also written and read once more, and a convolution reorders it: in multiplications for each of its numbers.
 PASSES, CONVOLUTION_PASSES = 8, 48
 
 
@@ -147,7 +147,7 @@ class TurnPart(Part):
 
     def __init__(self, blocks: torch.Tensor, columns: int):
         super().__init__(blocks)
-        self.work, self.cost = blocks.numel(), blocks.numel() * columns
+        self.work, self.cost = 4 * blocks.numel(), blocks.numel() * columns  # many small products along the positions are slow
 
     def to_weight(self, weight, scale):
         blocks = self.tensors[0].to(weight)
