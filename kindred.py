@@ -4,6 +4,7 @@
     python kindred.py demo     train a concept, save it, sample with it, and write a comparison picture
     python kindred.py test     run all the tests
     python kindred.py serve    open ComfyUI with Kindred in it
+    python kindred.py train    learn the concepts of TOML files (`kindred.py train --help` shows one)
 
 What it makes lies in `.kindred/` beside this file; delete that folder to begin anew. A ComfyUI of your own is used, and not written to,
 when COMFYUI_PATH (or --comfyui) names its folder.
@@ -58,6 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
         environment.pop("PYTHONPATH", None)
         if options.command == "test":
             return run([python, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, *(rest or [ROOT / "tests"])], environment)
+        if options.command == "train":
+            base = [] if options.comfyui and not options.host else ["--base-directory", HOME / "base"]  # a ComfyUI of one's own has its own models
+            return run([python, ROOT / "headless.py", *base, *rest], environment)
         command = [python, ROOT / "demo" / "run.py", options.command, *rest]
         return run(command, environment)
     except Problem as problem:
@@ -75,7 +79,7 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         epilog="Further options go to the command: `kindred.py demo --help`, `kindred.py test -k slerp`.",
         add_help=False,
     )
-    parser.add_argument("command", nargs="?", choices=["demo", "test", "serve"], help="what to do")
+    parser.add_argument("command", nargs="?", choices=["demo", "test", "serve", "train"], help="what to do")
     parser.add_argument("--comfyui", metavar="FOLDER", default=os.environ.get("COMFYUI_PATH"), help="a ComfyUI of your own (also COMFYUI_PATH)")
     parser.add_argument("--host", metavar="VERSION", choices=sorted(HOSTS), help=f"the ComfyUI version to fetch (default {NEWEST})")
     parser.add_argument("-h", "--help", action="store_true")

@@ -1,10 +1,16 @@
-"""What a training step costs against the forward pass of the same batch.
+"""What a training step costs: against the forward pass of the same batch, core's TrainLoraNode, and diffusers' training step.
 
-    python bench/training.py [--rounds 7] [--latent 16] [--threads 1]
+    python bench/training.py [--rounds 7] [--latent 16] [--threads 1] [--large]
 
-The reduced SD 1.5 with random weights, kv + token with the Semantic Preservation Loss, batch 2: encode the prompts, predict, compare;
-the step adds the backward pass, the clipping, AdamW and the loss on the text features. Needs COMFYUI_PATH (or the host that
-`kindred.py test` made).
+One layout for all: SD 1.5 reduced in depth, random weights, batch 2. A step is what an artist waits for: prompts (those of a live token are
+encoded anew), noise, forward and backward pass, clipping, AdamW. Rows:
+
+    LoRA rank 16 on attention      ours; core's TrainLoraNode, which adapts every module and knows no other choice; diffusers' example
+                                   (PEFT's LoRA on the same layers, its loss, clipping and optimizer, text features given)
+    K/V + token                    ours with and without the Semantic Preservation Loss
+    gradient checkpointing         each of them, where it is to be had
+
+Needs COMFYUI_PATH (or the host that `kindred.py test` made), and diffusers and peft for its rows (both are among the test tools).
 """
 
 from __future__ import annotations
@@ -12,6 +18,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -22,12 +30,16 @@ sys.path.append(str(ROOT / "bench"))
 
 import harness  # noqa: E402
 
+FORWARD = "forward pass"
+STEP = "step"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--latent", type=int, default=16, help="side of the latents (16 = pictures of 128 pixels)")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--large", action="store_true", help="107 million parameters (two levels) instead of 26")
     arguments = parser.parse_args()
 
     from kindred_testing import pack, start_host
@@ -35,35 +47,207 @@ def main() -> None:
 
     start_host()
     torch.set_num_threads(arguments.threads)
-    trainer, host = pack("training.trainer"), pack("host.training")
-    base = load(sd15_checkpoint())
+    base = large(load(sd15_checkpoint())) if arguments.large else load(sd15_checkpoint())
     photos = torch.rand(4, 256, 256, 3, generator=torch.Generator().manual_seed(0))
     concept = pack("training.concept").make_concept([photos], "<v1>", "dog")
-    settings = trainer.TrainSettings(steps=4, batch_size=2, resolution=arguments.latent * 8, augment=False)
-    with host.training_mode():
-        runs = {
-            name: _prepared(trainer, base, concept, dataclasses.replace(settings, spl_weight=weight))
-            for name, weight in (("with SPL", 1.0), ("without SPL", 0.0))
-        }
-        plain = runs["without SPL"]
+    common = pack("training.settings").TrainSettings(steps=8, batch_size=2, resolution=arguments.latent * 8, augment=False)
+    lora = dataclasses.replace(common, method="lora", rank=16)
+    settings = {
+        "K/V + token, SPL": common,
+        "K/V + token, without SPL": dataclasses.replace(common, spl_weight=0.0),
+        "K/V + token, SPL, checkpointing": dataclasses.replace(common, gradient_checkpointing=True),
+        "LoRA 16": lora,
+        "LoRA 16, checkpointing": dataclasses.replace(lora, gradient_checkpointing=True),
+        "LoRA 16 + token, SPL": dataclasses.replace(lora, method="lora + token"),
+    }
+    with pack("host.training").training_mode():
+        runs = {name: prepared(pack, base, concept, chosen) for name, chosen in settings.items()}
+        ways = {FORWARD: forward(runs["LoRA 16"])}
+        ways |= {f"ours, {name}": stepping(run) for name, run in runs.items()}
+        ways |= {f"core's TrainLoraNode, rank 16{', checkpointing' * on}": core_way(base, arguments.latent, on) for on in (False, True)}
+        skipped = {}
+        try:
+            ways |= {f"diffusers, LoRA 16{', checkpointing' * on}": diffusers_way(arguments.latent, arguments.large, on) for on in (False, True)}
+        except ImportError as error:
+            skipped["diffusers, LoRA 16"] = str(error)
+        table = harness.measure(ways, baseline=FORWARD, rounds=arguments.rounds)
+        table.skipped |= skipped
+        size = sum(parameter.numel() for parameter in base[0].model.diffusion_model.parameters())
+    print(table.markdown(f"A training step: SD 1.5 layout, {size / 1e6:.0f} M parameters, batch 2, latents {arguments.latent} x {arguments.latent}", (STEP,)))
+    for baseline in ("core's TrainLoraNode, rank 16", "diffusers, LoRA 16"):
+        for suffix in ("", ", checkpointing"):
+            if baseline + suffix in table.rows:
+                ours, theirs = (table.rows[name].seconds[STEP] for name in (f"ours, LoRA 16{suffix}", baseline + suffix))
+                print(f"\nours, LoRA 16{suffix}, against {baseline}{suffix}: {harness.statistics.median(a / b for a, b in zip(ours, theirs, strict=True)):.2f}")
+    print(
+        f"\nbetween the steps (events, states every 100 steps, previews off): {between(pack, base, concept, dataclasses.replace(common, steps=40)):.2%} of the run"
+    )
 
-        def forward():
-            with torch.no_grad():
-                plain._denoising_loss(plain.data.batch(0), 0)
 
-        ways = {"forward pass": forward, "step without SPL": lambda: _step(plain), "step with SPL": lambda: _step(runs["with SPL"])}
-        table = harness.measure(ways, baseline="forward pass", rounds=arguments.rounds)
-    print(table.markdown(f"Training kv + token, batch 2, latents {arguments.latent} x {arguments.latent}", (harness.TOTAL,)))
+def timed(do):
+    def way():
+        seconds: dict[str, float] = {}
+        with harness.clock(seconds, STEP):
+            do()
+        return seconds
+
+    return way
 
 
-def _prepared(trainer, base, concept, settings):
-    run = trainer.Run(*base, [concept], settings)
+def prepared(pack, base, concept, settings):
+    run = pack("training.run").Run(*base, [concept], settings)
     run.prepare()
+    run.count = 0
     return run
 
 
-def _step(run) -> None:
-    run.step(0)
+def stepping(run):
+    def step():
+        run.step(run.count % run.settings.steps)
+        run.count += 1
+
+    return timed(step)
+
+
+def forward(run):
+    def once():
+        with torch.no_grad():
+            run._denoising_losses(0)
+
+    return timed(once)
+
+
+def core_way(base, latent: int, checkpointing: bool):
+    """A step of core's trainer: the time of three steps less that of one, so that its set-up is not counted."""
+    from comfy_extras.nodes_train import TrainLoraNode
+
+    model, clip, _ = base
+    with torch.inference_mode():
+        positive = clip.encode_from_tokens_scheduled(clip.tokenize("a photo of a dog"))
+    latents = [{"samples": torch.randn(4, 4, latent, latent)}]
+
+    def run(steps: int) -> float:
+        seconds: dict[str, float] = {}
+        with harness.clock(seconds, STEP), torch.inference_mode():
+            TrainLoraNode.execute(
+                **{name: [value] for name, value in _core_settings(steps, checkpointing).items()}, model=[model], latents=latents, positive=[positive]
+            )
+        return seconds[STEP]
+
+    return lambda: {STEP: (run(3) - run(1)) / 2}
+
+
+def _core_settings(steps: int, checkpointing: bool) -> dict:
+    return {
+        "batch_size": 2,
+        "steps": steps,
+        "grad_accumulation_steps": 1,
+        "learning_rate": 1e-4,
+        "rank": 16,
+        "optimizer": "AdamW",
+        "loss_function": "MSE",
+        "seed": 0,
+        "training_dtype": "fp32",
+        "lora_dtype": "fp32",
+        "quantized_backward": False,
+        "algorithm": "LoRA",
+        "gradient_checkpointing": checkpointing,
+        "checkpoint_depth": 1,
+        "offloading": False,
+        "existing_lora": "[None]",
+        "bucket_mode": False,
+        "bypass_mode": False,
+    }
+
+
+def diffusers_way(latent: int, two_levels: bool, checkpointing: bool):
+    """The step of diffusers' LoRA example on the same layout: add noise, predict, mean squared error, clip, AdamW, schedule."""
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from diffusers.optimization import get_scheduler
+    from peft import LoraConfig
+
+    levels = 2 if two_levels else 1
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        block_out_channels=(320, 640)[:levels],
+        down_block_types=("CrossAttnDownBlock2D",) * levels,
+        up_block_types=("CrossAttnUpBlock2D",) * levels,
+        layers_per_block=1,
+        cross_attention_dim=768,
+        attention_head_dim=8,
+        sample_size=latent,
+    ).requires_grad_(False)
+    unet.add_adapter(LoraConfig(r=16, lora_alpha=16, init_lora_weights="gaussian", target_modules=["to_k", "to_q", "to_v", "to_out.0"]))
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
+    unet.train()
+    parameters = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+    schedule = get_scheduler("constant", optimizer)
+    noising = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    latents, context = torch.randn(2, 4, latent, latent), torch.randn(2, 77, 768)
+
+    def step():
+        noise, timesteps = torch.randn_like(latents), torch.randint(0, 1000, (2,))
+        prediction = unet(noising.add_noise(latents, noise, timesteps), timesteps, context, return_dict=False)[0]
+        loss = torch.nn.functional.mse_loss(prediction.float(), noise.float(), reduction="mean")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        loss.item()
+
+    return timed(step)
+
+
+def between(pack, base, concept, settings) -> float:
+    """The share of a run's time, from its first step to its last, that is not spent in steps."""
+    trainer, progress = pack("training.trainer"), pack("host.progress").TrainingProgress(None, settings.steps)
+    kind = pack("training.run").Run
+    spent, marks, step = [], [], kind.step
+
+    def measured(self, index):
+        start = time.perf_counter()
+        try:
+            return step(self, index)
+        finally:
+            spent.append(time.perf_counter() - start)
+
+    def on_step(value):
+        marks.append(time.perf_counter())
+        progress.step(value)
+
+    kind.step = measured
+    try:
+        with tempfile.TemporaryDirectory() as place, torch.inference_mode():
+            # 40 steps and one state stand for 100 steps and one: what is told is more than what a run of 100 pays.
+            trainer.train(*base, [concept], settings, on_step, keeping=trainer.Keeping(Path(place), "bench", settings.steps // 2))
+    finally:
+        kind.step = step
+    whole = marks[-1] - marks[0]
+    return 1 - sum(spent[1:]) / whole
+
+
+def large(base):
+    """The same text encoder and VAE with a UNet of two levels, whose weights are random."""
+    import comfy.model_base
+    import comfy.model_patcher
+
+    small, clip, vae = base
+    config = small.model.model_config
+    layout = {**config.unet_config, "num_res_blocks": [1, 1], "channel_mult": [1, 2], "transformer_depth": [1, 1], "transformer_depth_output": [1] * 4}
+    kind = type(config)(layout)
+    kind.set_inference_dtype(torch.float32, None)
+    with torch.inference_mode():
+        module = comfy.model_base.BaseModel(kind, device=torch.device("cpu"))
+        generator = torch.Generator().manual_seed(0)
+        for value in module.diffusion_model.state_dict().values():
+            if value.ndim < 2:
+                value.normal_(0, 0.02, generator=generator).add_(1.0)
+            else:
+                value.normal_(0, value[0].numel() ** -0.5, generator=generator)
+        return comfy.model_patcher.CoreModelPatcher(module, load_device=torch.device("cpu"), offload_device=torch.device("cpu")), clip, vae
 
 
 if __name__ == "__main__":

@@ -11,17 +11,37 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 
 
 def write(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> Path:
     """Write `tensors` and `metadata` to `path`, by way of a file beside it that is renamed when it is whole and on the disk.
 
+    Tensors that lie on the CPU are written from where they are: there is no copy of a training state in memory. All of
+    torch's ordinary types keep their bits (bfloat16, float16, int64, bool ...).
     Raises OSError (disk full, read-only folder) with the old file, if there was one, untouched.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_bytes(path, _canonical(save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata=metadata or None)))
+    beside = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        mode = _create(beside)
+        _save(_separate(tensors), beside, metadata or None)
+        beside.chmod(mode)  # the library leaves 0600
+        with beside.open("r+b") as file:
+            _canonical_header(file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            beside.unlink()
+    if hasattr(os, "O_DIRECTORY"):  # the new name itself, where a folder can be synced
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     return path
 
 
@@ -36,33 +56,44 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         raise ValueError(f"{str(path)!r} cannot be read as safetensors ({error}). Save or copy the file again.") from error
 
 
-def _write_bytes(path: Path, data: bytes) -> None:
-    beside = path.with_name(f".{secrets.token_hex(8)}.part")
+def _create(path: Path) -> int:
+    """Make the empty file, so that a folder nobody may write to is an OSError, and return the mode that the umask gives it."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)  # the umask makes it 0644
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        return os.fstat(handle).st_mode & 0o777
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            beside.unlink()
-    if hasattr(os, "O_DIRECTORY"):  # the new name itself, where a folder can be synced
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        os.close(handle)
 
 
-def _canonical(content: bytes) -> bytes:
-    """The same file with its metadata in sorted order: the library writes them in the order of a hash map, anew in each process."""
-    (length,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + length])
+def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors on the CPU, contiguous, each over a storage of its own (the library refuses shared ones)."""
+    seen: set[int] = set()
+    result = {}
+    for name, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        result[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return result
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None) -> None:
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:  # how the library reports the disk's own errors
+        raise OSError(f"{str(path.parent)!r} cannot be written to ({error}).") from error
+
+
+def _canonical_header(file) -> None:
+    """Put the metadata in sorted order, in place: the library writes them in the order of a hash map, anew in each process."""
+    (length,) = struct.unpack("<Q", file.read(8))
+    text = file.read(length)
+    header = json.loads(text)
     metadata = header.pop("__metadata__", None)
-    if metadata:
-        header = {"__metadata__": dict(sorted(metadata.items())), **header}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # the format wants the data aligned to 8 bytes
-    return struct.pack("<Q", len(text)) + text + content[8 + length :]
+    if not metadata:
+        return
+    ordered = json.dumps({"__metadata__": dict(sorted(metadata.items())), **header}, separators=(",", ":"), ensure_ascii=False).encode()
+    if len(ordered) > length:
+        raise RuntimeError("the safetensors library writes another JSON than expected; its header cannot be put in order")
+    file.seek(8)
+    file.write(ordered.ljust(length))

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from . import safefile
+from . import pickled, safefile
+from .metadata import clean
 from .names import check_file_name
 from .token import FILE_PREFIX, LearnedToken, check_token_text
 
@@ -50,7 +51,7 @@ def save(token: LearnedToken, path: str | os.PathLike, overwrite: bool = True) -
     encoders = ",".join(tensors)
     if len(tensors) == 1:
         tensors = {token.text: next(iter(tensors.values()))}
-    metadata = {"format": "pt", **{str(k): str(v) for k, v in token.metadata.items() if not str(k).startswith(_META)}}
+    metadata = {"format": "pt", **clean({str(k): str(v) for k, v in token.metadata.items() if not str(k).startswith(_META)})}
     metadata |= {_META + "token": token.text, _META + "class_word": token.class_word, _META + "encoders": encoders}
     return safefile.write(tensors, path, metadata)
 
@@ -92,7 +93,7 @@ def find(name: str, folders: list[str] | str | None) -> Path:
 
 def _read(path: Path) -> tuple[object, dict[str, str]]:
     """What the file holds and its metadata; for safetensors only the tensors that can belong to an embedding."""
-    if path.suffix.lower() == ".safetensors":
+    if pickled.is_safetensors(path):
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -104,15 +105,7 @@ def _read(path: Path) -> tuple[object, dict[str, str]]:
                 return {key: file.get_tensor(key) for key in bundled or keys}, dict(file.metadata() or {})
         except (SafetensorError, OSError, RuntimeError) as error:
             raise ValueError(f"{str(path)!r} is not a readable safetensors file ({error}). Download or export it again.") from error
-    if path.stat().st_size > MAX_PICKLE:
-        raise ValueError(f"{str(path)!r} has {path.stat().st_size / 2**20:.0f} MB; an embedding is much smaller. It looks like a model.")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True), {}
-    except Exception as error:  # torch raises many kinds: pickle, zip, EOF, type errors
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{str(path)!r} cannot be read without running code from it, or is damaged ({reason}). Convert it to safetensors where you trust it."
-        ) from error
+    return pickled.read(path, MAX_PICKLE, "an embedding"), {}
 
 
 def _layout(path: Path, content: object, text: str | None) -> tuple[str, dict[str, torch.Tensor]]:

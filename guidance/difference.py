@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+import torch
 
 from ..host import adapters
 from ..host import patcher as host
-from ..host.adapters import Patch, Term
+from ..host.adapters import LowRank, Patch, Scale, Term
 
 # A second module costs a second forward; a second weight for the weak rows costs memory only. Up to this share of the weights, the memory is the smaller price.
 LARGE_SHARE = 0.25
@@ -17,11 +20,16 @@ _compared: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Change:
-    """tuned - base of one weight: the sum of factor * term, or not told in terms (`terms` is None: compare the weights themselves)."""
+    """tuned - base of one weight: the sum of factor * term, or not told in terms (`terms` is None: compare the weights themselves).
+
+    Where only the tuned one has patches, `own` are these, on top of the first `below` that both have: `multiplied` may read terms from them.
+    """
 
     key: str
     terms: tuple[tuple[float, Term], ...] | None
     kinds: tuple[str, ...] = ()
+    below: int = 0
+    own: tuple[Patch, ...] = ()
 
 
 @dataclass
@@ -79,9 +87,36 @@ def patch_difference(key: str, shape, tuned: list[Patch], base: list[Patch]) -> 
     grows = any(abs(here) > abs(there) for _, here, there in pairs)
     read = [(adapters.additive((1.0, *patch[1:]), shape), here - there) for patch, here, there in pairs]
     if any(found is None for found, _ in read):
-        return Change(key, None, kinds), grows
+        return Change(key, None, kinds, shared, () if base else tuple(tuned)), grows
     terms = tuple((found[0] * strength, found[1]) for found, strength in read if strength != 0.0)
     return (Change(key, terms, kinds) if terms else None), grows
+
+
+def multiplied(own: tuple[Patch, ...], shape: torch.Size, below: Callable[[int], torch.Tensor]) -> tuple[tuple[float, Term], ...] | None:
+    """tuned - base in terms, for patches `own` that multiply the weight: DoRAs among LoRAs, or one OFT. None for all others.
+
+    Together they make W' = diag(c) W + L of the base W, so that W' - W = diag(1 - 1/c) W' + diag(1/c) L: what is kept has the size of the
+    adapter. `below(i)`: the weight under patch i of `own`, in float32, whose rows DoRA measures.
+    """
+    if len(own) == 1 and (turn := adapters.turned(own[0], shape)) is not None:
+        return ((1.0, turn),)
+    c, low = torch.ones(shape[0]), []
+    for i, patch in enumerate(own):
+        added, dora = adapters.additive(patch, shape), adapters.decomposed(patch, shape)
+        if added is not None and isinstance(added[1], LowRank) and added[1].rows is None:
+            low.append((added[1].up.float() * added[0], added[1].down))
+        elif dora is not None:
+            magnitude, factor, term = dora
+            m = magnitude.float().cpu() / (below(i).flatten(1).norm(dim=1).cpu() + torch.finfo(torch.float32).eps)
+            by = 1.0 + patch[0] * (m - 1.0)
+            low = [(by[:, None] * up, down) for up, down in low]
+            low.append(((patch[0] * factor * m)[:, None] * term.up.float().cpu(), term.down))
+            c = by * c
+        else:
+            return None
+    if not c.abs().min() * adapters.LARGEST_INVERSE >= 1:
+        return None
+    return ((1.0, Scale(1 - 1 / c)), *((1.0, LowRank(up.cpu() / c[:, None], down)) for up, down in low))
 
 
 def _check_family(tuned, base) -> None:

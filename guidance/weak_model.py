@@ -9,8 +9,9 @@ import torch
 
 from ..host import adapters
 from ..host import patcher as host
-from .difference import Change, Difference, compare
-from .layers import Correction, Rows, SecondDelta, SecondWeight, factored
+from .difference import Change, Difference, compare, multiplied
+from .layers import Correction, Rows, SecondDelta, SecondWeight
+from .parts import factored
 from .schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class WeakModel:
         if not self.separate:
             self._refuse_unreachable()
         self._tuned_patches, self._base_patches = host.weight_patches(tuned), host.weight_patches(base)
+        self._multiplied: dict[str, tuple | None] = {}  # the terms of DoRA and OFT, once read
         self._told = False
 
     @contextmanager
@@ -40,15 +42,14 @@ class WeakModel:
         """
         placed: list[tuple[torch.nn.Module, object]] = []
         try:
-            layers, size = [], 0
+            layers = []
             for path, changes in self._by_layer(patcher).items():
                 layer = host.owner(patcher, path + ".weight")[0]
-                forward, nbytes = self._forward(patcher, layer, changes, rows, moving)
-                size += nbytes
+                forward = self._forward(patcher, layer, changes, rows, moving)
                 placed.append((layer, layer.__dict__.get("forward")))
                 layer.forward = forward
                 layers.append(forward)
-            self._tell(layers, size)
+            self._tell(layers, sum(layer.nbytes() for layer in layers))
             yield layers
         finally:
             for layer, before in reversed(placed):
@@ -63,31 +64,40 @@ class WeakModel:
         layers: dict[str, dict[str, Change]] = {}
         for key, change in self.difference.changes.items():
             later = now.get(key, [])[len(self._tuned_patches.get(key, [])) :]
-            if later and change.terms is not None and any(adapters.additive(patch, host.pristine(patcher, key).shape) is None for patch in later):
+            if later and (change.own or any(adapters.additive(patch, host.pristine(patcher, key).shape) is None for patch in later)):
                 change = Change(key, None, change.kinds)
             path, _, name = key.rpartition(".")
             layers.setdefault(path, {})[name] = change
         return layers
 
     def _forward(self, patcher, layer, changes: dict[str, Change], rows: Rows, moving: bool):
-        """(the layer's forward for the run, bytes that it holds beside the model)."""
+        """The layer's forward for the run."""
         original = _bare(layer.forward)
         device = host.load_device(patcher)
         weight, bias = changes.get("weight"), changes.get("bias")
-        terms = weight.terms if weight else ()
+        terms = self._terms(weight, device, moving) if weight else ()
         if terms is not None and (bias is None or bias.terms is not None) and (weight or isinstance(layer, torch.nn.Linear)):
             place = {"device": device, "dtype": host.compute_dtype(patcher)}
             parts = factored(layer, terms, host.pristine(patcher, weight.key).shape, place) if weight else []
             if parts is not None:
                 added = sum(term.value.to(device, torch.float32) * factor for factor, term in bias.terms) if bias else None
-                return Correction(rows, original, parts, added), sum(part.nbytes() for part in parts) + (added.nbytes if bias else 0)
+                return Correction(rows, original, layer, parts, added)
         delta = moving or not self.schedule.constant
         values = {name: self._value(patcher, changes[name], delta, device) for name in changes}
         for name in {"weight", "bias"} - values.keys():
             values[name] = self._unchanged(patcher, layer, next(iter(changes.values())).key, name, delta, device)
-        size = sum(value.nbytes for value in values.values() if value is not None)
         second = host.twin(layer, values["weight"], values["bias"])
-        return (SecondDelta if delta else SecondWeight)(rows, original, second), size
+        return (SecondDelta if delta else SecondWeight)(rows, original, layer, second)
+
+    def _terms(self, change: Change, device, moving: bool):
+        """The change in terms, if it can be told so. What multiplies the weight is read from the tuned one, which must then stay as it is."""
+        if change.terms is not None or not change.own or moving:
+            return change.terms
+        if change.key not in self._multiplied:
+            patches = self._tuned_patches[change.key]
+            shape = host.pristine(self.tuned, change.key).shape
+            self._multiplied[change.key] = multiplied(change.own, shape, lambda i: host.patched(self.tuned, change.key, patches[: change.below + i], device))
+        return self._multiplied[change.key]
 
     def _value(self, patcher, change: Change, delta: bool, device) -> torch.Tensor:
         """W_w of one weight, or A where `delta`. Computed in float32, kept in the weight's own dtype."""

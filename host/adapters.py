@@ -1,8 +1,8 @@
-"""What a weight patch of the host adds to a weight, in factors that can be applied to activations.
+"""What a weight patch of the host does to a weight, in factors that can be applied to weights and to activations.
 
 A patch is the host's tuple (strength, value, strength_model, offset, function). `additive` reads those whose effect is
-`weight + strength * A` with an A that does not depend on the weight; all others (DoRA, OFT, BOFT, GLoRA, `set`, functions, padding)
-are answered with None, and the caller compares whole weights instead.
+`weight + strength * A` with an A that does not depend on the weight; `decomposed` reads a DoRA and `turned` an OFT. All others (BOFT,
+GLoRA, `set`, functions, padding) are answered with None, and the caller compares whole weights instead.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from comfy.weight_adapter import LoHaAdapter, LoKrAdapter, LoRAAdapter, WeightAdapterBase
+from comfy.weight_adapter import LoHaAdapter, LoKrAdapter, LoRAAdapter, OFTAdapter, WeightAdapterBase
 
 Patch = tuple[float, Any, float, Any, Any]
 
@@ -30,13 +30,46 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Kronecker:
-    """A = w1 (x) w2 of a linear layer: A[i k, j l] = w1[i, j] w2[k, l]."""
+    """A = w1 (x) w2: A[i k, j l] = w1[i, j] w2[k, l]."""
 
     w1: torch.Tensor  # [out1, in1]
-    w2: torch.Tensor  # [out2, in2]
+    w2: torch.Tensor  # [out2, in2] or [out2, in2, *kernel]
 
     def numel(self) -> int:
         return self.w1.numel() + self.w2.numel()
+
+
+@dataclass(frozen=True)
+class Hadamard:
+    """A = (a1 b1) * (a2 b2), elementwise on the weight as [out, in * kernel]."""
+
+    a1: torch.Tensor  # [out, rank]
+    b1: torch.Tensor  # [rank, in * kernel]
+    a2: torch.Tensor
+    b2: torch.Tensor
+
+    def numel(self) -> int:
+        return self.a1.numel() + self.b1.numel() + self.a2.numel() + self.b2.numel()
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A = diag(v) W', a share of the patched weight itself."""
+
+    v: torch.Tensor  # [out]
+
+    def numel(self) -> int:
+        return self.v.numel()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A = blocks W', block-diagonal along the outputs of the patched weight itself."""
+
+    blocks: torch.Tensor  # [n, b, b], n b = out
+
+    def numel(self) -> int:
+        return self.blocks.numel()
 
 
 @dataclass(frozen=True)
@@ -49,7 +82,10 @@ class Full:
         return self.value.numel()
 
 
-Term = LowRank | Kronecker | Full
+Term = LowRank | Kronecker | Hadamard | Full | Scale | Turn
+
+# A base is read back from a patched weight, whose rounding grows by this at most.
+LARGEST_INVERSE = 4.0
 
 
 def additive(patch: Patch, shape: torch.Size) -> tuple[float, Term] | None:
@@ -72,6 +108,38 @@ def additive(patch: Patch, shape: torch.Size) -> tuple[float, Term] | None:
     if kind != "diff" or content[0].shape != shape or (len(content) > 1 and content[1].get("pad_weight")):
         return None
     return strength, Full(content[0])
+
+
+def decomposed(patch: Patch, shape: torch.Size) -> tuple[torch.Tensor, float, LowRank] | None:
+    """(magnitude [out], factor, up down) of a DoRA over outputs: it makes W + strength * (diag(magnitude / |W|) (W + factor up down) - W)."""
+    _, value, strength_model, offset, function = patch
+    if strength_model != 1.0 or function is not None or offset is not None or not isinstance(value, LoRAAdapter):
+        return None
+    up, down, alpha, mid, magnitude, reshape = value.weights
+    if magnitude is None or magnitude.shape != (shape[0], *[1] * (len(shape) - 1)):
+        return None
+    found = _lora((up, down, alpha, mid, None, reshape), shape, None)
+    return None if found is None else (magnitude.flatten(), *found)
+
+
+def turned(patch: Patch, shape: torch.Size) -> Turn | None:
+    """What an OFT added, read from the weight that it turned. The host applies strength twice: W' = M W, M = 1 + strength^2 (R - 1)^T."""
+    strength, value, strength_model, offset, function = patch
+    if strength_model != 1.0 or function is not None or offset is not None or not isinstance(value, OFTAdapter):
+        return None
+    blocks, _, alpha, magnitude = value.weights
+    if magnitude is not None or blocks.shape[0] * blocks.shape[1] != shape[0]:
+        return None
+    q = blocks.double() - blocks.double().transpose(1, 2)
+    length = q.norm() + 1e-8
+    if alpha and alpha > 0 and length > alpha:
+        q = q * (float(alpha) / length)
+    one = torch.eye(blocks.shape[1], dtype=q.dtype, device=q.device)
+    turn = (one + q) @ torch.linalg.inv(one - q)
+    back = torch.linalg.inv(one + strength**2 * (turn - one).transpose(1, 2))
+    if not torch.linalg.matrix_norm(back, 2).max() <= LARGEST_INVERSE:
+        return None
+    return Turn((one - back).float())
 
 
 def same_value(a, b) -> bool:
@@ -134,8 +202,8 @@ def _loha(weights, shape, rows) -> tuple[float, Term] | None:
     if a1.shape[0] != shape[0] or b1.shape[1] != _count(shape[1:]):
         return None
     scale = 1.0 if alpha is None else alpha / b1.shape[0]
-    if a1.shape[1] * a2.shape[1] * (shape[0] + _count(shape[1:])) > shape.numel():
-        return scale, Full(((a1.float() @ b1.float()) * (a2.float() @ b2.float())).reshape(shape))
+    if a1.shape[1] * a2.shape[1] > 2 * (a1.shape[1] + a2.shape[1]):  # more than twice the size of the file
+        return scale, Hadamard(a1, b1, a2, b2)
     up = torch.einsum("ip,iq->ipq", a1.float(), a2.float()).flatten(1)
     down = torch.einsum("pj,qj->pqj", b1.float(), b2.float()).flatten(0, 1)
     return scale, LowRank(up, down.reshape(-1, *shape[1:]))
@@ -151,11 +219,12 @@ def _lokr(weights, shape, rows) -> tuple[float, Term] | None:
     if w2 is None:
         rank, w2 = w2_b.shape[0], w2_a.float() @ w2_b.float()  # the host lets the second rank win, too
     scale = alpha / rank if alpha is not None and rank is not None else 1.0
-    if len(shape) == 2 and w2.ndim == 2:
-        return (scale, Kronecker(w1, w2)) if (w1.shape[0] * w2.shape[0], w1.shape[1] * w2.shape[1]) == tuple(shape) else None
-    w1 = w1.reshape(*w1.shape, *[1] * (w2.ndim - w1.ndim))
-    product = torch.kron(w1.float(), w2.float())
-    return (scale, Full(product.reshape(shape))) if product.numel() == shape.numel() else None
+    if w1.ndim != 2 or shape[1] % w1.shape[1] or w2.numel() * w1.numel() != shape.numel():
+        return None
+    if w2.ndim == 2:
+        w2 = w2.reshape(w2.shape[0], shape[1] // w1.shape[1], *shape[2:])
+    fits = (w1.shape[0] * w2.shape[0], w1.shape[1] * w2.shape[1], *w2.shape[2:]) == tuple(shape)
+    return (scale, Kronecker(w1, w2)) if fits else None
 
 
 def _count(shape) -> int:

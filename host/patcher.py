@@ -90,6 +90,27 @@ def is_rowwise(layer: torch.nn.Module) -> bool:
     return known and not any(True for _ in layer.children())
 
 
+def is_direct(layer: torch.nn.Module, forward, x: torch.Tensor) -> bool:
+    """May the layer's weight be used on `x` as it stands? Then its `forward` (as it was before ours) is the host's own, and needs no cast, patch or transfer."""
+    weight, kind = layer.weight, type(layer)
+    host = next((known for known in (comfy.ops.disable_weight_init.Linear, comfy.ops.disable_weight_init.Conv2d) if isinstance(layer, known)), None)
+    return (
+        host is not None
+        and getattr(forward, "__func__", None) is kind.forward is host.forward
+        and kind.forward_comfy_cast_weights is host.forward_comfy_cast_weights
+        and type(x) is torch.Tensor
+        and not isinstance(weight, QuantizedTensor)
+        and weight.dtype == x.dtype
+        and weight.device == x.device
+        and not (layer.weight_function or layer.bias_function or hasattr(layer, "_v"))
+    )
+
+
+def heed_interrupt() -> None:
+    """What every layer of the host does first."""
+    comfy.ops.run_every_op()
+
+
 def twin(layer: torch.nn.Module, weight: torch.Tensor | None, bias: torch.Tensor | None) -> torch.nn.Module:
     """A layer that computes like `layer`, with other values of weight and bias and none of the host's patches, quantisation and offloading."""
     other = copy.copy(layer)

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import folder_paths
 
+from ..formats import published
+from ..formats.names import check_file_name
+
 SUBFOLDER = "kindred"  # of models/loras; groups the concepts in the lists of core's loaders too
 
 
@@ -19,19 +22,35 @@ def embedding_folder() -> Path:
     return Path(folder_paths.get_folder_paths("embeddings")[0])
 
 
+def run_folder() -> Path:
+    """Where trainings keep their states: `kindred/runs` in the host's output folder."""
+    return Path(folder_paths.get_output_directory()) / "kindred" / "runs"
+
+
 def saved_concepts() -> list[str]:
-    """Names of the concepts that `Load Concept` offers, from every LoRA folder of the host, sorted."""
-    files = (Path(name) for name in folder_paths.get_filename_list("loras"))
-    return sorted({file.with_suffix("").name for file in files if file.parent.name == SUBFOLDER and file.suffix == ".safetensors"})
+    """Names of the concepts that `Load Concept` offers, from every LoRA folder of the host, sorted; published folders end in `/`."""
+    files = [Path(name) for name in folder_paths.get_filename_list("loras")]
+    saved = {file.stem for file in files if file.parent.name == SUBFOLDER and file.suffix == ".safetensors"}
+    return sorted(saved | {f"{file.parent.as_posix()}/" for file in files if file.name in published.WEIGHTS and file.parent.name})
 
 
 def find_concept(name: str) -> Path:
-    """The LoRA file of the concept `name`. ValueError with the folder when there is none."""
+    """The LoRA file of the concept `name`, or the published folder where it ends in `/`. ValueError with the folder when there is none."""
+    if name.endswith("/"):
+        return _published_folder(name)
     for folder in folder_paths.get_folder_paths("loras"):
         path = Path(folder) / SUBFOLDER / f"{name}.safetensors"
         if path.is_file():
             return path
     raise ValueError(f"There is no saved concept {name!r} in {lora_folder()}. Save one with Save Concept, then refresh the list (key R).")
+
+
+def _published_folder(name: str) -> Path:
+    parts = [check_file_name(part, "folder's name") for part in name.removesuffix("/").split("/")]
+    for folder in folder_paths.get_folder_paths("loras"):
+        if published.weights_file(Path(folder, *parts)):
+            return Path(folder, *parts)
+    raise ValueError(f"There is no folder {name!r} with {published.WEIGHTS[1]!r} under models/loras. Put it there, then refresh the list (key R).")
 
 
 def find_embedding(name: str) -> Path | None:
@@ -62,6 +81,11 @@ def photo_folder(name: str) -> Path:
     return place
 
 
+def prior_folder(name: str) -> Path:
+    """Where prior images of that cache name are kept: inside the host's output folder, where people find pictures."""
+    return Path(folder_paths.get_output_directory()) / SUBFOLDER / "prior" / name
+
+
 def fingerprint(name: str) -> str:
     """Changes when the files of the concept do, so that the executor loads a concept again that was saved again."""
     try:
@@ -69,5 +93,5 @@ def fingerprint(name: str) -> str:
     except ValueError:
         return "missing"
     # Embeddings are written just before the LoRA that refers to them: its time and size stand for all of them.
-    status = path.stat()
-    return f"{path}:{status.st_mtime_ns}:{status.st_size}"
+    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    return ";".join(f"{file}:{file.stat().st_mtime_ns}:{file.stat().st_size}" for file in files)

@@ -68,7 +68,7 @@ class KindredConcept(io.ComfyNode):
             inputs=[
                 io.Image.Input(
                     "images",
-                    tooltip="Photos of the subject, as a batch or as a list; their sizes may differ. Each is cut square at its middle. Transparency becomes a mask.",
+                    tooltip="Photos of the subject, as a batch or as a list; their sizes may differ. Train Concept cuts each square at its middle, or keeps its shape in buckets. Transparency becomes a mask.",
                 ),
                 io.String.Input(
                     "token", default="<v1>", tooltip="How prompts will name the subject. Choose something no prompt uses otherwise; brackets help."
@@ -84,7 +84,7 @@ class KindredConcept(io.ComfyNode):
                     optional=True,
                     multiline=True,
                     default="",
-                    tooltip="One line for each image, or nothing. {token} and {class} are filled in; a line that does not name the token gets the instance prompt in front; an empty line means the instance prompt.",
+                    tooltip="One line for each image, a list with one text for each image, or nothing. {token} and {class} are filled in; a line that does not name the token gets the instance prompt in front; an empty line means the instance prompt.",
                 ),
                 io.String.Input(
                     "instance_prompt",
@@ -110,7 +110,16 @@ class KindredConcept(io.ComfyNode):
                 io.Image.Input(
                     "prior_images",
                     optional=True,
-                    tooltip="Ordinary pictures of the class for prior preservation (prior_weight in Train Concept). Not needed with the Semantic Preservation Loss, but both go together.",
+                    tooltip="Ordinary pictures of the class for prior preservation (prior_weight in Train Concept). From Prior Images, or your own. Not needed with the Semantic Preservation Loss, but both go together.",
+                ),
+                io.Int.Input(
+                    "repeats",
+                    optional=True,
+                    default=1,
+                    min=1,
+                    max=1000,
+                    advanced=True,
+                    tooltip="With several concepts: how often this one is shown in relation to the others. 2 beside 1 means twice as often.",
                 ),
             ],
             outputs=[ConceptType.Output("concept", display_name="concept")],
@@ -128,6 +137,7 @@ class KindredConcept(io.ComfyNode):
         class_prompt=("a photo of a {class}",),
         initializer=("ktn",),
         prior_images=(),
+        repeats=(1,),
     ) -> io.NodeOutput:
         from ..training.concept import make_concept
 
@@ -137,11 +147,12 @@ class KindredConcept(io.ComfyNode):
                 token[0],
                 class_word[0],
                 masks=masks or (),
-                captions=captions[0] if len(captions) == 1 else list(captions),
+                captions=captions,
                 instance_prompt=instance_prompt[0],
                 class_prompt=class_prompt[0],
                 initializer=initializer[0],
                 prior_images=prior_images or (),
+                repeats=repeats[0],
             )
         )
 

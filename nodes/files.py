@@ -33,26 +33,63 @@ class KindredSave(io.ComfyNode):
                     advanced=True,
                     tooltip="Of the LoRA's weights. float16 halves the file; float32 keeps every bit. Tokens are always float32.",
                 ),
+                io.Combo.Input(
+                    "layout",
+                    options=["comfyui", "kohya", "diffusers"],
+                    default="comfyui",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Whose names the file uses. comfyui: core's. kohya: kohya's tools, A1111, and core too. diffusers: PEFT's LoRA, or Custom Diffusion's whole weights where K and V were learned. The last two need 'model'.",
+                ),
+                io.Float.Input(
+                    "compress",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Stores differences that were learned in full (K and V) as a LoRA of the lowest rank that keeps this share of their squared norm: 0.95 leaves an error of about 22%, 0.99 of 10%. 0 = off, nothing is lost.",
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The base model that was trained on. Only the layouts kohya and diffusers need it, for the names of its layers.",
+                ),
             ],
             outputs=[],
         )
 
     @classmethod
-    def execute(cls, lora, tokens, name, overwrite=False, dtype="float16") -> io.NodeOutput:
+    def execute(cls, lora, tokens, name, overwrite=False, dtype="float16", layout="comfyui", compress=0.0, model=None) -> io.NodeOutput:
         import torch
 
         from ..formats import concept_file
         from ..host import paths
+        from ..host.layer_names import export_for
 
-        settings = {f"kindred.{key}": value for token in tokens[:1] for key, value in token.metadata.items()}  # the same for all of a run
+        settings = {key if "." in key or key.startswith("ss_") else f"kindred.{key}": value for token in tokens[:1] for key, value in token.metadata.items()}
         saved = concept_file.save(
-            lora, tokens, name, paths.lora_folder(), paths.embedding_folder(), dtype=getattr(torch, dtype), overwrite=overwrite, metadata=settings
+            lora,
+            tokens,
+            name,
+            paths.lora_folder(),
+            paths.embedding_folder(),
+            dtype=getattr(torch, dtype),
+            overwrite=overwrite,
+            metadata=settings,
+            export=export_for(model, layout, compress),
         )
         lines = [
             f"Load Concept: {saved.lora.stem}",
             f"LoRA: {paths.SUBFOLDER}/{saved.lora.name}",
             *(f"{token.text} = embedding:{path.stem}" for token, path in zip(tokens, saved.embeddings, strict=True)),
         ]
+        if saved.layout != "comfyui":
+            lines.append(f"Layout: {saved.layout}")
+        if saved.compressed:
+            ranks = sorted(saved.compressed.ranks.values())
+            lines.append(f"Compressed to ranks {ranks[0]} to {ranks[-1]}; relative error {saved.compressed.error:.1%}")
         return io.NodeOutput(ui=ui.PreviewText("\n".join(lines)))
 
 
@@ -70,9 +107,18 @@ class KindredLoad(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The kind of model that the concept was learned on."),
                 io.Clip.Input("clip", tooltip="Its text encoder. Prompts on the output may name the tokens as they were written, for example <v1>."),
-                io.Combo.Input("name", options=paths.saved_concepts(), tooltip="A concept written by Save Concept. Press R to refresh the list."),
+                io.Combo.Input(
+                    "name",
+                    options=paths.saved_concepts(),
+                    tooltip="A concept written by Save Concept, or (ending in /) a folder under models/loras that Custom Diffusion or ClassDiffusion's authors' code left. Press R to refresh the list.",
+                ),
                 io.Float.Input(
-                    "strength", default=1.0, min=-10.0, max=10.0, step=0.01, tooltip="Of what was learned on the model. The tokens are not changed by it."
+                    "strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip="Of what was learned on the model and its text encoder. The tokens are not changed by it.",
                 ),
             ],
             outputs=[
@@ -92,9 +138,10 @@ class KindredLoad(io.ComfyNode):
     def execute(cls, model, clip, name, strength) -> io.NodeOutput:
         from ..formats import concept_file
         from ..host import paths, text
+        from ..host.layer_names import convert_for
         from ..host.lora import apply_lora
 
-        lora, tokens = concept_file.load(paths.find_concept(name), text.embedding_widths(clip), paths.find_embedding)
+        lora, tokens = concept_file.load(paths.find_concept(name), text.embedding_widths(clip), paths.find_embedding, convert_for(model))
         tuned, tuned_clip = apply_lora(model, clip, lora, strength)
         return io.NodeOutput(tuned, text.carry_tokens(tuned_clip, tokens) if tokens else tuned_clip, tokens)
 

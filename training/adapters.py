@@ -1,79 +1,83 @@
-"""What is learned: cross-attention K and V, and the tokens' vectors."""
+"""What is learned in a network's weights: the protocol of all kinds, and the full-rank one (ClassDiffusion's K and V)."""
 
 from __future__ import annotations
 
-import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-from ..formats.token import LearnedToken
-from ..host import text
-from ..host.training import initializer_ids
-from .concept import Concept
-
-log = logging.getLogger(__name__)
+from ..host import train_adapters as host
 
 CROSS_ATTENTION_KV = re.compile(r"\.attn2\.to_[kv]$")  # Custom Diffusion's choice, which ClassDiffusion keeps
 
 
-class WeightDifference:
-    """Full-rank training of chosen linear layers of a training copy: each becomes a float32 parameter of its own.
+class Adapter:
+    """Trained parameters on chosen layers of a training copy (`host.training_copy`), from construction on.
 
-    `lora()` gives what was learned as differences under the names that core's loaders and its LORA_MODEL type use.
+    parameters  stable name -> float32 parameter; all state of the adapter is in them, so that copying their values resumes a run
     """
 
-    def __init__(self, network: torch.nn.Module, layers: re.Pattern = CROSS_ATTENTION_KV):
-        self._base: dict[str, torch.Tensor] = {}
-        self.parameters: dict[str, torch.nn.Parameter] = {}
-        for name, module in network.named_modules():
-            if layers.search("." + name) and getattr(module, "weight", None) is not None:
-                self._base[name] = module.weight.detach()
-                module.weight = torch.nn.Parameter(module.weight.detach().to(torch.float32, copy=True))
-                self.parameters[name] = module.weight
-        if not self.parameters:
-            raise ValueError("This model has no cross-attention (attn2) K and V projections to train. Use a Stable Diffusion 1.x, 2.x or SDXL model.")
+    parameters: dict[str, torch.nn.Parameter]
 
     def lora(self) -> dict[str, torch.Tensor]:
-        """`diffusion_model.<layer>.diff` -> trained minus base, float32 on the CPU."""
-        return {f"diffusion_model.{name}.diff": (parameter.detach() - self._base[name].float()).cpu() for name, parameter in self.parameters.items()}
+        """What was learned, float32 on the CPU, under the names that core's loaders and its LORA_MODEL type use."""
+        raise NotImplementedError
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Within it the network is the base again, bit for bit.
+
+        With gradient checkpointing, only under `no_grad`: a recomputed forward pass happens later, outside of it.
+        """
+        raise NotImplementedError
+        yield
+
+    def detach(self) -> None:
+        """The network is the base again, for good."""
+        raise NotImplementedError
 
 
-class TokenVectors:
-    """The trained input embeddings of the concepts' tokens: one parameter [vectors, width] for each concept and encoder."""
+class WeightDifference(Adapter):
+    """Full-rank training of chosen linear layers: each gets a weight of its own, which starts as the base's.
 
-    def __init__(self, clip, concepts: list[Concept], device: torch.device, vectors: int = 1):
-        self.concepts = concepts
-        self.parameters: dict[tuple[str, str], torch.nn.Parameter] = {}
-        for concept in concepts:
-            taken = text.clash(clip, concept.token)
-            if taken:
-                raise ValueError(
-                    f"The token {concept.token!r} is {taken} already, so prompts with it would change their meaning. Choose one that no prompt uses, for example '<v1>'."
-                )
-            for key in text.encoder_tokenizers(clip):
-                start = _initial_vectors(clip, key, concept, vectors)
-                self.parameters[concept.token, key] = torch.nn.Parameter(start.to(device))
+    The layers are cast per call, so that a base in fp16, bf16 or fp8 trains in float32 too. `layers` is searched in "." + name.
+    """
 
-    def carried(self) -> list[LearnedToken]:
-        """The tokens over the live parameters: a CLIP that carries these passes the gradient on."""
-        return [self._token(concept, lambda parameter: parameter) for concept in self.concepts]
+    def __init__(self, network: torch.nn.Module, layers: re.Pattern = CROSS_ATTENTION_KV, prefix: str = "diffusion_model.", device: torch.device | None = None):
+        self._prefix, self._layers, self._base, self.parameters = prefix, {}, {}, {}
+        for name, layer in network.named_modules():
+            if layers.search("." + name) and getattr(layer, "weight", None) is not None:
+                self.parameters[name] = torch.nn.Parameter(host.computed_weight(layer, device).clone())
+                self._layers[name] = layer
+        if not self.parameters:
+            raise ValueError("This model has no cross-attention (attn2) K and V projections to train. Use a Stable Diffusion 1.x, 2.x or SDXL model.")
+        self._attach()
 
-    def learned(self, metadata: dict[str, str]) -> list[LearnedToken]:
-        """The tokens as they are now, on the CPU and out of the graph."""
-        return [self._token(concept, lambda parameter: parameter.detach().cpu().clone(), metadata) for concept in self.concepts]
+    def lora(self) -> dict[str, torch.Tensor]:
+        """`<prefix><layer>.diff` -> trained minus base."""
+        with self.disabled():
+            return {
+                f"{self._prefix}{name}.diff": (parameter.detach() - host.computed_weight(self._layers[name], parameter.device)).cpu()
+                for name, parameter in self.parameters.items()
+            }
 
-    def _token(self, concept: Concept, take, metadata: dict[str, str] | None = None) -> LearnedToken:
-        vectors = {key: take(parameter) for (token, key), parameter in self.parameters.items() if token == concept.token}
-        return LearnedToken(concept.token, concept.class_word, vectors, dict(metadata or {}))
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        attached = bool(self._base)
+        self.detach()
+        try:
+            yield
+        finally:
+            if attached:
+                self._attach()
 
+    def detach(self) -> None:
+        for name, before in self._base.items():
+            host.restore_weight(self._layers[name], before)
+        self._base.clear()
 
-def _initial_vectors(clip, key: str, concept: Concept, vectors: int) -> torch.Tensor:
-    """[vectors, width] float32: the initializer's embedding; the mean of them where the initializer is several tokens."""
-    ids = initializer_ids(clip, key, concept.initializer or concept.class_word)
-    if len(ids) > 1:
-        log.info(
-            "Kindred: the initializer %r of %r is %d tokens in %s; the mean of their embeddings is used.", concept.initializer, concept.token, len(ids), key
-        )
-    embedding = text.input_embeddings(clip, key)
-    return embedding[torch.tensor(ids, device=embedding.device)].float().mean(dim=0, keepdim=True).repeat(vectors, 1).clone()
+    def _attach(self) -> None:
+        for name, layer in self._layers.items():
+            self._base[name] = host.set_weight(layer, self.parameters[name])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+from dataclasses import dataclass, field, fields
 
 import torch
 
 from ..formats.token import check_token_text
 
 SMALLEST_SIDE = 16  # two latent cells: less carries no picture
+MOST_REPEATS = 1000
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Concept:
     class_prompt  P_cp, "a photo of a dog"
     initializer   the word whose embedding the token starts from
     prior_images  pictures of the class for prior preservation, as `images`; may be empty
+    repeats       how often this concept is shown, in relation to the other concepts of a run
     """
 
     images: tuple[torch.Tensor, ...]
@@ -35,6 +38,7 @@ class Concept:
     initializer: str = "ktn"
     masks: tuple[torch.Tensor, ...] | None = None
     prior_images: tuple[torch.Tensor, ...] = field(default=())
+    repeats: int = 1
 
 
 def make_concept(
@@ -48,13 +52,16 @@ def make_concept(
     class_prompt="a photo of a {class}",
     initializer="ktn",
     prior_images=(),
+    repeats: int = 1,
 ) -> Concept:
     """Check what the artist gave and put it into one `Concept`.
 
     images, prior_images  lists of batches [n, height, width, 3 or 4]; a fourth channel is alpha and becomes the mask
     masks                 list of batches [n, height, width]; one mask for each image, or none at all
-    captions              one a line (or a list); a caption that does not name the token gets the instance prompt in front.
-                          An empty line means the instance prompt. Fewer or more than there are images is an error
+    captions              one a line, or a list with one for each image, whose line breaks are spaces. A caption that does not name the
+                          token gets the instance prompt in front. An empty one means the instance prompt. Fewer or more than there are
+                          images is an error
+    repeats               how often this concept is shown, in relation to the other concepts of a run
     Raises ValueError that names the input, what was found and what was expected.
     """
     check_token_text(token)
@@ -74,14 +81,15 @@ def make_concept(
             )
     if not given and any(alpha is not None for alpha in alphas):
         given = [alpha if alpha is not None else torch.ones(picture.shape[:2]) for alpha, picture in zip(alphas, pictures, strict=True)]
+    if given and all((mask == 1).all() for mask in given):
+        given = []  # white everywhere, as loaders give for photos without transparency
     for index, mask in enumerate(given):
         if not mask.any():
             raise ValueError(f"masks: mask {index + 1} is empty, so nothing of its image would be learned. Paint the subject white.")
+    if not 1 <= repeats <= MOST_REPEATS:
+        raise ValueError(f"repeats is {repeats}; expected a whole number from 1 to {MOST_REPEATS}.")
     token_prompt = _fill(instance_prompt, token, class_word, "instance_prompt", must_name_token=True)
-    lines = captions.split("\n") if isinstance(captions, str) else list(captions)
-    while len(lines) > len(pictures) and not lines[-1].strip():  # the line breaks that end a text box
-        lines.pop()
-    lines = [] if not any(line.strip() for line in lines) else [line.strip() for line in lines]
+    lines = _lines(captions, len(pictures))
     if lines and len(lines) != len(pictures):
         raise ValueError(
             f"captions: {len(lines)} given for {len(pictures)} images. Give one line for each image, in the same order (an empty line means the instance prompt), or none."
@@ -96,7 +104,19 @@ def make_concept(
         token_prompt=token_prompt,
         class_prompt=_fill(class_prompt, token, class_word, "class_prompt"),
         prior_images=tuple(_pictures(prior_images, "prior_images")[0]),
+        repeats=repeats,
     )
+
+
+def _lines(captions, count: int) -> list[str]:
+    """One caption for each of `count` images, or fewer or more as they were given; none where all are empty."""
+    given = [captions] if isinstance(captions, str) else [text for entry in captions for text in ([entry] if isinstance(entry, str) else entry)]
+    if len(given) == 1 and count > 1:  # a text box
+        given = given[0].split("\n")
+    while len(given) > count and not given[-1].strip():  # the line breaks that end it
+        given.pop()
+    lines = [" ".join(text.split()) for text in given]
+    return lines if any(lines) else []
 
 
 def _caption(line: str, token: str, class_word: str, token_prompt: str) -> str:
@@ -117,6 +137,20 @@ def _fill(template: str, token: str, class_word: str, name: str, must_name_token
     if not text:
         raise ValueError(f"{name} is empty. Its usual form is 'a photo of a {{class}}'.")
     return text
+
+
+def fingerprint(concept: Concept) -> str:
+    """Changes when anything that is learned from does: a photo, a mask, a prompt, the token."""
+    digest = hashlib.sha256()
+    for field_ in fields(concept):
+        value = getattr(concept, field_.name)
+        digest.update(field_.name.encode())
+        for entry in value if isinstance(value, tuple) else (value,):
+            is_picture = isinstance(entry, torch.Tensor)
+            digest.update(repr(tuple(entry.shape) if is_picture else entry).encode())
+            if is_picture:
+                digest.update(entry.contiguous().numpy())
+    return digest.hexdigest()
 
 
 def _pictures(batches, name: str) -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:

@@ -1,7 +1,7 @@
-"""What a photo becomes: the crops, scales, flips and prompts of every step, laid out before the first one.
+"""The batches of a run: photos as latents, masks and prompts.
 
-All of it is a function of (photos, settings, seed, step) and of nothing else, so any step can be made again: a resumed run sees
-what an uninterrupted one saw, and each different view is encoded by the VAE once.
+All of it is a function of (photos, settings, seed, index) and of nothing else, so any batch can be made again: a resumed run sees
+what an uninterrupted one saw, and what is kept in memory never changes a result.
 """
 
 from __future__ import annotations
@@ -9,150 +9,166 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch.nn import functional
 
+from .augmentation import EMPTY, View, border_mask, cut, draw_view, show
 from .concept import Concept
+from .order import BucketOrder, SquareOrder, random_state
 
-EMPTY = 0.5  # the canvas around a small picture: zero in the autoencoder's range of -1..1
+__all__ = ["Batch", "Dataset", "View", "random_state"]
 
-
-@dataclass(frozen=True)
-class View:
-    """One look at one photo. `scale` is the side in pixels that the square crop is resized to; top, left place or crop it."""
-
-    concept: int
-    image: int
-    scale: int
-    top: int
-    left: int
-    flip: bool
-    prior: bool = False
+CROPS = ("square", "buckets")
+HELD_PIXELS = 2**30  # of all views held at once: 256 MiB of latents with 4 channels (8 x 8 pixels a cell), 1 GiB with 16
+HELD_BATCHES = 2048  # laid out ahead at once
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's data: latents [n, c, h, w], masks [n, 1, h, w] in 0..1, prompts and prior flags of length n."""
+    """One batch: first the images' rows, then the prior images' rows. All rows have one size.
+
+    latents   [n, channels, h, w] float32 on the CPU, as the VAE gives them
+    masks     [n, 1, h, w] in 0..1: where the loss counts
+    prompts   n of them
+    prior     [n] bool
+    concepts  n indices into the run's concepts
+    """
 
     latents: torch.Tensor
     masks: torch.Tensor
     prompts: list[str]
     prior: torch.Tensor
-
-
-def random_state(seed: int, *place: int) -> np.random.Generator:
-    """A generator of its own for a place in the run, well mixed even for neighbouring seeds and steps."""
-    return np.random.default_rng(np.random.SeedSequence([seed, *place]))
+    concepts: list[int]
 
 
 class Dataset:
-    """The batches of a run: `batch(step)`; `encode` must have been called before.
+    """The batches of a run: `encode` once, then `batch(index)`.
 
-    concepts    mixed evenly: the sample's place in the run chooses the concept in turn, a shuffled order chooses the photo
-    resolution  side of the square in pixels, a multiple of 8
-    augment     Custom Diffusion's scale augmentation: with probability 0.66 the picture is shrunk to 1/3..1 of the canvas and
-                pasted somewhere, else enlarged to 1.2..1.4 and cropped; prompt and mask say so
+    concepts         mixed evenly, each as often as its `repeats` says
+    resolution       side of the square in pixels, a multiple of `latent_scale`
+    batch_size       images in a batch; prior images come on top, one for each image whose concept has some
+    steps            how many batches the run has; only how far to encode ahead depends on it, never a batch
+    augment          Custom Diffusion's scale augmentation: prompts and masks say what it did
+    flip             mirror half of the views
+    latent_scale     pixels in one cell of the latents, each way
+    crop             "square": the middle of each picture, as the papers do. "buckets": aspect ratios are kept, see `BucketOrder`
+    caption_dropout  probability that a row's prompt is the empty one
     """
 
     def __init__(
-        self, concepts: list[Concept], resolution: int, batch_size: int, steps: int, seed: int, augment: bool = True, flip: bool = True, latent_scale: int = 8
+        self,
+        concepts: list[Concept],
+        resolution: int,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        augment: bool = True,
+        flip: bool = True,
+        latent_scale: int = 8,
+        crop: str = "square",
+        caption_dropout: float = 0.0,
     ):
-        self.concepts, self.resolution, self.batch_size, self.seed = concepts, resolution, batch_size, seed
-        self.augment, self.flip, self.latent_scale = augment, flip, latent_scale
-        self.with_prior = any(concept.prior_images for concept in concepts)
-        self._steps = [self._plan(step) for step in range(steps)]
-        self._latents: dict[View, torch.Tensor] = {}
+        if resolution % latent_scale:
+            raise ValueError(f"resolution is {resolution}; this model's latents need a multiple of {latent_scale}.")
+        if crop not in CROPS:
+            raise ValueError(f"crop is {crop!r}; expected {' or '.join(map(repr, CROPS))}.")
+        if not 0 <= caption_dropout <= 1:
+            raise ValueError(f"caption_dropout is {caption_dropout}; expected a probability from 0 to 1.")
+        self.concepts, self.resolution, self.steps, self.seed = concepts, resolution, steps, seed
+        self.augment, self.flip, self.latent_scale, self.caption_dropout = augment, flip, latent_scale, caption_dropout
+        square = SquareOrder(concepts, resolution, batch_size, seed)
+        self.order = square if crop == "square" else BucketOrder(concepts, resolution, batch_size, seed, latent_scale)
+        self._encoded: dict[View, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._middle: tuple[tuple, torch.Tensor] = ((), torch.empty(0))
+        self._to_latents = self._progress = None
+
+    def plan(self, index: int) -> list[tuple[View, str]]:
+        """The views and prompts of batch `index`, in the order of its rows."""
+        return [self._look(sample) for sample in self.order.samples(index)]
 
     @property
     def views(self) -> list[View]:
-        """Every different view of the run, in the order of first use."""
-        return list(dict.fromkeys(view for step in self._steps for view, _ in step))
+        """Every different view of the run, in the order of first use. Lays out all steps: not for long runs."""
+        return list(dict.fromkeys(view for index in range(self.steps) for view, _ in self.plan(index)))
 
-    def encode(self, to_latents: Callable[[torch.Tensor], torch.Tensor], batch_size: int = 8, progress: Callable[[int, int], None] | None = None) -> None:
-        """Encode each view once. `to_latents` takes pixels [n, side, side, 3] in 0..1 and returns latents [n, c, h, w]."""
-        views = [view for view in self.views if view not in self._latents]
-        for start in range(0, len(views), batch_size):
-            chunk = views[start : start + batch_size]
-            latents = to_latents(torch.stack([self.pixels(view) for view in chunk]))
-            self._latents.update(zip(chunk, latents.float().cpu().clone(), strict=True))
-            if progress:
-                progress(min(start + batch_size, len(views)), len(views))
+    def encode(self, to_latents: Callable[[torch.Tensor], torch.Tensor], progress: Callable[[int, int], None] | None = None, start: int = 0) -> None:
+        """Encode the views from batch `start` on, each different one once; as many as are held at once, usually all of the run.
 
-    def batch(self, step: int) -> Batch:
-        planned = self._steps[step]
-        latents = torch.stack([self._latents[view] for view, _ in planned])
+        to_latents  pixels [1, h, w, 3] in 0..1 -> latents [1, channels, h, w] or, from a VAE for video, [1, channels, 1, h, w].
+                    Views come singly: then a view's latents are the same bits whatever is encoded with it, before or after a resume
+        progress    called with (done, total)
+        `batch` calls both again when a longer run has used up what is held. ValueError when the latents do not fit.
+        """
+        self._to_latents, self._progress = to_latents, progress
+        self._hold(start)
+
+    def ready(self, index: int) -> bool:
+        """Can batch `index` be made without the VAE?"""
+        return all(view in self._encoded for view, _ in self.plan(index))
+
+    def batch(self, index: int) -> Batch:
+        planned = self.plan(index)
+        if not all(view in self._encoded for view, _ in planned):
+            self._hold(index)
+        encoded = [self._encoded[view] for view, _ in planned]
         return Batch(
-            latents=latents,
-            masks=torch.stack([self.mask(view, latents.shape[-2:]) for view, _ in planned]),
+            latents=torch.stack([latents for latents, _ in encoded]),
+            masks=torch.stack([mask for _, mask in encoded]),
             prompts=[prompt for _, prompt in planned],
             prior=torch.tensor([view.prior for view, _ in planned]),
+            concepts=[view.concept for view, _ in planned],
         )
 
     def pixels(self, view: View) -> torch.Tensor:
-        """[side, side, 3] in 0..1: cut square at the middle, flipped, scaled, then pasted on the empty canvas or cropped."""
-        pool = self.concepts[view.concept].prior_images if view.prior else self.concepts[view.concept].images
-        return self._place(pool[view.image].movedim(-1, 0), view, EMPTY).movedim(0, -1).clamp(0, 1)
+        """[height, width, 3] in 0..1: what the VAE sees of `view`."""
+        place = (view.concept, view.prior, view.image, view.canvas)
+        if self._middle[0] != place:  # one large photo is cut once for all its views
+            concept = self.concepts[view.concept]
+            self._middle = (place, cut((concept.prior_images if view.prior else concept.images)[view.image].movedim(-1, 0), view.canvas))
+        return show(self._middle[1], view, EMPTY).movedim(0, -1).clamp(0, 1)
 
-    def mask(self, view: View, size: tuple[int, int]) -> torch.Tensor:
-        """[1, h, w]: 1 where the loss counts. Off the pasted picture and on its rim (one latent cell each side) it is 0."""
-        height, width = size
-        mask = torch.ones(1, height, width)
-        if view.scale < self.resolution:
-            cell = self.latent_scale
-            edges = [(start // cell + 1, (start + view.scale) // cell - 1) for start in (view.top, view.left)]
-            if any(end <= start for start, end in edges):  # too small to lose its rim: keep every cell that it covers
-                edges = [(start // cell, -(-(start + view.scale) // cell)) for start in (view.top, view.left)]
-            mask.zero_()
-            mask[:, edges[0][0] : edges[0][1], edges[1][0] : edges[1][1]] = 1
+    def mask(self, view: View) -> torch.Tensor:
+        """[1, h, w] in latent cells: off the pasted picture's inside 0; inside, the subject's mask or 1."""
+        mask = border_mask(view, self.latent_scale)
         subject = None if view.prior else self.concepts[view.concept].masks
-        if subject is not None:
-            shown = functional.interpolate(self._place(subject[view.image][None], view, 0.0)[None], size=(height, width), mode="area")[0]
-            mask = mask * shown if (mask * shown).sum() > 0 else mask
-        return mask
+        if subject is None:
+            return mask
+        shown = show(cut(subject[view.image][None], view.canvas), view, 0.0)
+        shown = mask * functional.interpolate(shown[None], size=mask.shape[1:], mode="area")[0]
+        return shown if shown.sum() > 0 else mask
 
-    def _plan(self, step: int) -> list[tuple[View, str]]:
-        planned = []
-        for slot in range(self.batch_size):
-            place = step * self.batch_size + slot
-            index, turn = place % len(self.concepts), place // len(self.concepts)
-            concept = self.concepts[index]
-            random = random_state(self.seed, 1, place)
-            planned.append(self._sample(index, self._nth_image(len(concept.images), turn, index, 2), False, random))
-            if self.with_prior and concept.prior_images:
-                planned.append(self._sample(index, self._nth_image(len(concept.prior_images), turn, index, 3), True, random))
-        return planned
+    def _look(self, sample) -> tuple[View, str]:
+        view, prefix = draw_view(sample, random_state(self.seed, 1, sample.place, sample.prior), self.augment, self.flip, self.resolution)
+        if self.caption_dropout and random_state(self.seed, 6, sample.place, sample.prior).random() < self.caption_dropout:
+            return view, ""
+        concept = self.concepts[sample.concept]
+        return view, prefix + (concept.class_prompt if sample.prior else concept.prompts[sample.image])
 
-    def _nth_image(self, count: int, turn: int, *place: int) -> int:
-        """Every photo once before any comes again, each round in a new order."""
-        return int(random_state(self.seed, *place, turn // count).permutation(count)[turn % count])
+    def _hold(self, start: int) -> None:
+        """Have the views from batch `start` on, as many as fit, and forget all others."""
+        if self._to_latents is None:
+            raise RuntimeError("Dataset.encode comes before Dataset.batch.")
+        wanted: dict[View, None] = {}
+        for index in range(start, max(start + 1, min(self.steps, start + HELD_BATCHES))):
+            more = wanted | dict.fromkeys(view for view, _ in self.plan(index))
+            if wanted and len(more) * self.resolution**2 > HELD_PIXELS:
+                break
+            wanted = more
+        self._encoded = {view: encoded for view, encoded in self._encoded.items() if view in wanted}
+        missing = sorted(wanted.keys() - self._encoded.keys(), key=lambda view: (view.concept, view.prior, view.image, view.canvas))
+        for done, view in enumerate(missing, 1):
+            self._encoded[view] = self._latents(view), self.mask(view)
+            if self._progress:
+                self._progress(done, len(missing))
 
-    def _sample(self, concept: int, image: int, prior: bool, random: np.random.Generator) -> tuple[View, str]:
-        side = self.resolution
-        scale, prefix = side, ""
-        if self.augment:
-            scale = int(random.integers(side // 3, side + 1)) if random.random() < 0.66 else int(random.integers(int(1.2 * side), int(1.4 * side)))
-            if scale < 0.6 * side:
-                prefix = str(random.choice(["a far away ", "very small "]))
-            elif scale > side:
-                prefix = str(random.choice(["zoomed in ", "close up "]))
-        top, left = (int(random.integers(0, abs(side - scale) + 1)) for _ in range(2))
-        flip = self.flip and random.random() < 0.5
-        prompt = self.concepts[concept].class_prompt if prior else self.concepts[concept].prompts[image]
-        return View(concept, image, scale, top, left, bool(flip), prior), prefix + prompt
-
-    def _place(self, picture: torch.Tensor, view: View, empty: float) -> torch.Tensor:
-        """[channels, h, w] -> [channels, side, side]."""
-        side = min(picture.shape[-2:])
-        top, left = (picture.shape[-2] - side) // 2, (picture.shape[-1] - side) // 2
-        square = picture[:, top : top + side, left : left + side]
-        if view.flip:
-            square = square.flip(-1)
-        scaled = functional.interpolate(
-            square[None], size=(view.scale, view.scale), mode="bicubic" if picture.shape[0] == 3 else "bilinear", antialias=True, align_corners=False
-        )[0]
-        if view.scale > self.resolution:
-            return scaled[:, view.top : view.top + self.resolution, view.left : view.left + self.resolution]
-        canvas = torch.full((picture.shape[0], self.resolution, self.resolution), empty)
-        canvas[:, view.top : view.top + view.scale, view.left : view.left + view.scale] = scaled
-        return canvas
+    def _latents(self, view: View) -> torch.Tensor:
+        latents = self._to_latents(self.pixels(view)[None])
+        if latents.ndim == 5 and latents.shape[2] == 1:  # a VAE for video: a picture is a video of one frame
+            latents = latents[:, :, 0]
+        height, width = (side // self.latent_scale for side in view.canvas)
+        if latents.ndim != 4 or len(latents) != 1 or latents.shape[-2:] != (height, width):
+            raise ValueError(
+                f"vae: it gives latents of shape {list(latents.shape)} for a picture of {view.canvas[1]} x {view.canvas[0]} pixels; this model "
+                f"needs [1, channels, {height}, {width}]. Connect the VAE that belongs to the model."
+            )
+        return latents[0].float().cpu().clone()

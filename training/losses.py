@@ -1,4 +1,4 @@
-"""Why something is learned: the reconstruction loss and the Semantic Preservation Loss. Pure torch."""
+"""Why something is learned: reconstruction and its weights, the Semantic Preservation Loss, output preservation. Pure torch."""
 
 from __future__ import annotations
 
@@ -6,18 +6,55 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+KINDS = ("l2", "huber", "smooth_l1")
 
-def reconstruction(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """L_recon for each row [n]: the mean squared error where the mask is open (ClassDiffusion eq. 3; Custom Diffusion's mask).
 
-    prediction, target  [n, channels, height, width], the noise (eps prediction) or v
+def reconstruction(prediction: Tensor, target: Tensor, mask: Tensor | None = None, kind: str = "l2", huber_delta: float = 0.1) -> Tensor:
+    """L_recon for each row [n]: the mean error where the mask is open (ClassDiffusion eq. 3; Custom Diffusion's mask).
+
+    prediction, target  [n, channels, height, width] (or with frames before the height): the noise, v or the flow's velocity
     mask                [n, 1, height, width] in 0..1, or None for everywhere. Its mean is over open positions AND channels; the
                         released code divides by the positions alone, which only scales the loss by the number of channels
+    kind                of an error e: "l2" is e^2, the papers'. The robust ones forgive outliers, and `huber_delta` (d) says what one is:
+                        "huber" is e^2 up to |e| = d and 2 d |e| - d^2 beyond (twice Huber's, so that it is l2 within)
+                        "smooth_l1" is huber / d, which becomes 2 |e| as d falls
     """
-    error = (prediction.float() - target.float()) ** 2
+    if kind not in KINDS:
+        raise ValueError(f"The loss is {kind!r}; expected one of {', '.join(map(repr, KINDS))}.")
+    if kind != "l2" and huber_delta <= 0:
+        raise ValueError(f"The loss {kind!r} needs a huber_delta above 0, found {huber_delta}.")
+    error = prediction.float() - target.float()
+    if kind == "l2":
+        error = error**2
+    else:
+        error = 2 * functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=huber_delta) / (1 if kind == "huber" else huber_delta)
     if mask is None:
-        return error.mean(dim=(1, 2, 3))
-    return (error * mask).sum(dim=(1, 2, 3)) / (mask.sum(dim=(1, 2, 3)) * error.shape[1])
+        return error.flatten(1).mean(dim=1)
+    mask = mask.view(*mask.shape[:2], *[1] * (error.ndim - mask.ndim), *mask.shape[2:]).expand(-1, -1, *error.shape[2:])
+    return (error * mask).flatten(1).sum(dim=1) / (mask.flatten(1).sum(dim=1) * error.shape[1])
+
+
+def min_snr_weight(snr: Tensor, gamma: float, prediction: str) -> Tensor:
+    """The Min-SNR-gamma weight of each row's L_recon [n] (Hang et al., ICCV 2023; gamma 5 there): min(snr, gamma) on x0's error.
+
+    snr         [n], alpha^2 / sigma^2 at each row's noise level
+    prediction  "eps": an error of eps is one of x0 times snr, so the weight is min(snr, gamma) / snr;
+                "v": an error of v is one of x0 times snr + 1, so it is min(snr, gamma) / (snr + 1)
+    """
+    if prediction not in ("eps", "v"):
+        raise ValueError(f"Min-SNR weighting is defined for eps and v prediction, and this model predicts {prediction!r}. Set min_snr_gamma to 0.")
+    if gamma <= 0:
+        raise ValueError(f"min_snr_gamma is {gamma}; expected a positive number (the paper: 5), or 0 to leave the weighting out.")
+    return snr.clamp(max=gamma) / (snr if prediction == "eps" else snr + 1)
+
+
+def output_preservation(adapted: Tensor, base: Tensor) -> Tensor:
+    """How far training has moved the answer to the CLASS prompt, for each row [n]: the mean squared error between the two networks' outputs.
+
+    adapted, base  [n, channels, height, width]: the trained and the untrained network's output for the same noisy latents, noise level and
+                   class prompt; the base's carries no gradient. The output-level rival of the Semantic Preservation Loss
+    """
+    return reconstruction(adapted, base.detach())
 
 
 def drift(token_features: list[Tensor], class_features: list[Tensor]) -> Tensor:

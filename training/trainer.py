@@ -1,92 +1,55 @@
-"""When: the training loop. `train(...)` is called by the node, the demo and the command line alike."""
+"""When: a run from its first step, or from where it was interrupted, to its result. Called by the node, the demo and the command line alike."""
 
 from __future__ import annotations
 
-import math
+import contextlib
+import hashlib
+import logging
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from ..formats.token import LearnedToken
-from ..host import text
+from ..formats import concept_file, names
+from ..host import denoiser as host_denoiser
 from ..host import training as host
-from .adapters import TokenVectors, WeightDifference
+from ..host.fingerprint import fingerprint
+from .advice import need_less
 from .concept import Concept
-from .dataset import Batch, Dataset, random_state
-from .losses import drift, reconstruction, semantic_preservation
+from .distributed import Alone
+from .measures import Step, Trained
+from .optimizers import check_optimizer
+from .resume import RunFolder
+from .run import Run
+from .settings import TrainSettings
+
+log = logging.getLogger(__name__)
+
+NEW, CONTINUE = RESUME = ("new run", "continue")
 
 
 @dataclass(frozen=True)
-class TrainSettings:
-    """All that shapes a run. The defaults are ClassDiffusion's (ICLR 2025; 500 steps for one concept, 800 for several).
+class Keeping:
+    """How a run is kept on the disk; nothing of it changes what is learned.
 
-    learning_rate        AdamW's, for K and V; the released code's 1e-5 times its batch of 2
-    token_learning_rate  for the tokens' vectors; 0 = the same
-    spl_weight           of the Semantic Preservation Loss; 0 leaves it out
-    prior_weight         of the loss on the concepts' prior images, where there are any
+    root        the folder of all runs;  name: this one's
+    every       steps between two states; 0 = nothing is kept (and an interrupted run is lost)
+    resume      "new run", or "continue": go on from the newest state under the name
+    tell        is given a sentence for the artist: where an interrupted run is kept, that a finished one was found
     """
 
-    steps: int = 500
-    batch_size: int = 2
-    learning_rate: float = 2e-5
-    token_learning_rate: float = 0.0
-    resolution: int = 512
-    seed: int = 0
-    spl_weight: float = 1.0
-    prior_weight: float = 1.0
-    augment: bool = True
-    flip: bool = True
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    precision: str = "auto"
+    root: Path
+    name: str = "concept"
+    every: int = 100
+    resume: str = NEW
+    tell: Callable[[str], None] = log.warning
 
     def __post_init__(self):
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{field.name} is {value}; expected a number.")
-        for name, least in {
-            "steps": 1,
-            "batch_size": 1,
-            "seed": 0,
-            "spl_weight": 0,
-            "prior_weight": 0,
-            "weight_decay": 0,
-            "token_learning_rate": 0,
-            "clip_norm": 0,
-        }.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; at least {least} is expected.")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; expected a small positive number, for example 2e-5.")
-        if self.resolution % 8 or self.resolution < 64:
-            raise ValueError(f"resolution is {self.resolution}; expected a multiple of 8, at least 64 (512 for SD 1.5).")
-        if self.precision not in ("auto", "fp32", "bf16", "fp16"):
-            raise ValueError(f"precision is {self.precision!r}; expected 'auto', 'fp32', 'bf16' or 'fp16'.")
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one step measured. `drift` is 1 - cos of each token's prompt to its class prompt."""
-
-    step: int
-    loss: float
-    reconstruction: float
-    prior: float
-    spl: float
-    gradient_norm: float
-    drift: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a run gives: differences under core's LORA_MODEL names, the tokens, and each step's measures."""
-
-    lora: dict[str, torch.Tensor]
-    tokens: list[LearnedToken]
-    history: list[Step]
+        if self.resume not in RESUME:
+            raise ValueError(f"resume is {self.resume!r}; expected 'new run' or 'continue'.")
+        if self.every < 0:
+            raise ValueError(f"save_every is {self.every}; expected 0 (never) or a number of steps.")
 
 
 def train(
@@ -97,122 +60,177 @@ def train(
     settings: TrainSettings,
     on_step: Callable[[Step], None] | None = None,
     on_encode: Callable[[int, int], None] | None = None,
+    keeping: Keeping | None = None,
+    preview: Callable[[Run, int], None] | None = None,
+    processes: Alone | None = None,
 ) -> Trained:
     """Learn `concepts` on `model` and `clip` (the host's MODEL, CLIP, VAE), which stay as they are, bit for bit.
 
-    Trained are attn2's K and V and one vector for each concept and text encoder, on L = L_recon + spl_weight * L_sp (ClassDiffusion,
-    eq. 7), plus prior_weight * L_prior on prior images. The result is a function of the arguments alone: the same seed gives the same
-    weights on the same processor. `on_step` sees each step; `on_encode(done, total)` the photos' encoding before.
-    Raises ValueError for what cannot be trained, FloatingPointError when a loss or gradient is no number (before the optimizer step).
-    The host's interrupt ends the run within one step.
+    The loss is L_recon + spl_weight * L_sp (ClassDiffusion, eq. 7) + prior_weight * L_prior + preservation_weight * L_dop. The result is a
+    function of photos, models and settings alone: the same seed gives the same weights on the same processor, interrupted or not.
+
+    on_step    sees each step;  on_encode(done, total): the photos' encoding before
+    keeping    where states are kept and whether to go on from one; None keeps nothing
+    preview    called after each step with (run, steps done), outside of autograd; draws when it wants to
+    processes  of a distributed run; the first of them keeps the states
+
+    Raises ValueError for what cannot be trained or continued, FloatingPointError when a loss or gradient is no number (before the
+    optimizer step, with the last good state kept). The host's interrupt ends the run within one step, with the state kept. When memory
+    runs out, the host's own exception comes with the settings that need less.
     """
+    _check(concepts)
+    check_optimizer(settings)
+    host_denoiser.supported_family(model)
+    processes = processes or Alone()
+    with host.training_mode():
+        run = Run(model, clip, vae, concepts, settings, processes)
+        keeper = _Keeper(run, keeping if keeping and keeping.every else None)
+        try:
+            return _run(run, keeper, on_step, on_encode, preview)
+        except Exception as error:
+            if host.is_out_of_memory(error):
+                error.args = (f"{need_less(model, concepts, settings)} ({error})",)
+            raise
+        finally:
+            keeper.end()
+            del run, keeper
+            host.memory_after_run()
+
+
+def _run(run: Run, keeper: _Keeper, on_step, on_encode, preview) -> Trained:
+    done, state = keeper.begin()
+    finished = state is not None and state["finished"]
+    run.prepare(on_encode, done)
+    if state is not None:
+        run.restore(state)
+    if finished:
+        return run.result()
+    keeper.ready()
+    kept = done
+    try:
+        for step in range(done, run.settings.steps):
+            host.interrupt_check()
+            measured = run.step(step)
+            done = step + 1
+            if on_step:
+                on_step(measured)
+            if preview:
+                preview(run, done)
+            if keeper.due(done):
+                keeper.keep(done)
+                kept = done
+    except BaseException as error:  # the host's interrupt is no Exception
+        if done and keeper.rescue(done, kept) and isinstance(error, FloatingPointError):
+            error.args = (f"{error}{keeper.said(done)}",)
+        raise
+    finally:
+        run.optimizer.zero_grad(set_to_none=True)
+    result = run.result()
+    keeper.finish(done)
+    return result
+
+
+class _Keeper:
+    """Keeps a run's states where `Keeping` says; with None, or in any process but the first, it does nothing."""
+
+    def __init__(self, run: Run, keeping: Keeping | None):
+        self.run, self.keeping = run, keeping
+        self.folder: RunFolder | None = None
+        self.identity: dict[str, str] = {}
+
+    @property
+    def place(self) -> Path | None:
+        return self.folder.place if self.folder else None
+
+    def begin(self) -> tuple[int, dict | None]:
+        """(steps done, state or None). Before the photos are encoded: what cannot be continued is said at once."""
+        if self.keeping is None:
+            return 0, None
+        self.identity = identity(self.run)
+        if self.keeping.resume == CONTINUE:
+            self.folder = RunFolder.newest(self.keeping.root, self.keeping.name)
+            self.run.place = self.place
+            done, state = self.folder.load(self.identity)
+            if state["finished"]:
+                self.keeping.tell(f"This training was finished before; its result is taken from {self.place}.")
+            else:
+                self.keeping.tell(f"Training goes on after step {done}, from {self.place}.")
+            return done, state
+        if self.run.processes.rank == 0:
+            self.folder = RunFolder.new(self.keeping.root, self.keeping.name)
+            self.run.place = self.place
+        return 0, None
+
+    def ready(self) -> None:
+        """Before the first step: is there room for what will be kept?"""
+        if self.folder and self.run.processes.rank == 0:
+            self.folder.probe(self.run.state_size())
+
+    def due(self, done: int) -> bool:
+        return self.keeping is not None and done % self.keeping.every == 0 and done < self.run.settings.steps
+
+    def keep(self, done: int) -> None:
+        if self.folder and self.run.processes.rank == 0:
+            self.folder.save(done, self.run.state(), self.identity)
+
+    def finish(self, done: int) -> None:
+        """The whole result stays on the disk, so that a later node that fails cannot lose it."""
+        if self.folder and self.run.processes.rank == 0:
+            self.folder.finish(done, self.run.state(finished=True), self.identity)
+
+    def rescue(self, done: int, kept: int) -> bool:
+        """After an interrupt or an error: keep what was learned, as a state and as ordinary files, and say where. False when nothing could be kept."""
+        if not (self.folder and self.run.processes.rank == 0) or not self.run.whole:
+            return False
+        try:
+            if done > kept:
+                self.keep(done)
+            result, place = self.run.result(), self.folder.place / "concept"
+            name = f"{self.folder.place.name}-step{done}"
+            saved = concept_file.save(result.lora, result.tokens, name, place / "loras", place / "embeddings", dtype=torch.float32, overwrite=True)
+        except Exception:  # the first error is the one to tell
+            log.exception("Kindred: what was learned until step %d could not be kept.", done)
+            return False
+        self.keeping.tell(f"The training stopped after step {done} of {self.run.settings.steps}. What it had learned is in {saved.lora}.{self.said(done)}")
+        return True
+
+    def end(self) -> None:
+        """A run that kept nothing leaves no empty folder behind."""
+        if self.folder and self.run.processes.rank == 0:
+            with contextlib.suppress(OSError):
+                self.place.rmdir()
+
+    def said(self, done: int) -> str:
+        return f" Its state after step {done} is kept in {self.place.name!r}; resume 'continue' goes on from there." if self.folder else ""
+
+
+def identity(run: Run) -> dict[str, str]:
+    """What makes two runs the same one: settings, photos, words, base model. Each entry is told by its name when it differs."""
+    entries = run.settings.as_text()
+    for concept in run.concepts:
+        entries[f"the photos of {concept.token}"] = _digest([*concept.images, *(concept.masks or ())])
+        entries[f"the prior images of {concept.token}"] = _digest(concept.prior_images)
+        words = (concept.class_word, concept.prompts, concept.token_prompt, concept.class_prompt, concept.initializer, concept.repeats)
+        entries[f"the words of {concept.token}"] = repr(words)
+    models = {"model": run.model, "text encoder": (run.clip.patcher, run.clip.layer_idx), "VAE": run.vae.patcher}
+    return {**entries, **{f"the {name}": fingerprint(part)[:12] for name, part in models.items()}}
+
+
+def run_name(concepts: list[Concept]) -> str:
+    """A run's name where nobody gave one: what it learns."""
+    return names.file_name("-".join(f"{concept.class_word}_{concept.token}" for concept in concepts[:3]).replace(" ", "_"))
+
+
+def _digest(pictures) -> str:
+    digest = hashlib.sha256()
+    for picture in pictures:
+        digest.update(repr(tuple(picture.shape)).encode() + picture.contiguous().numpy().tobytes())
+    return f"{len(pictures)} ({digest.hexdigest()[:12]})" if pictures else "none"
+
+
+def _check(concepts: list[Concept]) -> None:
     if not concepts:
         raise ValueError("No concept is connected. Connect at least one Concept node.")
     tokens = [concept.token for concept in concepts]
     if len(set(tokens)) != len(tokens):
         raise ValueError(f"Two concepts share a token ({', '.join(map(repr, tokens))}). Give each one of its own, for example '<v1>' and '<v2>'.")
-    host.supported_family(model)
-    with host.training_mode():
-        return Run(model, clip, vae, concepts, settings).run(on_step, on_encode)
-
-
-class Run:
-    """One run in its parts: `prepare`, then `step(0)`, `step(1)`, ...; within the host's training mode."""
-
-    def __init__(self, model, clip, vae, concepts, settings: TrainSettings):
-        self.settings, self.concepts, self.clip, self.vae = settings, concepts, clip, vae
-        self.data = Dataset(concepts, settings.resolution, settings.batch_size, settings.steps, settings.seed, settings.augment, settings.flip)
-        self.model = model
-
-    def run(self, on_step, on_encode) -> Trained:
-        self.prepare(on_encode)
-        history = []
-        for step in range(self.settings.steps):
-            host.interrupt_check()
-            history.append(self.step(step))
-            if on_step:
-                on_step(history[-1])
-        settings = {"method": "kv + token", **{field.name: str(getattr(self.settings, field.name)) for field in fields(self.settings)}}
-        return Trained(self.weights.lora(), self.vectors.learned(settings), history)
-
-    def prepare(self, on_encode: Callable[[int, int], None] | None = None) -> None:
-        """Encode the photos, load and copy what is trained, make the optimizer."""
-        settings = self.settings
-        self.data.encode(self._encode, progress=on_encode)
-        self.text = host.TrainableText(self.clip)
-        self.denoiser = host.TrainableDenoiser(self.model)
-        self.weights = WeightDifference(self.denoiser.network)
-        self.vectors = TokenVectors(self.clip, self.concepts, self.denoiser.device)
-        self.carrying = text.carry_tokens(self.clip, self.vectors.carried())
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": list(self.weights.parameters.values()), "lr": settings.learning_rate},
-                {"params": list(self.vectors.parameters.values()), "lr": settings.token_learning_rate or settings.learning_rate},
-            ],
-            weight_decay=settings.weight_decay,
-        )
-        self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        precision = settings.precision
-        device = self.denoiser.device.type
-        if precision == "auto":
-            precision = "fp32" if device == "cpu" else "bf16" if device != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        self.autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        self.scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
-        with torch.no_grad():
-            self.class_features = [self.text.eos_features(self.clip, concept.class_prompt) for concept in self.concepts] if settings.spl_weight else []
-
-    def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        host.interrupt_check()
-        with torch.no_grad():
-            return self.vae.encode(pixels)
-
-    def step(self, step: int) -> Step:
-        """Step `step` of the run (from 0): loss, backward pass, optimizer."""
-        settings = self.settings
-        with torch.autocast(self.denoiser.device.type, dtype=self.autocast) if self.autocast else nullcontext():
-            instance, prior = self._denoising_loss(self.data.batch(step), step)
-            drifts = self._drifts() if settings.spl_weight else []
-            spl = semantic_preservation(drifts) if drifts else torch.zeros(())
-            loss = instance + settings.prior_weight * prior + settings.spl_weight * spl.to(instance.device)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss is {loss.item()} at step {step + 1}. Lower learning_rate (now {settings.learning_rate}), or train in precision 'fp32'."
-            )
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip_norm or math.inf)
-        if not torch.isfinite(norm) and not self.scaler.is_enabled():  # with fp16 the scaler skips such a step and lowers its scale
-            raise FloatingPointError(
-                f"The gradient is {norm.item()} at step {step + 1}. Lower learning_rate (now {settings.learning_rate}), or train in precision 'fp32'."
-            )
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        return Step(
-            step + 1,
-            loss.item(),
-            instance.item(),
-            prior.item(),
-            spl.item(),
-            norm.item(),
-            {concept.token: value.item() for concept, value in zip(self.concepts, drifts, strict=False)},
-        )
-
-    def _denoising_loss(self, batch: Batch, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(L_recon over the instance rows, the same over the prior rows or 0)."""
-        device = self.denoiser.device
-        generator = torch.Generator().manual_seed(int(random_state(self.settings.seed, 4, step).integers(2**63)))
-        latents = self.denoiser.latents(batch.latents.to(device))
-        noise = torch.randn(latents.shape, generator=generator).to(device)
-        timestep = torch.randint(self.denoiser.timesteps, (len(latents),), generator=generator)
-        encoded = {prompt: self.text.encode(self.carrying, prompt) for prompt in dict.fromkeys(batch.prompts)}
-        prediction, target = self.denoiser.predict(latents, noise, timestep, [encoded[prompt] for prompt in batch.prompts])
-        losses = reconstruction(prediction, target, batch.masks.to(device))
-        prior = losses[batch.prior.to(device)]
-        return losses[~batch.prior.to(device)].mean(), prior.mean() if len(prior) else losses.new_zeros(())
-
-    def _drifts(self) -> list[torch.Tensor]:
-        """How far each concept's token prompt is from its class prompt now."""
-        return [
-            drift(self.text.eos_features(self.carrying, concept.token_prompt), kind) for concept, kind in zip(self.concepts, self.class_features, strict=True)
-        ]

@@ -23,8 +23,8 @@ TRAIN = {
     "Photos": ("KindredPhotos", 0, 240, 320, 110, {"folder": "my_dog"}),
     "Concept": ("KindredConcept", 380, 240, 380, 420, {"images": "@Photos:0", "masks": "@Photos:1", "captions": "@Photos:2", "token": "<v1>", "class_word": "dog"}),
     "Train": ("KindredTrain", 820, 60, 380, 600, {"model": "@Base model:0", "clip": "@Base model:1", "vae": "@Base model:2", "concepts.concept_0": "@Concept:0", "method": "kv + token",
-              "method.token_learning_rate": 0.0, "spl_weight": 1.0, "prior_weight": 1.0, "steps": 500, "batch_size": 2, "learning_rate": 2e-5, "resolution": 512, "seed": 0,
-              "augment": True, "flip": True, "weight_decay": 0.01, "clip_norm": 1.0, "precision": "auto"}),
+              "spl_weight": 1.0, "prior_weight": 1.0, "steps": 500, "batch_size": 2, "learning_rate": 0.0, "resolution": 512, "seed": 0,
+              "preview_every": 100, "resume": "new run"}),
     "Save": ("KindredSave", 1260, 60, 360, 220, {"lora": "@Train:2", "tokens": "@Train:3", "name": "my_dog", "overwrite": False, "dtype": "float16"}),
     "Loss": ("LossGraphNode", 1260, 340, 360, 320, {"loss": "@Train:4", "filename_prefix": "loss"}),
 }
@@ -46,9 +46,10 @@ for _name, _sampler, _y in (("plain CFG", "CFG", 60), ("Personalization Guidance
 
 WORKFLOWS = {
     "train_a_concept": (TRAIN, [
-        ("1  base model and photos", -20, -20, 360, 400), ("2  what to call it", 360, 160, 420, 520), ("3  learn it without losing its kind", 800, -20, 420, 700), ("4  keep it", 1240, -20, 400, 700)],
+        ("1  base model and photos", -20, -20, 360, 400), ("2  what to call it", 360, 160, 420, 520), ("3  learn it without losing its kind", 800, -20, 420, 1120), ("4  keep it", 1240, -20, 400, 740)],
         "Put three to six photos of one subject into a folder of ComfyUI's **input** folder, choose it in *Load Photos*, say in one word what it is (class_word), and queue.\n\n"
-        "500 steps are what the paper takes for one subject. What was learned is saved as a LoRA and an embedding; *use_a_saved_concept* draws with it.", (0, 420, 320, 240)),
+        "500 steps are what the paper takes for one subject; a preview is drawn every 100. Stopped? Set **resume** to *continue* and queue again.\n\n"
+        "What was learned is saved as a LoRA and an embedding; *use_a_saved_concept* draws with it.", (0, 420, 320, 240)),
     "use_a_saved_concept": (COMPARE, [
         ("1  the base model and the concept", -20, -20, 360, 600), ("2  say it", 380, -20, 440, 1010), ("3  draw it: plain CFG", 860, -20, 1040, 430),
         ("Personalization Guidance: guided by the weights between base and tuned, at the cost of CFG", 860, 420, 1040, 430), ("Conditioning SLERP: the prompt turned back toward its kind", 860, 880, 1040, 430)],

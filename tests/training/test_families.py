@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kindred_testing import guidance_families, pack, text_models
+from kindred_testing import diffusion_families, guidance_families, pack, text_models
 from kindred_testing.models import load, sd15_checkpoint
 
 
@@ -54,13 +54,12 @@ def test_a_family_trains_and_predicts_as_the_host_does(make_model, make_text, en
 
     # eps or v against x0 = what the host's apply_model says, pooled and size conditionings included.
     with host.training_mode(), torch.no_grad():
-        denoiser, text = host.TrainableDenoiser(model), host.TrainableText(clip)
+        denoiser, text = pack("host.denoiser").TrainableDenoiser(model), pack("host.trainable_text").TrainableText(clip)
         latents, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
-        timestep = torch.tensor([40, 900])
-        conditioning, pooled = text.encode(clip, "a photo of a dog")
-        prediction, target = denoiser.predict(latents, noise, timestep, [(conditioning, pooled)] * 2)
+        conditioning, pooled, _ = text.encode(clip, "a photo of a dog")
         sampling = model.model.model_sampling
-        sigma = sampling.sigma(timestep).view(-1, 1, 1, 1)
+        sigma = sampling.sigmas[[40, 900]].view(-1, 1, 1, 1)
+        prediction, target = denoiser.predict(latents, noise, sigma.view(-1), [(conditioning, pooled)] * 2)
         noisy = latents + noise * sigma
         given = {
             "cross_attn": conditioning,
@@ -79,9 +78,37 @@ def test_a_family_trains_and_predicts_as_the_host_does(make_model, make_text, en
         assert torch.allclose(sampling.calculate_denoised(sigma.view(-1), target, noisy), latents, rtol=1e-3, atol=2e-3)
 
 
+def test_sd3_learns_tokens_of_all_three_encoders_through_its_own_text(concept):
+    """The pieces that a run puts together: encode, predict, SPL; one vector for CLIP-L, CLIP-G and T5."""
+    model, clip = diffusion_families.model("SD3"), text_models.sd3()
+    host, text, losses = pack("host.training"), pack("host.text"), pack("training.losses")
+    with host.training_mode():
+        denoiser, encoder = pack("host.denoiser").TrainableDenoiser(model), pack("host.trainable_text").TrainableText(clip)
+        vectors = pack("training.adapters").TokenVectors(clip, [concept], denoiser.device)
+        carrying = text.carry_tokens(clip, vectors.carried())
+        starts = {key: value.detach().clone() for key, value in vectors.parameters.items()}
+        assert sorted(key for _, key in starts) == ["clip_g", "clip_l", "t5xxl"]
+        with torch.no_grad():
+            kind = encoder.eos_features(clip, concept.class_prompt)
+        latents, noise, _ = diffusion_families.batch("SD3", model)
+        sigma = denoiser.draw_sigmas(2, torch.Generator().manual_seed(4))
+        optimizer, history = torch.optim.Adam(vectors.parameters.values(), lr=1e-3), []
+        for _ in range(3):
+            encoded = encoder.encode(carrying, concept.token_prompt)
+            reconstruction = losses.reconstruction(*denoiser.predict(latents, noise, sigma, [encoded] * 2)).mean()
+            spl = losses.semantic_preservation([losses.drift(encoder.eos_features(carrying, concept.token_prompt), kind)])
+            optimizer.zero_grad()
+            (reconstruction + spl).backward()
+            optimizer.step()
+            history.append((reconstruction.item(), spl.item()))
+    assert all(not torch.equal(value, starts[key]) for key, value in vectors.parameters.items())
+    assert history[-1][0] < history[0][0] and history[-1][1] < history[0][1], history
+
+
 def test_a_family_that_cannot_be_trained_is_named(concept):
-    model, clip = guidance_families.random_model("SD3"), text_models.sd15()
+    network = {"image_model": "hunyuan3d2", "in_channels": 64, "context_in_dim": 64, "hidden_size": 64, "num_heads": 1, "depth": 1, "depth_single_blocks": 1, "guidance_embed": False}  # fmt: skip
+    model, clip = diffusion_families.make("Hunyuan3Dv2", network), text_models.sd15()
     vae = load(sd15_checkpoint())[2]
     trainer = pack("training.trainer")
-    with torch.inference_mode(), pytest.raises(ValueError, match=r"cannot train this model \(SD3, prediction FLOW\).*Supported are"):
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"cannot train this model \(Hunyuan3Dv2, prediction FLOW\).*Supported are"):
         trainer.train(model, clip, vae, [concept], trainer.TrainSettings(steps=1, resolution=64))

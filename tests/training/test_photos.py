@@ -44,12 +44,13 @@ def test_transparency_becomes_the_mask(tmp_path):
         ("P", None, None),
         ("CMYK", (0, 0, 0, 0), 1.0),
         ("I;16", 40000, 40000 / 65535),
+        ("I;16B", 40000, 40000 / 65535),
         ("LA", (128, 255), 128 / 255),
     ],
 )
 def test_every_colour_mode_becomes_rgb(tmp_path, mode, value, expected):
     image = Image.new("RGB", (20, 20), (10, 200, 30)).quantize() if mode == "P" else Image.new(mode, (20, 20), value)
-    path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
+    path = tmp_path / ("x.tif" if mode in ("CMYK", "I;16B") else "x.png")
     image.save(path)
     pixels = read(path).pixels
     assert pixels.shape == (20, 20, 3) and pixels.dtype == np.float32
@@ -57,6 +58,19 @@ def test_every_colour_mode_becomes_rgb(tmp_path, mode, value, expected):
         assert np.allclose(pixels[0, 0], [10 / 255, 200 / 255, 30 / 255], atol=0.03)
     else:
         assert np.allclose(pixels, expected, atol=0.01)
+
+
+def test_a_palette_with_transparency_and_a_photo_of_one_pixel(tmp_path):
+    image = Image.new("RGB", (20, 20), (10, 200, 30))
+    image.paste((200, 0, 0), (10, 0, 20, 20))
+    image = image.quantize()
+    image.info["transparency"] = image.getpixel((15, 5))
+    image.save(tmp_path / "palette.png", transparency=image.getpixel((15, 5)))
+    assert read(tmp_path / "palette.png").alpha[5].tolist() == [1] * 10 + [0] * 10
+    Image.new("RGB", (1, 1)).save(tmp_path / "pixel.png")
+    photos = [torch.from_numpy(photo.pixels)[None] for photo in pack("training.photos").read_photos(tmp_path)]
+    with pytest.raises(ValueError, match="image 2 is 1 x 1 pixels; at least 16 x 16"):
+        pack("training.concept").make_concept(photos, "<v1>", "dog")
 
 
 def enormous(path):
@@ -110,7 +124,9 @@ def test_order_captions_and_empty_folders(tmp_path):
         ({"token": ""}, "token"),
         ({"token": "a b"}, "token 'a b'"),
         ({"instance_prompt": "a photo of a dog"}, "does not name the token"),
-        ({"class_prompt": "a photo of a {token}"}, "names the token"),
+        ({"instance_prompt": "a photo of a dog"}, "'a photo of a dog', which does not name the token. Write {token} where '<v1>' belongs"),
+        ({"class_prompt": "a photo of a {token}"}, "names the token '<v1>'"),
+        ({"repeats": 0}, "repeats is 0"),
     ],
 )
 def test_a_concept_that_cannot_be_is_named(given, words):
@@ -124,3 +140,34 @@ def test_captions_of_a_concept():
     result = make([torch.rand(4, 64, 64, 3)], "<v1>", "dog", captions="{token} asleep\n\non the sofa\nthe <v1> {class}\n")
     assert result.prompts == ("<v1> asleep", "a photo of a <v1> dog", "a photo of a <v1> dog, on the sofa", "the <v1> dog")
     assert (result.token_prompt, result.class_prompt) == ("a photo of a <v1> dog", "a photo of a dog")
+
+
+def test_captions_come_as_lines_or_as_a_list():
+    make = pack("training.concept").make_concept
+    photos = [torch.rand(2, 64, 64, 3)]
+    expected = ("a photo of a <v1> dog, on the sofa", "a photo of a <v1> dog")
+    for captions in ("on the sofa\n", ["on the sofa\n"], ["on the\nsofa ", ""], [["on the sofa"], [""]]):
+        assert make(photos, "<v1>", "dog", captions=captions).prompts == expected
+    assert make([photos[0][:1]], "<v1>", "dog", captions="on\nthe sofa").prompts == expected[:1]
+    for captions in ("", "\n\n", [], [""], ["", ""]):
+        assert make(photos, "<v1>", "dog", captions=captions).prompts == ("a photo of a <v1> dog",) * 2
+    with pytest.raises(ValueError, match="captions: 3 given for 2 images"):
+        make(photos, "<v1>", "dog", captions=["a", "b", "c"])
+
+
+def test_white_masks_are_none_and_a_change_shows_in_the_fingerprint():
+    concepts = pack("training.concept")
+    photos, half = torch.rand(2, 32, 32, 3), torch.ones(2, 32, 32)
+    half[1, :16] = 0
+    plain = concepts.make_concept([photos], "<v1>", "dog", masks=[torch.ones(2, 32, 32)])
+    assert plain.masks is None
+    others = [
+        concepts.make_concept([photos], "<v1>", "dog", masks=[half]),
+        concepts.make_concept([photos], "<v1>", "dog", captions="\nb"),
+        concepts.make_concept([photos.flip(0)], "<v1>", "dog"),
+        concepts.make_concept([photos], "<v1>", "dog", prior_images=[photos]),
+        concepts.make_concept([photos], "<v1>", "dog", repeats=2),
+        concepts.make_concept([photos], "<v1>", "dog", initializer="dog"),
+    ]
+    assert len({concepts.fingerprint(concept) for concept in [plain, *others]}) == 7
+    assert concepts.fingerprint(plain) == concepts.fingerprint(concepts.make_concept([photos.clone()], "<v1>", "dog"))

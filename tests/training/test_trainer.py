@@ -77,13 +77,12 @@ def test_the_prediction_is_what_the_host_denoises_with(base):
     model, clip, _ = base
     host = pack("host.training")
     with host.training_mode(), torch.no_grad():
-        denoiser, text = host.TrainableDenoiser(model), host.TrainableText(clip)
+        denoiser, text = pack("host.denoiser").TrainableDenoiser(model), pack("host.trainable_text").TrainableText(clip)
         latents, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
-        timestep = torch.tensor([30, 480, 970])
+        sigma = model.model.model_sampling.sigmas[[30, 480, 970]]
         conditioning = text.encode(clip, "a photo of a dog")
-        prediction, target = denoiser.predict(latents, noise, timestep, [conditioning] * 3)
+        prediction, target = denoiser.predict(latents, noise, sigma, [conditioning] * 3)
         assert torch.equal(target, noise)
-        sigma = model.model.model_sampling.sigma(timestep)
         noisy = latents + noise * sigma.view(-1, 1, 1, 1)
         with torch.inference_mode():
             denoised = model.model.apply_model(noisy, sigma, c_crossattn=conditioning[0].expand(3, -1, -1))
@@ -99,7 +98,7 @@ def test_text_encoding_for_training_equals_the_hosts(base):
             expected = clip.encode_from_tokens(clip.tokenize("a (red:1.3) dog on the beach"))
         host = pack("host.training")
         with host.training_mode():
-            actual, _ = host.TrainableText(clip).encode(clip, "a (red:1.3) dog on the beach")
+            actual = pack("host.trainable_text").TrainableText(clip).encode(clip, "a (red:1.3) dog on the beach").conditioning
         assert torch.allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -152,6 +151,78 @@ def test_an_interrupt_leaves_everything_as_it_was(base, concept):
     assert digests(base) == before
 
 
+def test_a_run_leaves_no_memory_behind(base, concept):
+    """The tensors alive after a run, its result gone, are those before it; also after an interrupted one."""
+    import gc
+
+    def alive() -> int:
+        gc.collect()
+        storages = {}
+        for thing in gc.get_objects():
+            if type(thing) in (torch.Tensor, torch.nn.Parameter) and thing.device.type == "cpu":
+                storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+        return sum(storages.values())
+
+    def halt(step):
+        raise KeyboardInterrupt
+
+    run(base, [concept], steps=1)  # what is loaded once stays
+    before = alive()
+    run(base, [concept], steps=2, gradient_checkpointing=True)
+    assert abs(alive() - before) <= 0.05 * before
+    trainer = pack("training.trainer")
+    with torch.inference_mode(), pytest.raises(KeyboardInterrupt):
+        trainer.train(*base, [concept], trainer.TrainSettings(**SETTINGS), on_step=halt)
+    assert abs(alive() - before) <= 0.05 * before
+
+
+@pytest.mark.parametrize("optimizer, schedule", [("Adafactor", "linear"), ("Prodigy", "cosine"), ("AdamW", "cosine with restarts")])
+def test_each_optimizer_and_schedule_learns(base, concept, optimizer, schedule):
+    if optimizer == "Prodigy":
+        pytest.importorskip("prodigyopt")
+    result = run(base, [concept], optimizer=optimizer, schedule=schedule, steps=4, learning_rate=0.0 if optimizer == "Prodigy" else 1e-3)
+    assert all(difference.abs().max() > 0 for difference in result.lora.values())
+    assert len({step.learning_rate for step in result.history}) > 1
+
+
+def test_an_optimizer_that_is_not_installed_is_named_before_anything_is_encoded(base, concept):
+    with pytest.raises(ValueError, match=r"'AdamW 8-bit' needs (the Python package bitsandbytes|a CUDA card).*'AdamW'"):
+        run(base, [concept], optimizer="AdamW 8-bit")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_learns_what_float32_learns(base, concept, precision):
+    """Autocast, for fp16 with a scaled loss: what is learned stays float32 and close to the float32 run."""
+    exact, rough = (run(base, [concept], steps=3, precision=name) for name in ("fp32", precision))
+    assert all(value.dtype == torch.float32 for value in rough.lora.values())
+    assert rough.history[0].loss == pytest.approx(exact.history[0].loss, rel=0.02)
+    one, two = (torch.cat([value.flatten() for value in result.lora.values()]) for result in (exact, rough))
+    assert torch.nn.functional.cosine_similarity(one, two, dim=0) > 0.9
+
+
+def test_output_preservation_holds_the_class_prompt_to_the_base(base, concept):
+    """Nothing at the first step of a LoRA, which changes nothing yet; smaller at the end where it is weighted."""
+    settings = {"method": "lora", "rank": 4, "steps": 8, "learning_rate": 3e-3, "augment": False}
+    watched, held = (run(base, [concept], **settings, preservation_weight=weight).history for weight in (1e-9, 30.0))
+    assert watched[0].preservation == held[0].preservation == 0
+    assert 0 < held[-1].preservation < watched[-1].preservation
+    assert watched[-1].loss == pytest.approx(watched[-1].reconstruction, rel=1e-5)
+
+
+def test_min_snr_and_huber_reach_the_loss(base, concept):
+    plain, weighted, robust = (
+        run(base, [concept], steps=1, spl_weight=0.0, **change).history[0].reconstruction for change in ({}, {"min_snr_gamma": 5.0}, {"loss": "huber"})
+    )
+    assert weighted < plain and robust < plain
+
+
+def test_accumulation_is_a_larger_batch(base, concept):
+    """Two batches of one photo each and one of two see the same photos; the first step's loss is their mean."""
+    one = run(base, [concept], steps=1, batch_size=1, accumulation=2, augment=False, spl_weight=0.0).history[0]
+    singles = [run(base, [concept], steps=2, batch_size=1, augment=False, spl_weight=0.0, learning_rate=1e-30, weight_decay=0.0).history[i] for i in range(2)]
+    assert one.loss == pytest.approx(sum(step.loss for step in singles) / 2, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
@@ -174,7 +245,7 @@ def test_a_token_that_is_a_word_is_refused(base, concept):
 
 
 def test_an_initializer_of_several_tokens_is_said_and_their_mean_is_used(base, caplog):
-    make, adapters, text = pack("training.concept").make_concept, pack("training.adapters"), pack("host.text")
+    make, tokens, text = pack("training.concept").make_concept, pack("training.tokens"), pack("host.text")
     table = text.input_embeddings(base[1], "clip_l").float()
     for word, ids, said in (
         ("golden retriever", text.word_ids(base[1], "clip_l", "golden retriever"), True),
@@ -183,7 +254,7 @@ def test_an_initializer_of_several_tokens_is_said_and_their_mean_is_used(base, c
     ):
         caplog.clear()
         with caplog.at_level("INFO"), torch.inference_mode(False):
-            vectors = adapters.TokenVectors(base[1], [make([torch.rand(1, 64, 64, 3)], "<v1>", "dog", initializer=word)], torch.device("cpu"))
+            vectors = tokens.TokenVectors(base[1], [make([torch.rand(1, 64, 64, 3)], "<v1>", "dog", initializer=word)], torch.device("cpu"))
         assert torch.allclose(vectors.parameters["<v1>", "clip_l"][0], table[torch.tensor(ids)].mean(dim=0))
         assert (f"the initializer '{word}'" in caplog.text and "mean" in caplog.text) == said
 

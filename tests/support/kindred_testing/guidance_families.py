@@ -44,6 +44,16 @@ FAMILIES = {
         "transformer_depth_middle": 1,
         "transformer_depth_output": [1, 1],
     },
+    ("SD15", "narrow"): {  # two levels, so with down- and upsampling
+        **_SD15,
+        "model_channels": 32,
+        "num_heads": 4,
+        "num_res_blocks": [1, 1],
+        "channel_mult": [1, 2],
+        "transformer_depth": [1, 1],
+        "transformer_depth_middle": 1,
+        "transformer_depth_output": [1] * 4,
+    },
     ("SDXL", "full"): {
         **_SDXL,
         "num_res_blocks": [2] * 3,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import json
 import uuid
 
 import torch
@@ -230,3 +231,24 @@ def control_net(seed: int = 4):
         for name, value in module.named_parameters():
             value.data = torch.ones_like(value) if value.ndim == 1 and "weight" in name else torch.randn(value.shape, generator=generator) * 0.02
         return controlnet.ControlNet(module, load_device=torch.device("cpu"))
+
+
+def reload(state: dict, **options):
+    """A model from a UNet's weights through the host's loader, so that it picks the operations for their kind."""
+    with torch.inference_mode():
+        unet = {key.removeprefix("diffusion_model."): value.clone() for key, value in state.items() if key.startswith("diffusion_model.")}
+        return comfy("comfy.sd").load_diffusion_model_state_dict(unet, model_options=options)
+
+
+def quantised(state: dict) -> dict:
+    """The attention weights as scaled fp8 with the host's own markers."""
+    out = dict(state)
+    for key in [key for key in state if ".attn" in key and key.endswith(".weight") and state[key].ndim == 2]:
+        name, weight = key.removesuffix(".weight"), state[key].float()
+        scale = weight.abs().amax() / 448.0
+        out |= {
+            key: (weight / scale).to(torch.float8_e4m3fn),
+            f"{name}.weight_scale": scale,
+            f"{name}.comfy_quant": torch.tensor(list(json.dumps({"format": "float8_e4m3fn"}).encode()), dtype=torch.uint8),
+        }
+    return out

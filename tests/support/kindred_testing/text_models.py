@@ -72,6 +72,27 @@ def sd3(seed: int = 0):
     return _make(sd3_clip.sd3_clip(dtype_t5=torch.float16), sd3_clip.SD3Tokenizer, seed, options)
 
 
+@functools.cache
+def flux(seed: int = 0):
+    """T5 rows as the conditioning [1, 256, 128], CLIP-L's pooled [1, 768]."""
+    start_host()
+    from comfy.text_encoders import flux
+
+    return _make(flux.flux_clip(), flux.FluxTokenizer, seed)
+
+
+@functools.cache
+def half(family: str):
+    """An encoder of the family whose weights are of 16 bits, as the files of most models have them."""
+    import torch
+
+    clip = _UNCACHED[family](0)
+    with torch.inference_mode(False), torch.no_grad():
+        clip.cond_stage_model.half()
+    return clip
+
+
+_UNCACHED = {"sdxl": sdxl.__wrapped__, "flux": flux.__wrapped__}
 FAMILIES = {"sd15": sd15, "sd2": sd2, "sdxl": sdxl, "t5": pixart}
 
 

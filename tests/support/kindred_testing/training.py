@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 
 from .host import pack
@@ -14,15 +16,15 @@ def held_out_loss(model, clip, vae, token, concept, resolution: int = 64) -> flo
     data = dataset.Dataset([concept], resolution, 5, 2, seed=991, augment=False)
     with host.training_mode(), torch.no_grad():
         data.encode(lambda pixels: vae.encode(pixels))
-        text, denoiser = host.TrainableText(clip), host.TrainableDenoiser(model)
+        text, denoiser = pack("host.trainable_text").TrainableText(clip), pack("host.denoiser").TrainableDenoiser(model)
         total, generator = 0.0, torch.Generator().manual_seed(5)
         for step in range(2):
             batch = data.batch(step)
             latents = denoiser.latents(batch.latents)
             noise = torch.randn(latents.shape, generator=generator)
-            timestep = torch.randint(denoiser.timesteps, (len(latents),), generator=generator)
+            sigma = denoiser.draw_sigmas(len(latents), generator)
             prompts = {prompt: text.encode(carrying, prompt) for prompt in set(batch.prompts)}
-            prediction, target = denoiser.predict(latents, noise, timestep, [prompts[prompt] for prompt in batch.prompts])
+            prediction, target = denoiser.predict(latents, noise, sigma, [prompts[prompt] for prompt in batch.prompts])
             total += losses.reconstruction(prediction, target, batch.masks).mean().item()
     return total / 2
 
@@ -31,3 +33,21 @@ def untrained_token(clip):
     """`<v1>` as training begins: the papers' rare token `ktn`."""
     start = pack("host.text").input_embeddings(clip, "clip_l")[42170].float().clone()[None]
     return pack("formats.token").LearnedToken("<v1>", "dog", {"clip_l": start})
+
+
+@contextlib.contextmanager
+def saved_bytes(network):
+    """Bytes that autograd keeps for the backward pass, the network's own weights left out."""
+    own = {value.untyped_storage().data_ptr() for value in network.parameters()}
+    kept: dict[int, int] = {}
+    hold = []
+
+    def pack_tensor(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+            hold.append(storage)  # so that no other tensor gets this address meanwhile
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack_tensor, lambda tensor: tensor):
+        yield lambda: sum(kept.values())

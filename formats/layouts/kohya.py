@@ -1,0 +1,35 @@
+"""kohya's layout: one word for each layer, core's parts. LyCORIS, A1111, core and diffusers read it too.
+
+`lora_unet_` + the layer's name with `_` for `.`; Stable Diffusion 1.x and 2.x by diffusers' names of the layers, all other families by
+their own. Text encoders: `lora_te_`, or `lora_te1_`, `lora_te2_` ... where a family has several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from .names import LayerNames, as_convolution, by_layer, split
+
+
+def from_core(state: Mapping[str, torch.Tensor], names: LayerNames) -> dict[str, torch.Tensor]:
+    """Core-named state -> kohya's. Each LoRA gets its `alpha`, which kohya's tools expect; ValueError for a layer without a name there."""
+    result = {}
+    for layer, parts in by_layer(state).items():
+        name = names.kohya.get(layer)
+        if name is None:
+            raise ValueError(
+                f"The layer {layer!r} has no name in kohya's layout for {names.family}. Save in the layout 'comfyui', or train without that layer."
+            )
+        parts = as_convolution(parts, names.shapes.get(layer))
+        if "lora_down.weight" in parts and "alpha" not in parts:
+            parts["alpha"] = torch.tensor(float(parts["lora_down.weight"].shape[0]))
+        result |= {f"{name}.{part}": value for part, value in parts.items()}
+    return result
+
+
+def to_core(state: Mapping[str, torch.Tensor], names: LayerNames) -> dict[str, torch.Tensor]:
+    """kohya-named state -> core's; unknown layers stay as they are."""
+    layers = {name: layer for layer, name in names.kohya.items()}
+    return {f"{layers[layer]}.{part}" if layer in layers else key: value for key, value in state.items() for layer, part in [split(key)]}

@@ -1,0 +1,111 @@
+"""diffusers' layout of a LoRA, in PEFT's names: `unet.<layer>.lora_A.weight` (down) and `lora_B.weight` (up).
+
+PEFT keeps alpha in a configuration, not in a tensor, and older readers take alpha = rank. So the factor alpha / rank is written into
+`lora_B`, and the configuration (metadata `lora_adapter_metadata`) says alpha = rank: every reader applies the same strength.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+
+import torch
+
+from .names import LayerNames, as_convolution, by_layer
+
+CONFIGURATION = "lora_adapter_metadata"
+_LORA = {"lora_up.weight", "lora_down.weight", "alpha"}
+_ENDINGS = {".lora_A.weight": "lora_down.weight", ".lora_B.weight": "lora_up.weight"}
+# diffusers' own spelling of the same, before PEFT
+_OLDER = {
+    ".lora.down.weight": "lora_down.weight",
+    ".lora.up.weight": "lora_up.weight",
+    "_lora.down.weight": "lora_down.weight",
+    "_lora.up.weight": "lora_up.weight",
+    ".lora_linear_layer.down.weight": "lora_down.weight",
+    ".lora_linear_layer.up.weight": "lora_up.weight",
+}
+
+
+def is_part(key: str) -> bool:
+    """Is it a key of this layout?"""
+    return key.endswith((*_ENDINGS, *_OLDER))
+
+
+def from_core(state: Mapping[str, torch.Tensor], names: LayerNames) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Core-named LoRA -> (PEFT's state, metadata). ValueError for other adapters and for layers that diffusers does not have."""
+    result, ranks = {}, {}
+    for layer, parts in by_layer(state).items():
+        if not {"lora_up.weight", "lora_down.weight"} <= parts.keys() or not parts.keys() <= _LORA:
+            kind = ", ".join(sorted(parts.keys() - _LORA)) or ", ".join(parts)
+            raise ValueError(f"diffusers' layout holds LoRA only, and the layer {layer!r} was learned as {kind}. Save in the layout 'kohya' or 'comfyui'.")
+        parts = as_convolution(parts, names.shapes.get(layer))
+        down, up = parts["lora_down.weight"], parts["lora_up.weight"]
+        rank = down.shape[0]
+        if "alpha" in parts and float(parts["alpha"]) != rank:
+            up = up * (float(parts["alpha"]) / rank)
+        for name, rows in _places(layer, names):
+            result[f"{name}.lora_A.weight"] = down
+            result[f"{name}.lora_B.weight"] = up if rows is None else up[rows[0] : rows[0] + rows[1]].contiguous()
+            ranks[name] = rank
+    return result, {CONFIGURATION: json.dumps(_configuration(ranks), sort_keys=True)}
+
+
+def to_core(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str], names: LayerNames) -> dict[str, torch.Tensor]:
+    """PEFT-named state (or diffusers' older names) -> core's, alpha by the file's configuration; unknown layers stay as they are."""
+    layers = {name: layer for layer, name in names.diffusers.items()}
+    configuration = _read(metadata)
+    result = {}
+    for key, value in state.items():
+        ending = next((ending for ending in (*_ENDINGS, *_OLDER) if key.endswith(ending)), None)
+        name = key.removesuffix(ending or "").replace(".processor.", ".")
+        layer = layers.get(name) or layers.get(f"{name}.0")  # older: `to_out` for `to_out.0`
+        if ending is None or layer is None:
+            result[key] = value
+            continue
+        part = {**_ENDINGS, **_OLDER}[ending]
+        result[f"{layer}.{part}"] = value
+        if part == "lora_down.weight" and (alpha := _alpha(configuration, name)) is not None:
+            result[f"{layer}.alpha"] = torch.tensor(alpha)
+    return result
+
+
+def _places(layer: str, names: LayerNames) -> list[tuple[str, tuple[int, int] | None]]:
+    if layer in names.diffusers:
+        return [(names.diffusers[layer], None)]
+    if layer in names.split:
+        return [(name, (first, rows)) for name, first, rows in names.split[layer]]
+    raise ValueError(
+        f"The layer {layer!r} of this {names.family} model has no counterpart in diffusers, so this layout does not exist for it. Save in the layout 'kohya' or 'comfyui'."
+    )
+
+
+def _configuration(ranks: dict[str, int]) -> dict[str, object]:
+    """PEFT's LoraConfig of each part of the pipeline, its keys prefixed as diffusers does (`unet.r`)."""
+    result: dict[str, object] = {}
+    for component in dict.fromkeys(name.partition(".")[0] for name in ranks):
+        # PEFT matches names by their end, and whether CLIP's layers lie in a `text_model` depends on the version of transformers.
+        own = {name.partition(".")[2].removeprefix("text_model."): rank for name, rank in ranks.items() if name.partition(".")[0] == component}
+        usual = Counter(own.values()).most_common(1)[0][0]
+        pattern = {name: rank for name, rank in own.items() if rank != usual}
+        settings = {"r": usual, "lora_alpha": usual, "rank_pattern": pattern, "alpha_pattern": pattern, "target_modules": sorted(own)}
+        result |= {f"{component}.{key}": value for key, value in settings.items()}
+    return result
+
+
+def _read(metadata: Mapping[str, str]) -> dict[str, object]:
+    try:
+        found = json.loads(metadata.get(CONFIGURATION, "{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _alpha(configuration: dict[str, object], name: str) -> float | None:
+    """The alpha of a layer by the configuration; None where it says none (then it is the rank)."""
+    component, _, layer = name.partition(".")
+    pattern = configuration.get(f"{component}.alpha_pattern")
+    value = pattern.get(layer, pattern.get(layer.removeprefix("text_model."))) if isinstance(pattern, dict) else None
+    value = configuration.get(f"{component}.lora_alpha") if value is None else value
+    return float(value) if isinstance(value, (int, float)) else None

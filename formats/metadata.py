@@ -1,0 +1,162 @@
+"""What a saved file says about its making: the keys that kohya's tools (`ss_*`) and ModelSpec (`modelspec.*`) agreed on, and ours (`kindred.*`).
+
+Never a folder of the machine, nor the user's name in one: all values pass `without_paths`. Nothing here asks for the time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+_ARCHITECTURES = {  # the host's family: (ModelSpec's architecture, kohya's ss_base_model_version)
+    "SD15": ("stable-diffusion-v1", "sd_v1"),
+    "SD20": ("stable-diffusion-v2-512", "sd_v2"),
+    "SDXL": ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
+    "SDXLRefiner": ("stable-diffusion-xl-v1-refiner", "sdxl_refiner_v1-0"),
+    "SD3": ("stable-diffusion-3", "sd3"),
+    "Flux": ("flux-1-dev", "flux1"),
+    "FluxSchnell": ("flux-1-schnell", "flux1"),
+    "AuraFlow": ("auraflow-1", "auraflow"),
+    "Lumina2": ("lumina-2", "lumina2"),
+}
+_PREDICTIONS = {"EPS": "epsilon", "V_PREDICTION": "v", "FLOW": "flow", "FLUX": "flow"}
+# A place on somebody's disk: /home/..., ~/..., C:\..., \\server\..., file://...; not "and/or", not "1/2", not "<v1>/dog".
+_PLACE = re.compile(
+    r"(?<![\w.\])}>/\\])(?:file:/{2,3}|~(?=[/\\])|[A-Za-z]:(?=[/\\])|(?=/\w|\\\\\w))[/\\]*"
+    r"(?P<path>(?:[^\"'<>|,;\n]*[/\\])?[^\s\"'<>|,;)]*)"
+)
+_HOMES = {"home", "users", "root", "documents and settings"}
+
+
+def training_metadata(
+    *,
+    family: str,
+    prediction: str,
+    method: str,
+    steps: int,
+    seed: int,
+    resolution: int | tuple[int, int],
+    title: str = "",
+    description: str = "",
+    triggers: Sequence[str] = (),
+    prompts: Sequence[Mapping[str, str]] = (),
+    tag_frequency: Mapping[str, Mapping[str, int]] | None = None,
+    spl_weight: float = 0.0,
+    algorithm: str = "",
+    rank: int | None = None,
+    alpha: float | None = None,
+    learning_rate: float | None = None,
+    unet_learning_rate: float | None = None,
+    text_encoder_learning_rate: float | None = None,
+    batch_size: int | None = None,
+    images: int | None = None,
+    optimizer: str = "",
+    schedule: str = "",
+    precision: str = "",
+    base_hash: str = "",
+    date: str = "",
+    settings: Mapping[str, object] | None = None,
+) -> dict[str, str]:
+    """The metadata of a LoRA file: a function of the arguments alone. Every value is text, as safetensors wants it.
+
+    family, prediction  as the host calls them (`SD15`, `EPS`)
+    method              what is learned, as artists chose it (`kv + token`)
+    algorithm           of the adapter: LoRA, DoRA, LoHa, LoKr, OFT; "" for differences in full
+    prompts             one mapping for each concept: token, class_word, instance_prompt, class_prompt
+    tag_frequency       concept -> caption -> how often it was shown, as kohya's ss_tag_frequency
+    base_hash           of the base model's weights (`host.fingerprint.model_hash`)
+    date                ISO 8601, only where the caller wants one: the same run then no longer gives the same bytes
+    settings            all other settings of the run, each under `kindred.<name>`
+    """
+    architecture, version = _ARCHITECTURES.get(family, (family.lower(), family.lower()))
+    if family == "SD20" and prediction == "V_PREDICTION":
+        architecture, version = "stable-diffusion-v2-768-v", "sd_v2_v"
+    size = (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
+    values: dict[str, object] = {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{architecture}/lora",
+        "modelspec.implementation": "https://github.com/comfyanonymous/ComfyUI",
+        "modelspec.title": title,
+        "modelspec.description": description,
+        "modelspec.date": date,
+        "modelspec.prediction_type": _PREDICTIONS.get(prediction, prediction.lower()),
+        "modelspec.resolution": f"{size[0]}x{size[1]}",
+        "modelspec.trigger_phrase": ", ".join(triggers),
+        "ss_base_model_version": version,
+        "ss_v2": str(family == "SD20"),
+        "ss_network_module": _network(algorithm),
+        "ss_network_dim": rank,
+        "ss_network_alpha": alpha,
+        "ss_network_args": json.dumps({"algo": algorithm.lower() or "full"}) if _network(algorithm).startswith("lycoris") else None,
+        "ss_learning_rate": learning_rate,
+        "ss_unet_lr": unet_learning_rate,
+        "ss_text_encoder_lr": text_encoder_learning_rate,
+        "ss_steps": steps,
+        "ss_max_train_steps": steps,
+        "ss_seed": seed,
+        "ss_resolution": f"({size[0]}, {size[1]})",
+        "ss_batch_size_per_device": batch_size,
+        "ss_num_train_images": images,
+        "ss_optimizer": optimizer,
+        "ss_lr_scheduler": schedule,
+        "ss_mixed_precision": precision,
+        "ss_tag_frequency": _json(tag_frequency) if tag_frequency else None,
+        "kindred.method": method,
+        "kindred.algorithm": algorithm,
+        "kindred.spl_weight": spl_weight,
+        "kindred.prompts": _json([dict(entry) for entry in prompts]) if prompts else None,
+        "kindred.steps": steps,
+        "kindred.seed": seed,
+        "kindred.base_model_hash": base_hash,
+        **{f"kindred.{key}": value for key, value in (settings or {}).items()},
+    }
+    return clean({key: str(value) for key, value in values.items() if value not in (None, "")})
+
+
+def clean(metadata: Mapping[str, str]) -> dict[str, str]:
+    """`metadata` without places on a disk, also inside of JSON."""
+    result = {}
+    for key, value in metadata.items():
+        if value[:1] in ("{", "["):
+            try:
+                result[key] = _json(_cleaned(json.loads(value)))
+                continue
+            except ValueError:
+                pass
+        result[key] = without_paths(value)
+    return result
+
+
+def without_paths(text: str) -> str:
+    """`text` with each absolute path cut down to its last name, and that left out too where it is a user's home.
+
+    "trained on /home/anna/cats" -> "trained on cats";  "C:\\Users\\anna" -> "";  "half/half" stays.
+    """
+
+    def last(match: re.Match) -> str:
+        parts = [part for part in re.split(r"[/\\]+", match["path"]) if part]
+        if not parts or parts[-1].lower() in _HOMES or (len(parts) > 1 and parts[-2].lower() in _HOMES):
+            return ""
+        return parts[-1]
+
+    return _PLACE.sub(last, text)
+
+
+def _cleaned(value: object) -> object:
+    if isinstance(value, str):
+        return without_paths(value)
+    if isinstance(value, list):
+        return [_cleaned(entry) for entry in value]
+    if isinstance(value, dict):
+        return {without_paths(str(key)): _cleaned(entry) for key, entry in value.items()}
+    return value
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _network(algorithm: str) -> str:
+    """The module that kohya's tools load such a file with."""
+    return "networks.lora" if algorithm.lower() in ("lora", "dora") else "lycoris.kohya"

@@ -1,0 +1,121 @@
+"""What a file says of its making: standard keys, our own, nothing of the machine, the same each time."""
+
+import getpass
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from kindred_testing import pack
+
+PROMPTS = [{"token": "<v1>", "class_word": "dog", "instance_prompt": "a photo of a <v1> dog", "class_prompt": "a photo of a dog"}]
+
+
+def made(**changes):
+    values = {
+        "family": "SD15",
+        "prediction": "EPS",
+        "method": "lora + token",
+        "steps": 500,
+        "seed": 7,
+        "resolution": 512,
+        "title": "my dog",
+        "triggers": ["<v1>"],
+        "prompts": PROMPTS,
+        "tag_frequency": {"dog": {"a photo of a <v1> dog": 5}},
+        "spl_weight": 1.0,
+        "algorithm": "LoRA",
+        "rank": 16,
+        "alpha": 8.0,
+        "learning_rate": 2e-5,
+        "base_hash": "ab" * 32,
+        "settings": {"flip": True},
+    }
+    return pack("formats.metadata").training_metadata(**{**values, **changes})
+
+
+def test_the_keys_that_other_tools_look_for():
+    metadata = made()
+    assert metadata == made() and all(isinstance(value, str) for value in metadata.values())
+    assert {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.title": "my dog",
+        "modelspec.prediction_type": "epsilon",
+        "modelspec.resolution": "512x512",
+        "modelspec.trigger_phrase": "<v1>",
+        "ss_base_model_version": "sd_v1",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": "16",
+        "ss_network_alpha": "8.0",
+        "ss_learning_rate": "2e-05",
+        "ss_steps": "500",
+        "ss_seed": "7",
+        "kindred.method": "lora + token",
+        "kindred.spl_weight": "1.0",
+        "kindred.base_model_hash": "ab" * 32,
+        "kindred.flip": "True",
+    }.items() <= metadata.items()
+    assert json.loads(metadata["ss_tag_frequency"]) == {"dog": {"a photo of a <v1> dog": 5}}
+    assert json.loads(metadata["kindred.prompts"]) == PROMPTS
+    assert "modelspec.date" not in metadata and made(date="2026-11-25")["modelspec.date"] == "2026-11-25"
+    assert made(family="SD20", prediction="V_PREDICTION")["modelspec.architecture"] == "stable-diffusion-v2-768-v/lora"
+    assert made(algorithm="LoKr")["ss_network_module"] == "lycoris.kohya" and json.loads(made(algorithm="LoKr")["ss_network_args"]) == {"algo": "lokr"}
+    assert made(family="SomethingNew")["modelspec.architecture"] == "somethingnew/lora"
+
+
+@pytest.mark.parametrize(
+    "text, want",
+    [
+        ("trained on /home/anna/cats", "trained on cats"),
+        ("C:\\Users\\anna", ""),
+        ("C:/Users/Anna Lee/Pictures/dog, a cat", "dog, a cat"),
+        ("\\\\nas\\anna\\dogs", "dogs"),
+        ("file:///Users/anna/dog.png", "dog.png"),
+        ("~/dogs/rex", "rex"),
+        ("(/home/anna)", "()"),
+        ("a photo of a <v1>/dog, half/half, 1/2", "a photo of a <v1>/dog, half/half, 1/2"),
+        ("w/ a hat; C: a cat; and / or", "w/ a hat; C: a cat; and / or"),
+        ("https://example.com/a/b", "https://example.com/a/b"),
+    ],
+)
+def test_places_on_a_disk_are_cut_down_to_their_last_name(text, want):
+    assert pack("formats.metadata").without_paths(text) == want
+
+
+def test_no_path_and_no_user_reach_a_file(tmp_path):
+    """Through Save, from every side: the run's settings, the concept's prompts, a token's own metadata."""
+    home = Path.home() / "photos" / "rex"
+    secret = f"/home/{getpass.getuser()}-x/models/base.safetensors"
+    concept_file, token = pack("formats.concept_file"), pack("formats.token").LearnedToken
+    metadata = made(description=f"from {home}", prompts=[{"token": "<v1>", "folder": str(home)}], settings={"checkpoint": secret})
+    lora = concept_file.LearnedLora({"diffusion_model.x.diff": torch.ones(2, 2)}, metadata)
+    saved = concept_file.save(
+        lora, [token("<v1>", "dog", {"clip_l": torch.ones(1, 8)}, {"photos": str(home)})], "dog", tmp_path, tmp_path / "e", metadata={"kindred.extra": secret}
+    )
+    for path in (saved.lora, *saved.embeddings):
+        _, about = pack("formats.safefile").read(path)
+        text = json.dumps(about)
+        assert str(Path.home()) + "/" not in text and "/home/" not in text and f"{getpass.getuser()}-x" not in text
+    assert about["photos"] == "rex"
+    _, about = pack("formats.safefile").read(saved.lora)
+    assert about["kindred.checkpoint"] == about["kindred.extra"] == "base.safetensors" and about["ss_steps"] == "500"
+
+
+def test_a_models_hash_is_that_of_its_file(caplog):
+    """The same for a clone, whatever is patched and loaded; another for one changed value."""
+    import comfy.model_management
+    from kindred_testing import guidance_families
+    from kindred_testing.loras import apply, random_kv
+
+    model_hash = pack("host.fingerprint").model_hash
+    model = guidance_families.random_model("SD15", seed=3)
+    before = model_hash(model)
+    assert len(before) == 64 and before == model_hash(model.clone()) == model_hash(guidance_families.random_model("SD15", seed=3))
+    tuned, _ = apply(model, None, random_kv(model))
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu([tuned])
+        assert model_hash(tuned) == model_hash(model) == before
+        comfy.model_management.unload_all_models()
+        next(model.model.diffusion_model.parameters()).view(-1)[5] += 1e-3
+    assert model_hash(model) != before

@@ -1,0 +1,135 @@
+"""What Custom Diffusion's and ClassDiffusion's own code leaves on disk, read by Load Concept; made here by diffusers' own writer where it is there."""
+
+import os
+import pickle
+
+import pytest
+import torch
+from kindred_testing import guidance_families, pack, text_models
+from kindred_testing.loras import apply, assert_same_patches, random_kv
+from safetensors.torch import save_file
+
+WEIGHTS = "pytorch_custom_diffusion_weights"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return guidance_families.random_model("SD15")
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return text_models.sd15()
+
+
+@pytest.fixture
+def folder():
+    import folder_paths
+
+    place = pack("host.paths").lora_folder().parent / "authors" / "dog"
+    place.mkdir(parents=True, exist_ok=True)
+    for old in place.iterdir():
+        old.unlink()
+    folder_paths.filename_list_cache.clear()
+    return place
+
+
+def authors_state(model, kv) -> dict:
+    """As `save_attn_procs` writes it to a pickle: whole weights, and an empty dict for each attention that was not trained."""
+    layouts, layer_names = pack("formats.layouts"), pack("host.layer_names")
+    state = layouts.from_core(kv, "diffusers", layer_names.layer_names(model), layer_names.base_weight(model))[1]
+    return {key: value if value.numel() else {} for key, value in state.items()}
+
+
+def load(model, clip, name="authors/dog/"):
+    with torch.inference_mode():
+        return pack("nodes.files").KindredLoad.execute(model, clip, name, 1.0).result
+
+
+def test_the_authors_pickles_load_as_what_was_trained(model, clip, folder):
+    kv = random_kv(model)
+    torch.save(authors_state(model, kv), folder / f"{WEIGHTS}.bin")
+    vectors = torch.randn(2, 768)
+    torch.save({"<new1>": vectors[0]}, folder / "<new1>.bin")
+    save_file({"<new2>": vectors[1]}, folder / "<new2>.bin", {"format": "pt"})  # their code names safetensors so, too
+    torch.save({"state": {}}, folder / "optimizer.bin")
+    (folder / "logs").mkdir(exist_ok=True)
+    assert "authors/dog/" in pack("host.paths").saved_concepts()
+    tuned, tuned_clip, tokens = load(model, clip)
+    assert_same_patches(tuned, apply(model, None, kv)[0], rtol=0, atol=1e-7)
+    assert [token.text for token in tokens] == ["<new1>", "<new2>"]
+    for token, vector in zip(tokens, vectors, strict=True):
+        assert torch.equal(token.vectors["clip_l"], vector[None])
+    assert set(pack("host.text").carried_tokens(tuned_clip)) == {"<new1>", "<new2>"}
+    (folder / "logs").rmdir()
+    before = pack("nodes.files").KindredLoad.fingerprint_inputs("authors/dog/")
+    torch.save({"<new1>": vectors[0] * 2, "": torch.zeros(0)}, folder / "<new1>.bin")
+    assert pack("nodes.files").KindredLoad.fingerprint_inputs("authors/dog/") != before
+
+
+def test_what_diffusers_itself_saves_loads(model, clip, folder):
+    """Its safetensors leave out the untrained attentions, and diffusers then cannot read its own file; we can."""
+    diffusers = pytest.importorskip("diffusers")
+    from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
+
+    unet = diffusers.UNet2DConditionModel(
+        block_out_channels=(320,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+        layers_per_block=1,
+        cross_attention_dim=768,
+    )
+    kv = random_kv(model)
+    state = authors_state(model, kv)
+    processors = {}
+    for name in unet.attn_processors:
+        own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+        processors[name] = CustomDiffusionAttnProcessor(bool(own), False, 320 if own else None, 768 if own else None)
+        processors[name].load_state_dict(own)
+    unet.set_attn_processor(processors)
+    want, _ = apply(model, None, kv)
+    for safe in (True, False):
+        unet.save_attn_procs(str(folder), safe_serialization=safe)
+        assert_same_patches(load(model, clip)[0], want, rtol=0, atol=1e-7)
+        for file in folder.iterdir():
+            file.unlink()
+
+
+class Harmful:
+    def __reduce__(self):
+        return (os.system, ("touch harmed",))
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("file", [f"{WEIGHTS}.bin", "<new1>.bin"])
+def test_a_pickle_that_runs_code_does_not(model, clip, folder, tmp_path, monkeypatch, file):
+    monkeypatch.chdir(tmp_path)
+    torch.save(authors_state(model, random_kv(model)), folder / f"{WEIGHTS}.bin")
+    for write in (lambda path: path.write_bytes(pickle.dumps(Harmful())), lambda path: torch.save({"<new1>": Harmful()}, path)):
+        write(folder / file)
+        with pytest.raises(ValueError, match=rf"{file}.*without running code"):
+            load(model, clip)
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_what_does_not_fit_is_told(model, clip, folder):
+    state = authors_state(model, random_kv(model))
+    torch.save({key.replace("down_blocks.0", "down_blocks.7"): value for key, value in state.items()}, folder / f"{WEIGHTS}.bin")
+    with pytest.raises(ValueError, match=r"does not fit this model \(SD15\), which has no such layer"):
+        load(model, clip)
+    torch.save({**state, "x.attn2.processor.to_q_custom_diffusion.weight": torch.ones(4, 4)}, folder / f"{WEIGHTS}.bin")
+    with pytest.raises(ValueError, match="is not K or V of a cross-attention"):
+        load(model, clip)
+    torch.save({"a": torch.ones(2)}, folder / f"{WEIGHTS}.bin")
+    with pytest.raises(ValueError, match="no Custom Diffusion weights"):
+        load(model, clip)
+    torch.save(state, folder / f"{WEIGHTS}.bin")
+    torch.save({"<new1>": torch.ones(1024)}, folder / "<new1>.bin")
+    with pytest.raises(ValueError, match=r"<new1>\.bin.*width 1024"):
+        load(model, clip)
+
+
+@pytest.mark.parametrize("name", ["../", "authors/../../x/", "/etc/", "a\\..\\b/", "a\0/", "/", "C:/x/", "nowhere/"])
+def test_no_other_folder_is_reached(folder, name):
+    with pytest.raises(ValueError, match="folder"):
+        pack("host.paths").find_concept(name)

@@ -1,0 +1,125 @@
+"""Train Concept in the real server: every method, previews and events on the way, stopped and continued."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from kindred_testing.server import Interrupted, PromptError, TestServer
+from PIL import Image
+from safetensors import safe_open
+
+CHECKPOINT = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": TestServer.CHECKPOINT}}
+
+
+@pytest.fixture(scope="module")
+def photos(server):
+    folder = server.base / "input" / "noise"
+    folder.mkdir(exist_ok=True)
+    draw = np.random.default_rng(1)
+    for index in range(2):
+        Image.fromarray(draw.integers(0, 255, (70, 80, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    return "noise"
+
+
+def prompt(photos: str, name: str, method: dict | None = None, **settings) -> dict:
+    given = {"spl_weight": 1.0, "prior_weight": 1.0, "steps": 3, "batch_size": 1, "learning_rate": 0.0, "resolution": 64, "seed": 5, **settings}
+    method = {"method": "kv + token"} | {key if key == "method" else f"method.{key}": value for key, value in (method or {}).items()}
+    return {
+        "1": CHECKPOINT,
+        "2": {"class_type": "KindredPhotos", "inputs": {"folder": photos}},
+        "3": {"class_type": "KindredConcept", "inputs": {"images": ["2", 0], "token": "<v1>", "class_word": "dog"}},
+        "4": {
+            "class_type": "KindredTrain",
+            "inputs": {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "concepts.concept_0": ["3", 0], **given, **method},
+        },
+        "5": {"class_type": "KindredSave", "inputs": {"lora": ["4", 2], "tokens": ["4", 3], "name": name, "overwrite": True, "dtype": "float32"}},
+        "6": {"class_type": "LossGraphNode", "inputs": {"loss": ["4", 4], "filename_prefix": "loss"}},
+    }
+
+
+LORA = {"rank": 2, "targets": "attention"}
+
+
+@pytest.mark.parametrize(
+    "method, kinds",
+    [
+        ({"method": "lora + token", **LORA, "train_text_encoder": True}, {"diffusion_model", "text_encoders"}),
+        ({"method": "lora", "rank": 2, "targets": "attention + feed-forward + convolutions", "adapter": "LoKr"}, {"diffusion_model"}),
+        ({"method": "token", "vectors": 2, "direction_only": True}, set()),
+    ],
+)
+def test_each_method_learns_saves_loads_and_draws(server, photos, method, kinds):
+    name = "m-" + method["method"].replace(" ", "")
+    result = server.run({**prompt(photos, name, method, preservation_weight=0.5), **drawing(["4", 0], ["4", 1], 64)})
+    file = server.base / "models" / "loras" / "kindred" / f"{name}.safetensors"
+    with safe_open(file, "pt") as saved:
+        assert {key.split(".")[0] for key in saved.keys()} == kinds  # noqa: SIM118
+        metadata = saved.metadata()
+    if kinds:
+        assert metadata["kindred.method"] == method["method"] and metadata["ss_network_dim"] == "2" and len(metadata["kindred.base_model_hash"]) == 64
+    embedding = server.base / "models" / "embeddings" / f"{name}.safetensors"
+    assert embedding.is_file() == ("token" in method["method"])
+    loaded = {"1": CHECKPOINT, "2": {"class_type": "KindredLoad", "inputs": {"model": ["1", 0], "clip": ["1", 1], "name": name, "strength": 1.0}}}
+    again = server.run({**loaded, **drawing(["2", 0], ["2", 1], 64)})
+    base = server.run({"1": CHECKPOINT, **drawing(["1", 0], ["1", 1], 64)})
+    first, second, third = (np.asarray(Image.open(io.BytesIO(run.images["25"][0]))) for run in (result, again, base))
+    assert np.array_equal(first, second) and not np.array_equal(first, third)
+
+
+def drawing(model, clip, side):
+    sampling = {"seed": 3, "steps": 2, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0, "model": model}
+    return {
+        "20": {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": "a photo of a <v1> dog on the beach"}},
+        "21": {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": ""}},
+        "22": {"class_type": "EmptyLatentImage", "inputs": {"width": side, "height": side, "batch_size": 1}},
+        "23": {"class_type": "KSampler", "inputs": {**sampling, "positive": ["20", 0], "negative": ["21", 0], "latent_image": ["22", 0]}},
+        "24": {"class_type": "VAEDecode", "inputs": {"samples": ["23", 0], "vae": ["1", 2]}},
+        "25": {"class_type": "SaveImage", "inputs": {"images": ["24", 0], "filename_prefix": "method"}},
+    }
+
+
+def test_watched_interrupted_and_continued(server, photos):
+    """Previews come as events whose pictures the host serves; an interrupt keeps all, and `continue` ends as the uninterrupted run."""
+    settings = {"steps": 6, "learning_rate": 1e-3, "preview_every": 2, "preview_cfg": 4.0, "run_name": "watched", "save_every": 2}
+    server.run(prompt(photos, "whole", **{**settings, "run_name": "whole", "preview_every": 0}))
+    events = []
+
+    def stop(kind, data):
+        events.append((kind, data))
+        if kind == "kindred.training" and data["step"] == 3:
+            server.interrupt()
+
+    with pytest.raises(Interrupted):
+        server.run(prompt(photos, "watched", **settings), stop)
+    previews = [data for kind, data in events if kind == "kindred.preview"]
+    assert previews and previews[0]["node"] == "4" and previews[0]["step"] == 2
+    image = previews[0]["image"]
+    assert image["type"] == "output" and image["subfolder"] == "kindred/runs/watched/previews"
+    assert Image.open(server.base / "output" / image["subfolder"] / image["filename"]).size == (64, 64)
+    done = max(data["step"] for kind, data in events if kind == "kindred.training")
+    run = server.base / "output" / "kindred" / "runs" / "watched"
+    assert sorted(int(path.stem[-8:]) for path in run.glob("state-*"))[-1] in (done, done + 1)
+
+    server.run(prompt(photos, "watched", **settings, resume="continue"))
+    files = [
+        [server.base / "models" / kind / f"{folder}{name}.safetensors" for kind, folder in (("loras", "kindred/"), ("embeddings", ""))]
+        for name in ("whole", "watched")
+    ]
+    for whole, continued in zip(*files, strict=True):
+        with safe_open(whole, "pt") as first, safe_open(continued, "pt") as second:
+            assert first.keys() == second.keys()
+            assert all(torch.equal(first.get_tensor(key), second.get_tensor(key)) for key in first.keys())  # noqa: SIM118
+    with pytest.raises(PromptError, match="steps was 6, is 7"):
+        server.run(prompt(photos, "watched", **{**settings, "steps": 7}, resume="continue"))
+
+
+def test_a_trained_result_outlives_a_later_node_that_fails(server, photos):
+    """A name that no file can have: the training is done and not lost, the next queue finds it without a step."""
+    graph = prompt(photos, "CON", run_name="lost")
+    with pytest.raises(PromptError, match="reserved by Windows"):
+        server.run(graph)
+    events = []
+    server.run(prompt(photos, "found", run_name="lost", resume="continue"), lambda kind, data: events.append(kind))
+    assert "kindred.training" not in events
+    assert (server.base / "models" / "loras" / "kindred" / "found.safetensors").is_file()

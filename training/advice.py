@@ -1,0 +1,49 @@
+"""When memory runs out: which settings need less, and by about how much."""
+
+from __future__ import annotations
+
+from ..host.denoiser import latent_scale, training_memory
+from .concept import Concept
+from .settings import TrainSettings
+
+
+def step_shape(model, concepts: list[Concept], settings: TrainSettings) -> tuple[int, int, int, int]:
+    """[n, channels, h, w] of one batch's latents, prior images' rows included."""
+    rows = settings.batch_size * (2 if any(concept.prior_images for concept in concepts) else 1)
+    side = settings.resolution // latent_scale(model)
+    return rows, 4, side, side
+
+
+def need_less(model, concepts: list[Concept], settings: TrainSettings) -> str:
+    """A sentence with the changes that need less memory, the mildest first, each with what a step then needs beside the weights."""
+
+    def gigabytes(changed: TrainSettings) -> str:
+        return f"about {training_memory(model, step_shape(model, concepts, changed), changed.gradient_checkpointing) / 2**30:.1f} GB"
+
+    changes: list[tuple[str, TrainSettings]] = []
+    now = settings
+
+    def offer(words: str, **change) -> None:
+        nonlocal now
+        now = now.changed(**change)
+        changes.append((words, now))
+
+    if not now.gradient_checkpointing:
+        offer("turn on gradient_checkpointing (about a third slower, the same result)", gradient_checkpointing=True)
+    if now.batch_size > 1:
+        count = now.batch_size * now.accumulation
+        offer(f"set batch_size to 1 and accumulation to {count}", batch_size=1, accumulation=count)
+    if now.resolution > 512:
+        side = max(512, now.resolution * 3 // 4 // 64 * 64)
+        offer(f"lower resolution to {side}", resolution=side)
+    steps = [f"{words}: {gigabytes(after)}" for words, after in changes]
+    if now.precision == "fp32":
+        steps.append("set precision to 'bf16': half of that")
+    if now.method == "kv + token":
+        steps.append("take the method 'lora + token' with rank 8, which keeps less beside the model")
+    elif now.method.startswith("lora") and now.rank > 8:
+        steps.append("lower rank to 8")
+    return (
+        f"The memory did not suffice for this training, whose steps need {gigabytes(settings)} beside the weights. "
+        f"What needs less, one after the other: {'; '.join(steps or ['lower resolution'])}."
+    )

@@ -1,0 +1,46 @@
+"""What a run's files say about it: the keys that other trainers' files carry, and ours."""
+
+from __future__ import annotations
+
+from ..formats.metadata import training_metadata
+from ..host.patcher import family
+from .concept import Concept
+from .settings import TrainSettings
+
+_PREDICTIONS = {"eps": "EPS", "v": "V_PREDICTION", "flow": "FLOW"}  # the host's names, which the metadata's table knows
+
+
+def describe(model, prediction: str, concepts: list[Concept], settings: TrainSettings, precision: str, base_hash: str) -> dict[str, str]:
+    """The metadata of what a run has learned; a function of its inputs alone."""
+    network, tokens, text = settings.rates()
+    low_rank = settings.method.startswith("lora")
+    prompts = [
+        {"token": concept.token, "class_word": concept.class_word, "instance_prompt": concept.token_prompt, "class_prompt": concept.class_prompt}
+        for concept in concepts
+    ]
+    frequency = {concept.class_word: {prompt: concept.prompts.count(prompt) for prompt in concept.prompts} for concept in concepts}
+    return training_metadata(
+        family=family(model),
+        prediction=_PREDICTIONS[prediction],
+        method=settings.method,
+        steps=settings.steps,
+        seed=settings.seed,
+        resolution=settings.resolution,
+        triggers=[concept.token for concept in concepts],
+        prompts=prompts,
+        tag_frequency=frequency,
+        spl_weight=settings.spl_weight,
+        algorithm=settings.adapter if low_rank else "",
+        rank=settings.rank if low_rank else None,
+        alpha=(settings.alpha or float(settings.rank)) if low_rank else None,
+        learning_rate=network or tokens,
+        unet_learning_rate=network or None,
+        text_encoder_learning_rate=text if settings.train_text_encoder else tokens or None,
+        batch_size=settings.batch_size,
+        images=sum(len(concept.images) for concept in concepts),
+        optimizer=settings.optimizer,
+        schedule=settings.schedule,
+        precision=precision,
+        base_hash=base_hash,
+        settings=settings.as_text(),
+    )

@@ -1,0 +1,69 @@
+"""What a run measures: each step's losses, and all of them together as a part of its state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from ..formats.token import LearnedToken
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step measured.
+
+    loss            what was minimised; the terms below, weighted
+    reconstruction  L_recon of the photos;  prior: of the prior images;  preservation: of the class prompt (DOP)
+    spl             L_sp, the mean of the drifts
+    gradient_norm   before clipping
+    learning_rate   of the first parameter group (network, or tokens)
+    drift           token -> 1 - cos of its prompt to its class prompt; the last value known where it is only watched now and then
+    """
+
+    step: int
+    loss: float
+    reconstruction: float
+    prior: float
+    preservation: float
+    spl: float
+    gradient_norm: float
+    learning_rate: float
+    drift: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run gives: weights under core's LORA_MODEL names, the tokens, and each step's measures."""
+
+    lora: dict[str, torch.Tensor]
+    tokens: list[LearnedToken]
+    history: list[Step] = field(default_factory=list)
+
+
+_COLUMNS = ("loss", "reconstruction", "prior", "preservation", "spl", "gradient_norm", "learning_rate")
+
+
+class History:
+    """The steps so far, and the same as one float64 tensor [steps, columns] for the state."""
+
+    def __init__(self, tokens: list[str]):
+        self.tokens = tokens
+        self.steps: list[Step] = []
+
+    def add(self, step: int, values: list[float], learning_rate: float) -> Step:
+        """values: loss, reconstruction, prior, preservation, spl, gradient norm, then one drift for each token, or none."""
+        drift = dict(zip(self.tokens, values[6:], strict=False)) or (self.steps[-1].drift if self.steps else {})
+        self.steps.append(Step(step, *values[:6], learning_rate, drift))
+        return self.steps[-1]
+
+    def tensor(self) -> torch.Tensor:
+        missing = float("nan")
+        rows = [[*(getattr(step, name) for name in _COLUMNS), *(step.drift.get(token, missing) for token in self.tokens)] for step in self.steps]
+        return torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(_COLUMNS) + len(self.tokens))
+
+    def restore(self, rows: torch.Tensor) -> None:
+        self.steps = []
+        for index, row in enumerate(rows.tolist()):
+            drift = {token: value for token, value in zip(self.tokens, row[len(_COLUMNS) :], strict=True) if value == value}
+            self.steps.append(Step(index + 1, *row[: len(_COLUMNS)], drift))

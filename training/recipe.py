@@ -1,0 +1,157 @@
+"""A training in a TOML file, for the command line: the same `train(...)` as the node's, from folders of photos to saved files.
+
+checkpoint = "v1-5-pruned-emaonly.safetensors"   # a file beside this one, or a name in models/checkpoints
+name = "biscuit"                                 # of the saved concept, and of the run
+
+[train]                                          # any of TrainSettings, the defaults are the node's
+method = "kv + token"
+steps = 500
+
+[[concept]]                                      # one or more
+photos = "photos/biscuit"                        # a folder beside this file; captions in .txt files of the same names
+token = "<v1>"
+class_word = "dog"
+# also: instance_prompt, class_prompt, initializer, repeats, prior_images (a folder)
+
+[preview]                                        # optional
+every = 100
+prompt = "a photo of a {token} {class} on the beach"
+# also: omega, cfg
+
+[save]                                           # optional
+every = 100                                      # steps between two states, 0 = none
+dtype = "float16"
+overwrite = false
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .concept import Concept, make_concept
+from .photos import read_photos
+from .settings import TrainSettings
+
+_TABLES = {"checkpoint", "name", "train", "concept", "preview", "save"}
+_CONCEPT = {"photos", "prior_images", "token", "class_word", "instance_prompt", "class_prompt", "initializer", "repeats"}
+_PREVIEW = {"every", "prompt", "omega", "cfg"}
+_SAVE = {"every", "dtype", "overwrite"}
+DTYPES = ("float16", "bfloat16", "float32")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a file says, checked; `concepts()` reads the photos."""
+
+    file: Path
+    checkpoint: str
+    name: str
+    settings: TrainSettings
+    tables: list[dict[str, Any]]
+    preview: dict[str, Any] = field(default_factory=dict)
+    save_every: int = 100
+    dtype: torch.dtype = torch.float16
+    overwrite: bool = False
+
+    def concepts(self) -> list[Concept]:
+        """The concepts, with every photo read. ValueError that names the file that cannot be."""
+        return [self._concept(table) for table in self.tables]
+
+    def _concept(self, table: dict[str, Any]) -> Concept:
+        photos = read_photos(self.file.parent / table["photos"])
+        prior = read_photos(self.file.parent / table["prior_images"]) if "prior_images" in table else []
+        words = {key: table[key] for key in table if key not in ("photos", "prior_images")}
+        alphas = [photo.alpha for photo in photos]
+        masks = []
+        if any(alpha is not None for alpha in alphas):
+            masks = [
+                torch.from_numpy(alpha)[None] if alpha is not None else torch.ones(1, *photo.pixels.shape[:2])
+                for alpha, photo in zip(alphas, photos, strict=True)
+            ]
+        return make_concept(
+            [torch.from_numpy(photo.pixels)[None] for photo in photos],
+            **words,
+            masks=masks,
+            captions=[photo.caption for photo in photos],
+            prior_images=[torch.from_numpy(photo.pixels)[None] for photo in prior],
+        )
+
+
+def read(path: Path) -> Recipe:
+    """The recipe in the file `path`. ValueError names the file, the entry and what was expected."""
+    try:
+        import tomllib
+    except ImportError:  # Python 3.10
+        try:
+            import tomli as tomllib
+        except ImportError:
+            raise ValueError("Reading TOML files needs Python 3.11 or newer, or the Python package tomli (pip install tomli).") from None
+    path = path.expanduser().resolve()
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path.name} is no TOML file: {error}.") from error
+    try:
+        return _checked(path, content)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path.name}: {error}") from error
+
+
+def _checked(path: Path, content: dict) -> Recipe:
+    _known(content, _TABLES, "the file")
+    if not isinstance(content.get("checkpoint"), str):
+        raise ValueError('checkpoint is missing. Name the model file, for example checkpoint = "v1-5-pruned-emaonly.safetensors".')
+    tables, preview, save = content.get("concept", []), content.get("preview", {}), content.get("save", {})
+    if not isinstance(tables, list) or not tables:
+        raise ValueError("there is no [[concept]]. Write one with photos, token and class_word for each subject.")
+    for table in tables:
+        _known(table, _CONCEPT, "[[concept]]")
+        for key in ("photos", "token", "class_word"):
+            if not isinstance(table.get(key), str):
+                raise ValueError(f"[[concept]] needs {key}, a text in quotes.")
+    _known(preview, _PREVIEW, "[preview]")
+    _known(save, _SAVE, "[save]")
+    train = content.get("train", {})
+    kinds = {field.name: type(field.default) for field in fields(TrainSettings)}
+    _known(train, set(kinds), "[train]")
+    dtype = save.get("dtype", "float16")
+    if dtype not in DTYPES:
+        raise ValueError(f"[save] dtype is {dtype!r}; expected one of {', '.join(DTYPES)}.")
+    return Recipe(
+        path,
+        content["checkpoint"],
+        content.get("name", path.stem),
+        TrainSettings(**{name: _typed(name, value, kinds[name]) for name, value in train.items()}),
+        tables,
+        {f"preview_{key}": value for key, value in preview.items()},
+        _typed("[save] every", save.get("every", 100), int),
+        getattr(torch, dtype),
+        _typed("[save] overwrite", save.get("overwrite", False), bool),
+    )
+
+
+def _known(table: dict, names: set[str], where: str) -> None:
+    for key in table:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, 1)
+            raise ValueError(f"{where} has the unknown entry {key!r}{f'; did you mean {near[0]!r}?' if near else ''} Known are {', '.join(sorted(names))}.")
+
+
+def _typed(name: str, value: Any, kind: type) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{name} is {value!r}; expected {_WORDS[kind]}.")
+    return value
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "a text in quotes", bool: "true or false"}
+HELP = inspect.cleandoc(__doc__)

@@ -1,0 +1,253 @@
+"""One run in its parts: what a step computes, and what of it has to be kept to go on from there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from ..formats.concept_file import LearnedLora
+from ..host import denoiser as host_denoiser
+from ..host import text
+from ..host import training as host
+from ..host.fingerprint import model_hash
+from ..host.trainable_text import TrainableText
+from . import losses
+from .advice import step_shape
+from .concept import Concept
+from .dataset import Batch, Dataset, random_state
+from .description import describe
+from .distributed import Alone
+from .learned import Learned
+from .measures import History, Step, Trained
+from .optimizers import make_optimizer, make_schedule
+from .prompts import Prompts, without_token
+from .settings import TrainSettings
+
+WATCHED = 10  # without the Semantic Preservation Loss the drift is only watched, once in so many steps
+
+
+class Run:
+    """One run in its parts: `prepare`, then `step(0)`, `step(1)`, ...; within the host's training mode.
+
+    `state()` is all of it after a step and `restore` goes on from there, bit for bit.
+    """
+
+    def __init__(self, model, clip, vae, concepts: list[Concept], settings: TrainSettings, processes: Alone | None = None):
+        self.model, self.clip, self.vae, self.concepts, self.settings = model, clip, vae, concepts, settings
+        self.processes = processes or Alone()
+        if settings.batch_size < self.processes.world:
+            raise ValueError(f"batch_size is {settings.batch_size}, which is less than one photo for each of the {self.processes.world} processes. Raise it.")
+        self.data = Dataset(
+            concepts,
+            settings.resolution,
+            settings.batch_size,
+            settings.steps * settings.accumulation,
+            settings.seed,
+            augment=settings.augment,
+            flip=settings.flip,
+            latent_scale=host_denoiser.latent_scale(model),
+            crop=settings.crop,
+            caption_dropout=settings.caption_dropout,
+        )
+        self.history = History([concept.token for concept in concepts])
+        self.place: Path | None = None  # the folder that it is kept in
+        self.whole = True  # False while the weights move: what is learned is then half of one step and half of the next
+
+    def prepare(self, on_encode: Callable[[int, int], None] | None = None, done: int = 0) -> None:
+        """Encode the photos (for the steps after the first `done`), load and copy what is trained, make the optimizer."""
+        settings = self.settings
+        if done < settings.steps:
+            self.data.encode(self._encode, on_encode, start=done * settings.accumulation)
+        self.text = TrainableText(self.clip)
+        self.denoiser = host_denoiser.TrainableDenoiser(self.model, step_shape(self.model, self.concepts, settings), settings.gradient_checkpointing)
+        self.device = self.denoiser.device
+        self._check_losses()
+        with torch.no_grad():  # before anything is attached: the anchor is the frozen encoder's (AdaptSP 2026: a tuned one drifts, too)
+            self.class_features = [self.text.eos_features(self.clip, concept.class_prompt) for concept in self.concepts] if self.text.has_clip else []
+        self.learned = Learned(settings, self.denoiser, self.text, self.clip, self.concepts)
+        tokens = self.learned.tokens.carried() if self.learned.tokens else []
+        self.carrying = text.carry_tokens(self.clip, tokens) if tokens else self.clip
+        self.prompts = Prompts(self.text, self.carrying, [token.text for token in tokens], frozen=self.learned.text is None)
+        self.moves_text = bool(tokens) or self.learned.text is not None  # else nothing that is trained reaches the text feature
+        self.optimizer = make_optimizer(settings, self.learned.groups())
+        self.schedule = make_schedule(settings, self.optimizer)
+        self.parameters = list(self.learned.parameters.values())
+        precision = settings.precision
+        if precision == "auto":
+            cpu, cuda = self.device.type == "cpu", self.device.type == "cuda"
+            precision = "fp32" if cpu else "bf16" if not cuda or torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        self.precision = precision
+        self.autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+
+    @cached_property
+    def base_hash(self) -> str:
+        """Of the base model's weights; read once, and only where a file names it."""
+        return model_hash(self.model)
+
+    def _check_losses(self) -> None:
+        settings = self.settings
+        if settings.min_snr_gamma and self.denoiser.prediction == "flow":
+            raise ValueError("min_snr_gamma weights by a variance-preserving schedule's signal-to-noise ratio, which flow models do not have. Set it to 0.")
+        if settings.spl_weight and settings.learns_tokens and not self.text.has_clip:
+            raise ValueError(
+                "spl_weight is above 0, but this model's text encoder is no CLIP, on whose end-of-text feature the Semantic Preservation Loss is defined. Set spl_weight to 0."
+            )
+
+    def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        host.interrupt_check()
+        with torch.no_grad():
+            return host.encode_pictures(self.vae, pixels)
+
+    # -- a step ------------------------------------------------------------------------------------------------------
+
+    def step(self, step: int) -> Step:
+        """Step `step` of the run (from 0): losses, backward passes, optimizer.
+
+        Raises FloatingPointError before the optimizer's step when the loss or its gradient is no number.
+        """
+        settings, parts = self.settings, []
+        for turn in range(settings.accumulation):
+            with self._precision():
+                instance, prior, preserved = self._denoising_losses(step * settings.accumulation + turn)
+                loss = (instance + settings.prior_weight * prior + settings.preservation_weight * preserved) / settings.accumulation
+                drifts = self._drifts(step) if turn == 0 else []
+                spl = losses.semantic_preservation(drifts) if drifts else torch.zeros(())
+                if drifts and settings.spl_weight:
+                    loss = loss + settings.spl_weight * spl.to(loss.device) / self.processes.world
+            if loss.requires_grad:
+                self.scaler.scale(loss).backward()
+            parts.append(torch.stack([loss.detach(), instance.detach(), prior.detach(), preserved.detach()]))
+            if turn == 0:
+                first = spl.detach(), [value.detach() for value in drifts]
+        norm = self._gradient(step, torch.stack(parts))
+        measured, rates = self._measure(torch.stack(parts), *first, norm), self.schedule.get_last_lr()
+        self.whole = False
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        self.learned.after_step(step)
+        self.history.add(step + 1, measured, rates[0])
+        self.whole = True
+        return self.history.steps[-1]
+
+    def _gradient(self, step: int, parts: torch.Tensor) -> torch.Tensor:
+        """The gradient of all processes, clipped and checked; its norm."""
+        for parameter in self.parameters:
+            if parameter.grad is None:  # this batch did not name it
+                parameter.grad = torch.zeros_like(parameter)
+        self.processes.add_up([parameter.grad for parameter in self.parameters])
+        self.scaler.unscale_(self.optimizer)
+        self.learned.before_step()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm or math.inf)
+        self._check_finite(step, "loss", parts[:, 0].sum())
+        if not self.scaler.is_enabled():  # with fp16 the scaler skips such a step and lowers its scale
+            self._check_finite(step, "gradient", norm)
+        return norm
+
+    def _check_finite(self, step: int, what: str, value: torch.Tensor) -> None:
+        if self.processes.any(not torch.isfinite(value)):
+            self.optimizer.zero_grad(set_to_none=True)
+            network, tokens, _ = self.settings.rates()
+            raise FloatingPointError(
+                f"The {what} is {value.item()} at step {step + 1}. Lower learning_rate (now {network or tokens:g}), or train in precision 'fp32'."
+            )
+
+    def _measure(self, parts: torch.Tensor, spl: torch.Tensor, drifts: list[torch.Tensor], norm: torch.Tensor) -> list[float]:
+        """loss, instance, prior, preservation, spl, norm, then the drifts: read from the device at once."""
+        count = self.settings.accumulation
+        totals = torch.stack([parts[:, 0].sum(), *(parts[:, 1:].sum(dim=0) / count)])
+        if self.processes.world > 1:
+            self.processes.add_up([totals])
+        values = [*totals, spl.to(totals.device), norm.to(totals.device), *(value.to(totals.device) for value in drifts)]
+        return torch.stack([value.float() for value in values]).tolist()
+
+    def _precision(self):
+        return torch.autocast(self.device.type, dtype=self.autocast) if self.autocast else nullcontext()
+
+    def _denoising_losses(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(L_recon over the instance rows, the same over the prior rows or 0, output preservation or 0) of batch `index`.
+
+        Each is this process's part of the mean over the global batch.
+        """
+        settings, batch = self.settings, self.data.batch(index)
+        latents, noise, sigma = self._noised(batch, index)
+        mine = slice(self.processes.rank, None, self.processes.world)
+        whole, prior, prompts = len(batch.prompts), batch.prior[mine].to(self.device), batch.prompts[mine]
+        latents, noise, sigma = latents[mine].to(self.device), noise[mine].to(self.device), sigma[mine].to(self.device)
+        output, target = self.denoiser.predict(latents, noise, sigma, self.prompts(prompts))
+        rows = losses.reconstruction(output, target, batch.masks[mine].to(self.device), settings.loss, settings.huber_delta)
+        if settings.min_snr_gamma:
+            rows = rows * losses.min_snr_weight(self.denoiser.snr(sigma), settings.min_snr_gamma, self.denoiser.prediction)
+        instances, priors = max(int((~batch.prior).sum()), 1), max(int(batch.prior.sum()), 1)
+        preserved = rows.new_zeros(())
+        if settings.preservation_weight:
+            kinds = [
+                without_token(prompt, self.concepts[concept].token, self.concepts[concept].class_word)
+                for prompt, concept in zip(prompts, batch.concepts[mine], strict=True)
+            ]
+            preserved = self._preservation(latents, noise, sigma, kinds).sum() / whole
+        return rows[~prior].sum() / instances, rows[prior].sum() / priors, preserved
+
+    def _noised(self, batch: Batch, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Latents in the network's scale, noise and noise levels of the whole global batch: the same in every process."""
+        generator = torch.Generator().manual_seed(int(random_state(self.settings.seed, 4, index).integers(2**63)))
+        latents = self.denoiser.latents(batch.latents)
+        noise = torch.randn(latents.shape, generator=generator)
+        return latents, noise, self.denoiser.draw_sigmas(len(latents), generator, self.settings.noise)
+
+    def _preservation(self, latents, noise, sigma, prompts: list[str]) -> torch.Tensor:
+        """Output preservation for each row: how far the tuned output for the class prompt is from the base's."""
+        noisy = self.denoiser.noisy(latents, noise, sigma)
+        with torch.no_grad(), self.learned.disabled():
+            base = self.denoiser.output(noisy, sigma, self.prompts(prompts))
+        return losses.output_preservation(self.denoiser.output(noisy, sigma, self.prompts(prompts)), base)
+
+    def _drifts(self, step: int) -> list[torch.Tensor]:
+        """How far each concept's token prompt is from its class prompt now; empty where that cannot change or is not looked at."""
+        if not self.class_features or not self.moves_text or not (self.settings.spl_weight or step % WATCHED == 0):
+            return []
+        with nullcontext() if self.settings.spl_weight else torch.no_grad():
+            return [
+                losses.drift(self.text.eos_features(self.carrying, concept.token_prompt), kind)
+                for concept, kind in zip(self.concepts, self.class_features, strict=True)
+            ]
+
+    # -- what a run is -----------------------------------------------------------------------------------------------
+
+    def state(self, finished: bool = False) -> dict:
+        """All that the next step depends on, besides (photos, settings, step). A finished run's optimizer is left out."""
+        state = {**self.learned.state(), "history": self.history.tensor(), "finished": finished}
+        if not finished:
+            state.update(optimizer=self.optimizer.state_dict(), schedule=_plain(self.schedule.state_dict()), scaler=self.scaler.state_dict())
+        return state
+
+    def state_size(self) -> int:
+        """Bytes of a state, about: AdamW keeps two values for each weight."""
+        return sum(parameter.numel() * 4 for parameter in self.parameters) * (4 if self.settings.ema_decay else 3)
+
+    def restore(self, state: dict) -> None:
+        self.learned.restore(state)
+        self.history.restore(state["history"])
+        if not state["finished"]:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None] * len(self.optimizer.param_groups)})
+            if self.scaler.is_enabled():
+                self.scaler.load_state_dict(state["scaler"])
+
+    def result(self) -> Trained:
+        """What has been learned so far."""
+        about = describe(self.model, self.denoiser.prediction, self.concepts, self.settings, self.precision, self.base_hash)
+        with self.learned.averaged():
+            return Trained(LearnedLora(self.learned.lora(), about), self.learned.learned_tokens(about), list(self.history.steps))
+
+
+def _plain(state: dict) -> dict:
+    """A schedule's state without the functions that its settings make anew."""
+    return {key: value for key, value in state.items() if key != "lr_lambdas"}
