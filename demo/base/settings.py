@@ -35,7 +35,7 @@ class Settings:
     gram: float = 4.0  # weight of the loss that spreads captions apart
 
     # The UNet: one level of SD 1.5's, epsilon prediction on its schedule.
-    unet_steps: int = 1_000
+    unet_steps: int = 900
     unet_batch: int = 24
     unet_lr: float = 6e-4
     unet_muon: float = 2e-3
