@@ -59,6 +59,11 @@ def latent_scale(patcher) -> int:
     return patcher.get_model_object("latent_format").spacial_downscale_ratio
 
 
+def prediction(patcher) -> str | None:
+    """What the model's network says: "eps", "v" or "flow"; None where it is none of them."""
+    return _prediction(patcher.get_model_object("model_sampling"))
+
+
 class TrainableDenoiser:
     """A MODEL's denoising network as a training copy, with the host's own noise schedule and conditions around it.
 
