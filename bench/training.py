@@ -49,7 +49,8 @@ def main() -> None:
 
     start_host()
     torch.set_num_threads(arguments.threads)
-    base = large(load(sd15_checkpoint())) if arguments.large else load(sd15_checkpoint())
+    base = load(sd15_checkpoint(dtype="float32"))  # as diffusers holds it: fp16 weights would be cast at every use on a processor
+    base = large(base) if arguments.large else base
     photos = torch.rand(4, 256, 256, 3, generator=torch.Generator().manual_seed(0))
     concept = pack("training.concept").make_concept([photos], "<v1>", "dog")
     common = pack("training.settings").TrainSettings(steps=8, batch_size=2, resolution=arguments.latent * 8, augment=False)
