@@ -9,6 +9,7 @@ import comfy.model_base
 import comfy.model_management
 import comfy.model_sampling
 import torch
+from comfy.ldm.modules.attention import attention_pytorch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 from .checkpointing import gradient_checkpointing, make_differentiable
@@ -57,6 +58,11 @@ def supported_family(patcher) -> str:
 def latent_scale(patcher) -> int:
     """Pixels in one cell of the model's latents, each way."""
     return patcher.get_model_object("latent_format").spacial_downscale_ratio
+
+
+def prediction(patcher) -> str | None:
+    """What the model's network says: "eps", "v" or "flow"; None where it is none of them."""
+    return _prediction(patcher.get_model_object("model_sampling"))
 
 
 class TrainableDenoiser:
@@ -153,7 +159,7 @@ class TrainableDenoiser:
         outputs: dict[int, torch.Tensor] = {}
         for group in groups:  # rows whose conditions do not fit into one tensor cannot share one pass
             conditions = {name: first.concat([rows[other][name] for other in group[1:]]) for name, first in rows[group[0]].items()}
-            part = self.model.apply_model(noisy[group], sigma[group], **conditions)
+            part = self.model.apply_model(noisy[group], sigma[group], transformer_options={"optimized_attention_override": _attention}, **conditions)
             outputs.update(zip(group, part, strict=True))
         return torch.stack([outputs[index] for index in range(len(rows))])
 
@@ -177,6 +183,11 @@ def training_memory(patcher, batch_shape: tuple[int, ...], checkpointing: bool =
     """
     forward = batch_shape[0] * math.prod(batch_shape[2:]) * 0.15 * patcher.model.memory_usage_factor * 2**20
     return forward * (1.0 if checkpointing else 5.5 if isinstance(patcher.model.diffusion_model, UNetModel) else 9.5)
+
+
+def _attention(_chosen, *args, **kwargs):
+    """Torch's attention in place of the one that the host was started with, some of which have no gradient (sage), or a slow one (sub-quadratic)."""
+    return attention_pytorch(*args, **kwargs)
 
 
 class _Output:

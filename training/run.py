@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -27,6 +28,9 @@ from .measures import History, Step, Trained
 from .optimizers import make_optimizer, make_schedule
 from .prompts import Prompts, without_token
 from .settings import TrainSettings
+from .tokens import check_token
+
+log = logging.getLogger(__name__)
 
 WATCHED = 10  # without the Semantic Preservation Loss the drift is only watched, once in so many steps
 
@@ -61,12 +65,12 @@ class Run:
     def prepare(self, on_encode: Callable[[int, int], None] | None = None, done: int = 0) -> None:
         """Encode the photos (for the steps after the first `done`), load and copy what is trained, make the optimizer."""
         settings = self.settings
-        if done < settings.steps:
-            self.data.encode(self._encode, on_encode, start=done * settings.accumulation)
         self.text = TrainableText(self.clip)
+        self._check()
+        if done < settings.steps:  # before the model is loaded, which would have to make room for the VAE
+            self.data.encode(self._encode, on_encode, start=done * settings.accumulation)
         self.denoiser = host_denoiser.TrainableDenoiser(self.model, step_shape(self.model, self.concepts, settings), settings.gradient_checkpointing)
         self.device = self.denoiser.device
-        self._check_losses()
         with torch.no_grad():  # before anything is attached: the anchor is the frozen encoder's (AdaptSP 2026: a tuned one drifts, too)
             self.class_features = [self.text.eos_features(self.clip, concept.class_prompt) for concept in self.concepts] if self.text.has_clip else []
         self.learned = Learned(settings, self.denoiser, self.text, self.clip, self.concepts)
@@ -90,14 +94,20 @@ class Run:
         """Of the base model's weights; read once, and only where a file names it."""
         return model_hash(self.model)
 
-    def _check_losses(self) -> None:
+    def _check(self) -> None:
+        """What does not fit together is said before the photos are encoded."""
         settings = self.settings
-        if settings.min_snr_gamma and self.denoiser.prediction == "flow":
+        if settings.learns_tokens:
+            for concept in self.concepts:
+                check_token(self.clip, concept.token)
+        if settings.min_snr_gamma and host_denoiser.prediction(self.model) == "flow":
             raise ValueError("min_snr_gamma weights by a variance-preserving schedule's signal-to-noise ratio, which flow models do not have. Set it to 0.")
         if settings.spl_weight and settings.learns_tokens and not self.text.has_clip:
             raise ValueError(
                 "spl_weight is above 0, but this model's text encoder is no CLIP, on whose end-of-text feature the Semantic Preservation Loss is defined. Set spl_weight to 0."
             )
+        if settings.spl_weight and not settings.learns_tokens and not settings.train_text_encoder:
+            log.info("Kindred: with the method 'lora' and a frozen text encoder nothing can drift, so the Semantic Preservation Loss has nothing to hold.")
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
         host.interrupt_check()

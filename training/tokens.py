@@ -51,11 +51,7 @@ class TokenVectors:
         self.parameters: dict[tuple[str, str], torch.nn.Parameter] = {}
         generator = torch.Generator().manual_seed(seed)
         for concept in concepts:
-            taken = text.clash(clip, concept.token)
-            if taken:
-                raise ValueError(
-                    f"The token {concept.token!r} is {taken} already, so prompts with it would change their meaning. Choose one that no prompt uses, for example '<v1>'."
-                )
+            check_token(clip, concept.token)
             for key in keys:
                 start = _initial_vectors(clip, key, concept, vectors, generator)
                 self.parameters[concept.token, key] = torch.nn.Parameter(start.to(device))
@@ -99,6 +95,15 @@ class TokenVectors:
     def _token(self, concept: Concept, take, metadata: dict[str, str] | None = None) -> LearnedToken:
         vectors = {key: take(parameter) for (token, key), parameter in self.parameters.items() if token == concept.token}
         return LearnedToken(concept.token, concept.class_word, vectors, dict(metadata or {}))
+
+
+def check_token(clip, token: str) -> None:
+    """ValueError when `token` means something to this CLIP already."""
+    taken = text.clash(clip, token)
+    if taken:
+        raise ValueError(
+            f"The token {token!r} is {taken} already, so prompts with it would change their meaning. Choose one that no prompt uses, for example '<v1>'."
+        )
 
 
 def trained_encoders(clip) -> list[str]:

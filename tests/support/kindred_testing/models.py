@@ -10,13 +10,15 @@ from .host import BASE, ROOT, start_host
 
 
 @functools.cache
-def sd15_checkpoint(seed: int = 0) -> Path:
-    """The demo's reduced SD 1.5 checkpoint with random weights; made once a session for each seed."""
+def sd15_checkpoint(seed: int = 0, dtype: str = "float16") -> Path:
+    """The demo's reduced SD 1.5 checkpoint with random weights; made once a session for each seed and dtype."""
     start_host()
+    import torch
+
     from .server import _load
 
-    path = BASE / "models" / "checkpoints" / f"tiny-{seed}.safetensors"
-    return _load("kindred_demo_random_base", ROOT / "demo" / "random_base.py").write(path, seed=seed)
+    path = BASE / "models" / "checkpoints" / f"tiny-{seed}-{dtype}.safetensors"
+    return _load("kindred_demo_random_base", ROOT / "demo" / "random_base.py").write(path, seed=seed, dtype=getattr(torch, dtype))
 
 
 def load(path: Path):
