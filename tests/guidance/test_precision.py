@@ -1,6 +1,7 @@
 """Half precision, fp8, quantised weights, compiled models: as near to the float32 truth as two models of that precision are."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def errors(pair, base, adapter, compute=None) -> tuple[float, float]:
     return ours, plain
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("kind", ["lora", "dora", "diff"])
 @pytest.mark.parametrize(
     "stored, compute", [(torch.float16, None), (torch.bfloat16, torch.bfloat16), (torch.float16, torch.bfloat16), (torch.float8_e4m3fn, None)], ids=str
 )
@@ -58,7 +59,7 @@ def quantised(state: dict) -> dict:
     return out
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("kind", ["lora", "dora", "diff"])
 def test_quantised_weights(pair, kind):
     base = reload(quantised(g.merged_state(pair.base)))
     quant = g.comfy("comfy.quant_ops").QuantizedTensor
@@ -74,14 +75,19 @@ def test_quantised_weights(pair, kind):
 
 
 @pytest.mark.slow
-def test_torch_compile(pair):
-    """Core's compile wrapper around the model: the layers are traced with the guidance in them."""
-    compiled = g.personalize(pair.tuned, pair.base, OMEGA).clone()
-    g.comfy("comfy_api.torch_helpers").set_torch_compile_wrapper(compiled, backend="aot_eager")
-    expected = g.sample(g.brute_force(pair.tuned, pair.base, OMEGA), pair.positive, pair.negative, steps=2)
+@pytest.mark.parametrize("size", [8, 16], ids=["outputs", "weights"])
+@pytest.mark.parametrize("backend, part", [("aot_eager", "diffusion_model"), ("inductor", "diffusion_model.middle_block.1.transformer_blocks.0")])
+def test_torch_compile(pair, backend, part, size):
+    """Core's compile wrapper around the model (inductor: around one block, which takes seconds): the layers are traced with the guidance in them, whichever way they take."""
+    if backend == "inductor" and not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("inductor needs a C++ compiler")
+    tuned = g.with_lora(pair.base, g.lora(pair.base, rank=32), 0.8)
+    compiled = g.personalize(tuned, pair.base, OMEGA).clone()
+    g.comfy("comfy_api.torch_helpers").set_torch_compile_wrapper(compiled, backend=backend, keys=[part])
+    expected = g.sample(g.brute_force(tuned, pair.base, OMEGA), pair.positive, pair.negative, steps=2, size=size)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    ours = g.sample(compiled, pair.positive, pair.negative, steps=2)
+    ours = g.sample(compiled, pair.positive, pair.negative, steps=2, size=size)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0, "nothing was compiled"
     torch._dynamo.reset()
     assert g.error(ours, expected) < 1e-4
