@@ -46,6 +46,7 @@ class Table:
     rows: dict[str, Row]
     machine: str
     skipped: dict[str, str] = field(default_factory=dict)
+    own: frozenset[str] = frozenset()  # the ways that had a baseline of their own
 
     def ratio(self, way: str, measure: str = TOTAL) -> float:
         """Median ratio of `way` to the baseline."""
@@ -65,6 +66,8 @@ class Table:
             lines.append(f"| {row.name} | " + " | ".join(cells) + f" | {_memory(row, row is base)} |")
         lines += [f"| {name} | " + "not run: " + reason + " |" * (len(measures) + 1) for name, reason in self.skipped.items()]
         method = f"Ratios are medians of {_rounds(base)} alternating rounds against {self.baseline!r} of the same round; in brackets the middle half."
+        if self.own:
+            method = method.replace(" of the same round", f" of the same round, {len(self.own)} of them against a baseline of their own beside them")
         return "\n".join([*lines, "", method, self.machine])
 
 
@@ -111,7 +114,7 @@ def measure(
         for name in [baseline, *(name for name in ways if name != baseline)]:
             peak = rows[name].peak = peak_memory(ways[name], device)
             rows[name].over = peak - (peak_memory(own[name], device) if name in own else rows[baseline].peak)
-    return Table(baseline, rows, machine_line(device))
+    return Table(baseline, rows, machine_line(device), own=frozenset(own))
 
 
 def machine_line(device: torch.device | str = "cpu") -> str:
