@@ -1,10 +1,20 @@
 """Half precision, fp8, quantised weights, compiled models: as near to the float32 truth as two models of that precision are."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from kindred_testing import guidance_models as g
 
 OMEGA = 0.3
+
+
+def reload(state: dict, **options):
+    """A model from a UNet's weights through the host's loader, so that it picks the operations for their kind."""
+    with torch.inference_mode():
+        unet = {key.removeprefix("diffusion_model."): value.clone() for key, value in state.items() if key.startswith("diffusion_model.")}
+        return g.comfy("comfy.sd").load_diffusion_model_state_dict(unet, model_options=options)
 
 
 def errors(pair, base, adapter, compute=None) -> tuple[float, float]:
@@ -27,7 +37,7 @@ def errors(pair, base, adapter, compute=None) -> tuple[float, float]:
     "stored, compute", [(torch.float16, None), (torch.bfloat16, torch.bfloat16), (torch.float16, torch.bfloat16), (torch.float8_e4m3fn, None)], ids=str
 )
 def test_stored_and_computed_in(pair, kind, stored, compute):
-    base = g.reload(g.merged_state(pair.base), dtype=stored)
+    base = reload(g.merged_state(pair.base), dtype=stored)
     assert base.model.get_dtype() == stored
     ours, plain = errors(pair, base, g.lora(pair.base, kind=kind, seed=51), compute)
     # the merged weights are rounded to their storage; guidance 7.5 enlarges that. What matters: it is that small, and CFG is not near
@@ -35,9 +45,58 @@ def test_stored_and_computed_in(pair, kind, stored, compute):
     assert ours < plain / 2
 
 
+def quantised(state: dict) -> dict:
+    """The attention weights as scaled fp8 with the host's own markers."""
+    out = dict(state)
+    for key in [key for key in state if ".attn" in key and key.endswith(".weight") and state[key].ndim == 2]:
+        name, weight = key.removesuffix(".weight"), state[key].float()
+        scale = weight.abs().amax() / 448.0
+        out |= {
+            key: (weight / scale).to(torch.float8_e4m3fn),
+            f"{name}.weight_scale": scale,
+            f"{name}.comfy_quant": torch.tensor(list(json.dumps({"format": "float8_e4m3fn"}).encode()), dtype=torch.uint8),
+        }
+    return out
+
+
+@pytest.mark.parametrize("kind", ["lora", "diff"])
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, "scaled fp8"], ids=str)
+def test_exact_beside_the_weights_as_they_are_stored(pair, kind, stored):
+    """Rounding set apart: the tuned weights as the host rounded and stored them, computed with in float32.
+
+    From these a LoRA is taken off, so that is the truth's weak model; a second weight is made in float32 and rounded to what is stored.
+    """
+    base = reload(quantised(g.merged_state(pair.base))) if stored == "scaled fp8" else reload(g.merged_state(pair.base), dtype=stored)
+    base.set_model_compute_dtype(torch.float32)
+    tuned = g.with_lora(base, g.lora(pair.base, kind=kind, seed=53), 0.8)
+    plain = g.sample(tuned, pair.positive, pair.negative, steps=1)
+    strong = plain_state(pair, tuned)
+    ours = g.sample(g.personalize(tuned, base, OMEGA), pair.positive, pair.negative, steps=1)
+    g.sample(base, pair.positive, pair.negative, steps=1)  # the host takes the patches off
+    untuned = plain_state(pair, base)
+    merged = g.merged_state(g.with_lora(g.with_state(pair.base, untuned), g.lora(pair.base, kind=kind, seed=53), 0.8))
+    with torch.inference_mode():
+        if kind == "lora":
+            weak = {key: value - (1 - OMEGA) * (merged[key] - untuned[key]) for key, value in strong.items()}
+        else:
+            kept = stored if stored in (torch.float16, torch.bfloat16) else torch.float32
+            weak = {key: untuned[key].lerp(merged[key], OMEGA).to(kept).float() for key in strong}
+    truth = g.sample(g.brute_force(g.with_state(pair.base, strong), g.with_state(pair.base, weak), 0.0), pair.positive, pair.negative, steps=1)
+    assert g.error(ours, truth) < 1e-5
+    assert g.error(plain, truth) > 0.05
+
+
+def plain_state(pair, patcher) -> dict:
+    """The weights that the module of a loaded patcher holds now, as float32."""
+    values = dict(patcher.model.named_parameters()) | dict(patcher.model.named_buffers())
+    quant = g.comfy("comfy.quant_ops").QuantizedTensor
+    with torch.inference_mode():
+        return {key: (values[key].dequantize() if isinstance(values[key], quant) else values[key]).float().clone() for key in pair.base.model.state_dict()}
+
+
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_quantised_weights(pair, kind):
-    base = g.reload(g.quantised(g.merged_state(pair.base)))
+    base = reload(quantised(g.merged_state(pair.base)))
     quant = g.comfy("comfy.quant_ops").QuantizedTensor
     assert any(isinstance(value, quant) for value in base.model.diffusion_model.parameters())
     tuned = g.with_lora(base, g.lora(pair.base, kind=kind, seed=52), 0.8)
@@ -51,14 +110,19 @@ def test_quantised_weights(pair, kind):
 
 
 @pytest.mark.slow
-def test_torch_compile(pair):
-    """Core's compile wrapper around the model: the layers are traced with the guidance in them."""
-    compiled = g.personalize(pair.tuned, pair.base, OMEGA).clone()
-    g.comfy("comfy_api.torch_helpers").set_torch_compile_wrapper(compiled, backend="aot_eager")
-    expected = g.sample(g.brute_force(pair.tuned, pair.base, OMEGA), pair.positive, pair.negative, steps=2)
+@pytest.mark.parametrize("size", [8, 16], ids=["outputs", "weights"])
+@pytest.mark.parametrize("backend, part", [("aot_eager", "diffusion_model"), ("inductor", "diffusion_model.middle_block.1.transformer_blocks.0")])
+def test_torch_compile(pair, backend, part, size):
+    """Core's compile wrapper around the model (inductor: around one block, which takes seconds): the layers are traced with the guidance in them, whichever way they take."""
+    if backend == "inductor" and not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("inductor needs a C++ compiler")
+    tuned = g.with_lora(pair.base, g.lora(pair.base, rank=32), 0.8)
+    compiled = g.personalize(tuned, pair.base, OMEGA).clone()
+    g.comfy("comfy_api.torch_helpers").set_torch_compile_wrapper(compiled, backend=backend, keys=[part])
+    expected = g.sample(g.brute_force(tuned, pair.base, OMEGA), pair.positive, pair.negative, steps=2, size=size)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    ours = g.sample(compiled, pair.positive, pair.negative, steps=2)
+    ours = g.sample(compiled, pair.positive, pair.negative, steps=2, size=size)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0, "nothing was compiled"
     torch._dynamo.reset()
     assert g.error(ours, expected) < 1e-4
