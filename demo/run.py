@@ -32,15 +32,17 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Scale:
-    """What fits a base model: the reduced one learns in seconds, a real one as the papers say."""
+    """What fits a base model: the miniature one learns in a minute, a real one as the papers say."""
 
     resolution: int
     steps: int
     learning_rate: float
     sampling_steps: int
+    cfg: float
 
 
-SMALL, REAL = Scale(64, 60, 1e-3, 12), Scale(512, 500, 2e-5, 30)
+SMALL, REAL = Scale(64, 60, 1e-3, 20, 5.0), Scale(512, 500, 2e-5, 30, 7.5)
+STORED = Path(__file__).resolve().parent / "base" / "miniature.safetensors.xz"
 
 
 class Failure(Exception):
@@ -64,7 +66,7 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="kindred.py", description="Train a concept, save it, sample with it, compare.")
     parser.add_argument("command", choices=["demo", "serve"])
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a Stable Diffusion 1.5 checkpoint of yours (without it: a small one made on the spot)")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a Stable Diffusion 1.5 checkpoint of yours (without it: the miniature world's own)")
     parser.add_argument("--photos", type=Path, metavar="FOLDER", help="three to six photos of one subject (without it: a drawn one)")
     parser.add_argument("--subject", default="biscuit", help="which of the drawn subjects, without --photos (default biscuit, a dog)")
     parser.add_argument("--token", default="<v1>", help="how prompts name the subject (default <v1>)")
@@ -76,7 +78,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--omega", type=float, default=0.6)
     parser.add_argument("--alpha", type=float, default=0.2)
-    parser.add_argument("--cfg", type=float, default=7.5)
+    parser.add_argument("--cfg", type=float)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--cpu", action="store_true", help="do not use the graphics card")
     parser.add_argument("--port", type=int, help="of the server (default: a free one)")
@@ -97,6 +99,7 @@ def demo(options) -> int:
     started = time.monotonic()
     scale = REAL if options.checkpoint else SMALL
     resolution = options.resolution or scale.resolution
+    options.cfg = options.cfg or scale.cfg
     checkpoint = prepare_checkpoint(options)
     folder, photos, class_word = prepare_photos(options)
     with start(options) as server:
@@ -123,7 +126,7 @@ def demo(options) -> int:
             result = server.run(draw)
             rows.append((say, [Image.open(io.BytesIO(result.images[workflows.node_id(draw, title)][0])) for title in COLUMNS]))
         columns = [Column(title, text.format(omega=options.omega, alpha=options.alpha)) for title, text in COLUMNS.items()]
-        base = "the small random base: it shows the way, not pictures to keep" if not options.checkpoint else options.checkpoint.name
+        base = options.checkpoint.name if options.checkpoint else "the miniature world's own"
         sheet = comparison(
             f"{options.token} is a {class_word}", photos, columns, rows, f"same seed in each row; guidance scale {options.cfg:g}; base model: {base}"
         )
@@ -203,7 +206,15 @@ def prepare_checkpoint(options) -> str:
             raise Failure(f"{path.name} is no .safetensors file. Other formats can carry code; convert it first.")
         link(path, folder / path.name)
         return path.name
-    path = folder / "kindred-small-random.safetensors"
+    if STORED.is_file():
+        path = folder / f"kindred-miniature-{hashlib.sha256(STORED.read_bytes()).hexdigest()[:8]}.safetensors"
+        if not path.is_file():
+            from base import storage
+
+            print("kindred: unpacking the miniature base ...")
+            storage.expand(STORED, path)
+        return path.name
+    path = folder / "kindred-small-random.safetensors"  # a copy without the stored base
     if not path.is_file():
         print("kindred: making a small base model ...")
         script = Path(__file__).resolve().parent / "random_base.py"

@@ -82,7 +82,7 @@ class Optimizers:
         if any(f.data_ptr() != p.data_ptr() for f, p in zip(self.flat, self.matrices, strict=True)):
             raise ValueError("Muon needs kernels in channels_last or contiguous memory: their flat view must share it.")
         if self.flat:
-            self.parts.append(torch.optim.Muon(self.flat, lr=muon, weight_decay=weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"))
+            self.parts.append(torch.optim.Muon(self.flat, lr=muon, weight_decay=weight_decay, momentum=0.95, ns_steps=4, adjust_lr_fn="match_rms_adamw"))
         self.rates = [part.param_groups[0]["lr"] for part in self.parts]
 
     def scale(self, factor: float) -> None:

@@ -54,8 +54,8 @@ def compact(vae: torch.nn.Module, encoder: torch.nn.Module, unet: torch.nn.Modul
     for prefix, module in ((TEXT, encoder), (UNET, unet), (VAE, vae)):
         for name, value in module.state_dict().items():
             value = value.detach().cpu()
-            if prefix + name == TOKENS or (value.ndim > 1 and not value.any()):
-                continue
+            if prefix + name == TOKENS or (prefix != UNET and value.ndim > 1 and not value.any()):
+                continue  # made again by ``full``; the UNet's zeros cost nothing in xz
             if integers and prefix != VAE and value.ndim > 1 and "position_embedding" not in name:
                 state[prefix + name], state[prefix + name + SCALE] = quantise(value)
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from pathlib import Path
 
@@ -53,13 +54,34 @@ def latents(settings: Settings, vae: torch.nn.Module, pictures: Pictures, work: 
     return torch.load(path, weights_only=True)
 
 
+@torch.no_grad()
+def rest(model: torch.nn.Module, blocks: tuple[str, ...]) -> None:
+    """Leaves blocks out: with zero weights a residual block is exactly its skip connection, a transformer exactly its input.
+
+    The layout still holds them, and a longer training can wake them: new inner weights and a zero last layer change nothing at first.
+    """
+    for name in blocks:
+        block = model.get_submodule(name).requires_grad_(False)
+        kept = getattr(block, "skip_connection", torch.nn.Identity()).requires_grad_(True)
+        for p in block.parameters():
+            if not p.requires_grad:
+                p.zero_()
+        block.forward = functools.partial(_only, kept)
+
+
+def _only(kept: torch.nn.Module, x: torch.Tensor, *_) -> torch.Tensor:
+    return kept(x)
+
+
 def train(
     settings: Settings, pictures: Pictures, vae: torch.nn.Module, encoder: torch.nn.Module, work: Path, log: loop.Log, device: torch.device
 ) -> torch.nn.Module:
     torch.manual_seed(settings.seed + 2)
     z = latents(settings, vae, pictures, work, device)["latents"]
     log.write(stage="unet", latents=len(z), channel_mean=[round(v, 3) for v in z.mean((0, 2, 3)).tolist()])
-    model = parts.unet().to(device).to(memory_format=torch.channels_last)
+    model = parts.unet()
+    rest(model, settings.unet_rest)
+    model = model.to(device).to(memory_format=torch.channels_last)
     a = alphas_cumprod()
     words, importance = _Words(encoder, device), _importance(z.shape[-1]).to(device)
 

@@ -1,6 +1,8 @@
 """The base: a training loop that survives its end, and a stored file that becomes the checkpoint which the stock loader takes."""
 
+import importlib
 import os
+import random
 import signal
 import sys
 import threading
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kindred_testing import host, start_host
+from kindred_testing import host, pack, start_host
 from kindred_testing.models import load
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
@@ -142,6 +144,29 @@ def test_a_damaged_store_is_refused(networks, tmp_path):
     with pytest.raises(ValueError, match="is damaged"):
         storage.expand(broken, tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_the_shipped_base_draws_what_its_prompts_say():
+    """Through the stock nodes, combinations it has never been shown, read by the judge."""
+    start_host()
+    from base import storage
+    from world import scene
+
+    nodes = importlib.import_module("nodes")
+    target = host.BASE / "models" / "checkpoints" / "shipped-miniature.safetensors"
+    storage.expand(DEMO / "base" / "miniature.safetensors.xz", target)  # checks the hash
+    model, clip, vae = load(target)
+    combos = random.Random(6).sample(sorted(scene.held_out()), 8)
+    with torch.inference_mode():
+        positive = [[torch.cat([nodes.CLIPTextEncode().encode(clip, scene.caption(*combo))[0][0][0] for combo in combos]), {}]]
+        negative, latent = nodes.CLIPTextEncode().encode(clip, "")[0], nodes.EmptyLatentImage().generate(64, 64, len(combos))[0]
+        done = nodes.KSampler().sample(model, 3, 12, 5.0, "dpmpp_2m", "karras", positive, negative, latent)[0]
+        pictures = nodes.VAEDecode().decode(vae, done)[0].movedim(-1, 1).float()
+    judge = pack("evaluation.judge").Judge.load(DEMO / "base" / "judge.safetensors")
+    right = judge.right(pictures, [dict(zip(scene.ATTRIBUTES, combo, strict=True)) for combo in combos])
+    target.unlink()
+    for attribute in scene.ATTRIBUTES:
+        assert sum(r[attribute] for r in right) >= 6, (attribute, right)
 
 
 def test_eight_bits_round_to_the_nearest_of_their_row():
