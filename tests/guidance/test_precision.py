@@ -1,6 +1,5 @@
 """Half precision, fp8, quantised weights, compiled models: as near to the float32 truth as two models of that precision are."""
 
-import json
 import shutil
 
 import pytest
@@ -8,13 +7,6 @@ import torch
 from kindred_testing import guidance_models as g
 
 OMEGA = 0.3
-
-
-def reload(state: dict, **options):
-    """A model from a UNet's weights through the host's loader, so that it picks the operations for their kind."""
-    with torch.inference_mode():
-        unet = {key.removeprefix("diffusion_model."): value.clone() for key, value in state.items() if key.startswith("diffusion_model.")}
-        return g.comfy("comfy.sd").load_diffusion_model_state_dict(unet, model_options=options)
 
 
 def errors(pair, base, adapter, compute=None) -> tuple[float, float]:
@@ -37,26 +29,12 @@ def errors(pair, base, adapter, compute=None) -> tuple[float, float]:
     "stored, compute", [(torch.float16, None), (torch.bfloat16, torch.bfloat16), (torch.float16, torch.bfloat16), (torch.float8_e4m3fn, None)], ids=str
 )
 def test_stored_and_computed_in(pair, kind, stored, compute):
-    base = reload(g.merged_state(pair.base), dtype=stored)
+    base = g.reload(g.merged_state(pair.base), dtype=stored)
     assert base.model.get_dtype() == stored
     ours, plain = errors(pair, base, g.lora(pair.base, kind=kind, seed=51), compute)
     # the merged weights are rounded to their storage; guidance 7.5 enlarges that. What matters: it is that small, and CFG is not near
     assert ours < {torch.float16: 0.01, torch.bfloat16: 0.06, torch.float8_e4m3fn: 0.35}[compute or stored], (ours, plain)
     assert ours < plain / 2
-
-
-def quantised(state: dict) -> dict:
-    """The attention weights as scaled fp8 with the host's own markers."""
-    out = dict(state)
-    for key in [key for key in state if ".attn" in key and key.endswith(".weight") and state[key].ndim == 2]:
-        name, weight = key.removesuffix(".weight"), state[key].float()
-        scale = weight.abs().amax() / 448.0
-        out |= {
-            key: (weight / scale).to(torch.float8_e4m3fn),
-            f"{name}.weight_scale": scale,
-            f"{name}.comfy_quant": torch.tensor(list(json.dumps({"format": "float8_e4m3fn"}).encode()), dtype=torch.uint8),
-        }
-    return out
 
 
 @pytest.mark.parametrize("kind", ["lora", "diff"])
@@ -66,7 +44,7 @@ def test_exact_beside_the_weights_as_they_are_stored(pair, kind, stored):
 
     From these a LoRA is taken off, so that is the truth's weak model; a second weight is made in float32 and rounded to what is stored.
     """
-    base = reload(quantised(g.merged_state(pair.base))) if stored == "scaled fp8" else reload(g.merged_state(pair.base), dtype=stored)
+    base = g.reload(g.quantised(g.merged_state(pair.base))) if stored == "scaled fp8" else g.reload(g.merged_state(pair.base), dtype=stored)
     base.set_model_compute_dtype(torch.float32)
     tuned = g.with_lora(base, g.lora(pair.base, kind=kind, seed=53), 0.8)
     plain = g.sample(tuned, pair.positive, pair.negative, steps=1)
@@ -96,7 +74,7 @@ def plain_state(pair, patcher) -> dict:
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_quantised_weights(pair, kind):
-    base = reload(quantised(g.merged_state(pair.base)))
+    base = g.reload(g.quantised(g.merged_state(pair.base)))
     quant = g.comfy("comfy.quant_ops").QuantizedTensor
     assert any(isinstance(value, quant) for value in base.model.diffusion_model.parameters())
     tuned = g.with_lora(base, g.lora(pair.base, kind=kind, seed=52), 0.8)
