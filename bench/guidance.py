@@ -4,7 +4,7 @@
     python bench/guidance.py --rounds 9 --only "LoRA rank 4" --write bench/guidance.md
 
 All weights are random: time and memory do not depend on them. Needs COMFYUI_PATH (or the host that `kindred.py test` made).
-Every run loads its model first, outside of the measurement. Measured are: the steps after the first (median of a run), the first step,
+Every run loads its model first, outside of the measurement; an adapter is compared with plain CFG on the same tuned model. Measured are: the steps after the first (median of a run), the first step,
 all steps, and the set-up, which is all from the call to the first forward of the model, less plain CFG's.
 """
 
@@ -76,8 +76,8 @@ class Drawing:
         return {"step": statistics.median(steps), "first step": times[0] - first[0], "all steps": times[-1] - first[0], "set-up": first[0] - begin}
 
 
-def ways(family: str, size: str, side: int, steps: int, dtype: torch.dtype, device: torch.device, only: str) -> dict[str, Drawing]:
-    """Way -> a run of it, on one module that all but the two-module ways share."""
+def ways(family: str, size: str, side: int, steps: int, dtype: torch.dtype, device: torch.device, only: str) -> tuple[dict, dict, dict]:
+    """(way -> a run of it, way -> plain CFG on the same tuned model, way -> bytes of its adapter), on one module that all but the two-module ways share."""
     import comfy.hooks
     import comfy.samplers
     from comfy_extras.nodes_custom_sampler import Guider_DualModel
@@ -134,13 +134,17 @@ def ways(family: str, size: str, side: int, steps: int, dtype: torch.dtype, devi
         "K/V difference": {"kind": "diff", "only": "attn.qkv" if family == "SD3" else "attn2.to_"},
         "LoKr": {"kind": "lokr"},
         "LoHa rank 4": {"kind": "loha"},
+        "LoHa rank 16": {"kind": "loha", "rank": 16},
         "DoRA rank 4": {"kind": "dora"},
+        "OFT, blocks of 8": {"kind": "oft"},
     }
-    found = {CFG: plain(tuned)}
+    found, own, sizes = {CFG: plain(tuned)}, {}, {}
     for name, kind in kinds.items():
         if only in name:
-            model = g.with_lora(base, adapter(**kind))
-            found[f"ours, {name}"] = ours(model)
+            state = adapter(**kind)
+            model, name = g.with_lora(base, state), f"ours, {name}"
+            found[name], own[name] = ours(model), plain(model)
+            sizes[name] = sum(value.numel() for value in state.values()) * dtype.itemsize
     if not only:
         found["ours, LoRA rank 4, guidance from 20% to 80%"] = ours(tuned, start=0.2, end=0.8)
         found["ours, LoRA rank 4, omega from 0 to 0.6"] = ours(tuned, omega_end=0.0, curve="linear")
@@ -148,12 +152,12 @@ def ways(family: str, size: str, side: int, steps: int, dtype: torch.dtype, devi
         other = families.random_model(family, size, dtype, seed=1)
         found["two modules, core DualModelGuider"] = Drawing(dual, [tuned, other], latent, steps, device)
         found["ours, two checkpoints"] = Drawing(ours(other).prepare, [other, base], latent, steps, device)
-    return found
+    return found, own, sizes
 
 
 def bench(family: str, size: str, pixels: int, dtype: torch.dtype, device: torch.device, options) -> str:
-    found = ways(family, size, pixels // 8, options.steps, dtype, device, options.only)
-    table = harness.measure(found, CFG, rounds=options.rounds, device=device)
+    found, own, sizes = ways(family, size, pixels // 8, options.steps, dtype, device, options.only)
+    table = harness.measure(found, CFG, rounds=options.rounds, device=device, own=own)
     base = table.rows[CFG].seconds["set-up"]
     for row in table.rows.values():  # what a way adds to the host's own preparation
         row.seconds["set-up over CFG"] = [own - plain for own, plain in zip(row.seconds.pop("set-up"), base, strict=True)] if row.name != CFG else []
@@ -161,7 +165,11 @@ def bench(family: str, size: str, pixels: int, dtype: torch.dtype, device: torch
     table.rows[CFG].seconds.pop("set-up over CFG")
     count = sum(value.numel() for value in found[CFG].models[0].model.diffusion_model.parameters()) / 1e6
     title = f"{family}{' reduced' if size == 'tiny' else ''} ({count:,.0f} M parameters), {pixels} px, {str(dtype).removeprefix('torch.')}, {options.steps} steps of Euler"
-    return table.markdown(title, ("step", "first step", "all steps", "set-up over CFG"))
+    adapters = ", ".join(f"{name.removeprefix('ours, ')} {size / 2**20:.1f}" for name, size in sizes.items())
+    loaded = found[CFG].models[0]
+    weights = (loaded.model_size() + sum(value.weight.nbytes for value in loaded.backup.values())) / 2**20
+    sized = f"The adapters, in the model's precision, in MB: {adapters}. The model with what the host keeps to take patches off again: {weights:,.0f} MB."
+    return table.markdown(title, ("step", "first step", "all steps", "set-up over CFG")) + "\n" + sized
 
 
 def main() -> None:
@@ -184,7 +192,15 @@ def main() -> None:
     else:
         for family, pixels in (("SD15", 512), ("SDXL", 1024), ("SD3", 1024)):
             parts.append(bench(family, "full", pixels, torch.float16, gpu, options))
-    text = "\n\n".join(["Times are ratios to plain CFG on the tuned model of the same round, then seconds.", *parts]) + "\n"
+    text = (
+        "\n\n".join(
+            [
+                "Times are ratios to plain CFG on the same tuned model, then seconds. Memory: what a run allocates at its peak, and in brackets what that is over CFG.",
+                *parts,
+            ]
+        )
+        + "\n"
+    )
     print(text)
     if write:
         write.write_text("# Guidance: what it costs\n\n" + text)

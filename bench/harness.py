@@ -4,14 +4,13 @@
     table = measure(ways, baseline="CFG", rounds=7, device=torch.device("cpu"))
     print(table.markdown("Sampling, 20 steps"))
 
-In each round every way runs once, in an order drawn anew, and is compared with the baseline of the SAME round: a machine that slows down
+In each round every way runs once, in an order drawn anew, and is compared with the baseline of the SAME round (or one of its own): a machine that slows down
 for a while slows them all. Reported are medians of those ratios, and their middle half as the spread. A way may return a mapping of
 further seconds that it measured itself ("first step", "set-up"): these are treated alike.
 """
 
 from __future__ import annotations
 
-import ctypes
 import datetime
 import gc
 import os
@@ -20,7 +19,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +37,7 @@ class Row:
     seconds: dict[str, list[float]] = field(default_factory=dict)
     ratios: dict[str, list[float]] = field(default_factory=dict)
     peak: int | None = None
+    over: int | None = None  # the peak over that of the row's baseline
 
 
 @dataclass
@@ -46,6 +46,7 @@ class Table:
     rows: dict[str, Row]
     machine: str
     skipped: dict[str, str] = field(default_factory=dict)
+    own: frozenset[str] = frozenset()  # the ways that had a baseline of their own
 
     def ratio(self, way: str, measure: str = TOTAL) -> float:
         """Median ratio of `way` to the baseline."""
@@ -62,41 +63,58 @@ class Table:
         lines += ["| way | " + " | ".join(f"{name}" for name in measures) + " | peak memory |", "|---|" + "---|" * (len(measures) + 1)]
         for row in self.rows.values():
             cells = [_cell(row, base, measure) for measure in measures]
-            lines.append(f"| {row.name} | " + " | ".join(cells) + f" | {_memory(row.peak, base.peak, row is base)} |")
+            lines.append(f"| {row.name} | " + " | ".join(cells) + f" | {_memory(row, row is base)} |")
         lines += [f"| {name} | " + "not run: " + reason + " |" * (len(measures) + 1) for name, reason in self.skipped.items()]
         method = f"Ratios are medians of {_rounds(base)} alternating rounds against {self.baseline!r} of the same round; in brackets the middle half."
+        if self.own:
+            method = method.replace(" of the same round", f" of the same round, {len(self.own)} of them against a baseline of their own beside them")
         return "\n".join([*lines, "", method, self.machine])
 
 
 def measure(
-    ways: dict[str, Way], baseline: str, rounds: int = 7, warmup: int = 1, device: torch.device | str = "cpu", memory: bool = True, seed: int = 0
+    ways: dict[str, Way],
+    baseline: str,
+    rounds: int = 7,
+    warmup: int = 1,
+    device: torch.device | str = "cpu",
+    memory: bool = True,
+    seed: int = 0,
+    own: Mapping[str, Way] | None = None,
 ) -> Table:
     """Run all `ways` `rounds` times in alternation. ValueError where `baseline` is not one of them.
 
-    Memory is taken in separate runs after the timed ones: on CUDA the allocator's peak, on Linux without it the peak of the process's
-    resident memory over what it was before the run; elsewhere it is left out.
+    `own`: name of a way -> a baseline of its own, run right before or after it, where the common one would differ in more than what is
+    measured (other weights in other places of the memory are up to 10% faster or slower). It has no row.
+    Memory is taken in separate runs after the timed ones: what torch allocates in a run, at its peak.
     """
     if baseline not in ways:
         raise ValueError(f"The baseline {baseline!r} is not among the ways: {', '.join(ways)}.")
-    device = torch.device(device)
+    device, own = torch.device(device), own or {}
     rows = {name: Row(name) for name in ways}
     order = random.Random(seed)
-    for way in ways.values():
+    for way in [*ways.values(), *own.values()]:
         for _ in range(warmup):
             way()
     for _ in range(rounds):
         names = list(ways)
         order.shuffle(names)
-        taken = {name: _once(ways[name], device) for name in names}
+        taken, theirs = {}, {}
+        for name in names:
+            pair = [(taken, ways[name])] + ([(theirs, own[name])] if name in own else [])
+            order.shuffle(pair)
+            for into, way in pair:
+                into[name] = _once(way, device)
         for name, seconds in taken.items():
+            base = theirs.get(name, taken[baseline])
             for measure_, value in seconds.items():
                 rows[name].seconds.setdefault(measure_, []).append(value)
-                if taken[baseline].get(measure_):
-                    rows[name].ratios.setdefault(measure_, []).append(value / taken[baseline][measure_])
+                if base.get(measure_):
+                    rows[name].ratios.setdefault(measure_, []).append(value / base[measure_])
     if memory:
-        for name, way in ways.items():
-            rows[name].peak = peak_memory(way, device)
-    return Table(baseline, rows, machine_line(device))
+        for name in [baseline, *(name for name in ways if name != baseline)]:
+            peak = rows[name].peak = peak_memory(ways[name], device)
+            rows[name].over = peak - (peak_memory(own[name], device) if name in own else rows[baseline].peak)
+    return Table(baseline, rows, machine_line(device), own=frozenset(own))
 
 
 def machine_line(device: torch.device | str = "cpu") -> str:
@@ -115,26 +133,24 @@ def gpu() -> torch.device | None:
     return torch.device("cuda", 0) if torch.cuda.is_available() else None
 
 
-def peak_memory(way: Way, device: torch.device) -> int | None:
-    """Bytes that one run of `way` needs at its peak (see `measure`)."""
+def peak_memory(way: Way, device: torch.device) -> int:
+    """Bytes that torch allocates in one run of `way`, at its peak, over what there was before: by the allocator on CUDA, else by the profiler's log of it."""
     way()  # what it loads once is not part of its run
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         way()
         torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device)
-    _return_free_memory()
-    before = _resident("VmRSS")
-    if before is None:
-        return None
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    except OSError:
-        return None
-    way()
-    return _resident("VmHWM") - before
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        way()
+    now_, peak = 0, 0
+    for event in sorted((one for one in profile.profiler.kineto_results.events() if one.name() == "[memory]"), key=lambda one: one.start_ns()):
+        now_ += event.nbytes()
+        peak = max(peak, now_)
+    return peak
 
 
 @contextmanager
@@ -189,29 +205,15 @@ def _quantile(values: list[float], share: float) -> float:
     return values[low] + (values[min(low + 1, len(values) - 1)] - values[low]) * (place - low)
 
 
-def _memory(peak: int | None, base: int | None, is_base: bool) -> str:
-    if peak is None:
+def _memory(row: Row, is_base: bool) -> str:
+    if row.peak is None:
         return ""
-    megabytes = f"{peak / 2**20:,.0f} MB"
-    return megabytes if is_base or base is None else f"{megabytes} ({(peak - base) / 2**20:+,.0f})"
+    megabytes = f"{row.peak / 2**20:,.1f} MB"
+    return megabytes if is_base else f"{megabytes} ({row.over / 2**20:+,.1f})"
 
 
 def _rounds(row: Row) -> int:
     return len(next(iter(row.seconds.values()), []))
-
-
-def _return_free_memory() -> None:
-    """What was freed goes back to the system, or the next peak hides in it."""
-    with suppress(OSError, AttributeError):  # not glibc: the peak is then a lower bound
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def _resident(field_: str) -> int | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field_ + ":")), None)
 
 
 def _processor() -> str:

@@ -45,10 +45,10 @@ class Rows:
 class Correction:
     """forward(x) of the tuned layer, less (1 - omega) A x on the weak rows: taken off the output, or off the weight where that is less work."""
 
-    def __init__(self, rows: Rows, original, layer: torch.nn.Module, parts: list[Part], bias: torch.Tensor | None):
-        """`bias`: what the two differ in, if anything."""
+    def __init__(self, rows: Rows, original, layer: torch.nn.Module, parts: list[Part], bias: torch.Tensor | None, tuned_bias: torch.Tensor | None = None):
+        """`bias`: what the two biases differ in, if anything; `tuned_bias`: the tuned layer's, which some pieces need."""
         self.rows, self.original, self.layer, self.parts, self.bias, self.ran = rows, original, layer, parts, bias, False
-        taken = [of for of in (part.of_bias(layer.bias.float()) for part in parts if layer.bias is not None) if of is not None]
+        taken = [of for of in (part.of_bias(tuned_bias) for part in parts if tuned_bias is not None) if of is not None]
         self.shift = bias if not taken else (0 if bias is None else bias) - sum(taken)
 
     def __call__(self, x, *args, **kwargs):

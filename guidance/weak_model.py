@@ -81,7 +81,8 @@ class WeakModel:
             parts = factored(layer, terms, host.pristine(patcher, weight.key).shape, place) if weight else []
             if parts is not None:
                 added = sum(term.value.to(device, torch.float32) * factor for factor, term in bias.terms) if bias else None
-                return Correction(rows, original, layer, parts, added)
+                tuned = self._patched(patcher, layer, f"{weight.key.rpartition('.')[0]}.bias", device) if weight else None
+                return Correction(rows, original, layer, parts, added, tuned)
         delta = moving or not self.schedule.constant
         values = {name: self._value(patcher, changes[name], delta, device) for name in changes}
         for name in {"weight", "bias"} - values.keys():
@@ -115,11 +116,15 @@ class WeakModel:
 
     def _unchanged(self, patcher, layer, key: str, name: str, delta: bool, device) -> torch.Tensor | None:
         """The parameter in which the two do not differ, for the weak rows' layer: as tuned, or zero where only the difference counts."""
-        if layer._parameters.get(name) is None:
-            return None
         key = f"{key.rpartition('.')[0]}.{name}"
-        value = host.patched(patcher, key, host.weight_patches(patcher).get(key, []), device)
-        return (torch.zeros_like(value) if delta else value).to(host.storage_dtype(patcher, key))
+        value = self._patched(patcher, layer, key, device)
+        return None if value is None else (torch.zeros_like(value) if delta else value).to(host.storage_dtype(patcher, key))
+
+    def _patched(self, patcher, layer, key: str, device) -> torch.Tensor | None:
+        """A parameter of the layer with all patches that it has now, in float32; None where the layer has none of that name."""
+        if layer._parameters.get(key.rpartition(".")[2]) is None:
+            return None
+        return host.patched(patcher, key, host.weight_patches(patcher).get(key, []), device)
 
     def _refuse_unreachable(self) -> None:
         for key in self.difference.changes:

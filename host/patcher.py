@@ -92,7 +92,7 @@ def is_rowwise(layer: torch.nn.Module) -> bool:
 
 def is_direct(layer: torch.nn.Module, forward, x: torch.Tensor) -> bool:
     """May the layer's weight be used on `x` as it stands? Then its `forward` (as it was before ours) is the host's own, and needs no cast, patch or transfer."""
-    weight, kind = layer.weight, type(layer)
+    weight, bias, kind = layer.weight, layer.bias, type(layer)
     host = next((known for known in (comfy.ops.disable_weight_init.Linear, comfy.ops.disable_weight_init.Conv2d) if isinstance(layer, known)), None)
     return (
         host is not None
@@ -100,9 +100,9 @@ def is_direct(layer: torch.nn.Module, forward, x: torch.Tensor) -> bool:
         and kind.forward_comfy_cast_weights is host.forward_comfy_cast_weights
         and type(x) is torch.Tensor
         and not isinstance(weight, QuantizedTensor)
-        and weight.dtype == x.dtype
-        and weight.device == x.device
-        and not (layer.weight_function or layer.bias_function or hasattr(layer, "_v"))
+        and all(value.dtype == x.dtype and value.device == x.device for value in (weight, bias) if value is not None)
+        and not (layer.weight_function or layer.bias_function)
+        and not (hasattr(layer, "_v") or getattr(layer, "weight_lowvram_function", None) or getattr(layer, "bias_lowvram_function", None))
     )
 
 

@@ -67,6 +67,8 @@ class Learned:
         with torch.no_grad():
             for parameter, value in zip(self.parameters.values(), self.average, strict=False):
                 parameter.copy_(value)
+            if self.average and self.tokens is not None:
+                self.tokens.after_step()  # the mean of directions is shorter than they are
             try:
                 yield
             finally:

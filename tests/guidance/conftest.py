@@ -42,11 +42,11 @@ def pair():
 def pairs(pair):
     """The three ways that guidance works in: factors, second weights, second module. (ours, truth, plain) at omega 0.3."""
     with single_thread():
-        dora = g.with_lora(pair.base, g.lora(pair.base, kind="dora", seed=31), 0.8)
+        whole = g.with_lora(pair.base, g.lora(pair.base, kind="diff", seed=31), 0.8)
         other = g.with_lora(g.with_state(pair.base, g.merged_state(g.with_lora(pair.base, all_weights(pair.base), 1.0))), g.lora(pair.base, seed=32), 0.5)
         return {
             name: (g.personalize(tuned, pair.base, 0.3), g.brute_force(tuned, pair.base, 0.3), tuned)
-            for name, tuned in (("factors", pair.tuned), ("second weights", dora), ("second module", other))
+            for name, tuned in (("factors", pair.tuned), ("second weights", whole), ("second module", other))
         }
 
 

@@ -43,7 +43,7 @@ def percents(pair, steps):
     return [1 - float(sampling.timestep(sigma)) / 999 for sigma in sigmas[:-1]]
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("kind", ["dora", "diff"])
 @pytest.mark.parametrize("curve", ["linear", "cosine", "host"])
 def test_omega_over_time(pair, kind, curve):
     steps = 3

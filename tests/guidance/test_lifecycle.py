@@ -23,7 +23,7 @@ def loaded(pair, tuned):
     return plain, fingerprint(tuned)
 
 
-@pytest.fixture(scope="module", params=["lora", "dora"])
+@pytest.fixture(scope="module", params=["dora", "diff"])
 def tuned(request, pair):
     return g.with_lora(pair.base, g.lora(pair.base, kind=request.param, seed=41), 0.8)
 

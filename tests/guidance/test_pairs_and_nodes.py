@@ -86,7 +86,7 @@ def test_guider_refusals(pair):
 
 
 @pytest.mark.parametrize(
-    "kind, match", [("lora", "layers corrected by the adapter"), ("dora", "with a second weight"), ("checkpoint", "a second model beside the tuned one")]
+    "kind, match", [("lora", "layers corrected by the adapter"), ("diff", "with a second weight"), ("checkpoint", "a second model beside the tuned one")]
 )
 def test_the_path_is_told_once_with_its_price(pair, caplog, kind, match):
     tuned = g.base_model(seed=1)[0] if kind == "checkpoint" else g.with_lora(pair.base, g.lora(pair.base, kind=kind))

@@ -81,7 +81,7 @@ def test_both_ways_give_the_layer_with_the_weak_weight(monkeypatch, name, kind, 
     for pays in (True, False):
         monkeypatch.setattr(layers, "pays", lambda *_, pays=pays: pays)
         with torch.inference_mode():
-            y = layers.Correction(rows, layer.forward, layer, parts, added)(x)
+            y = layers.Correction(rows, layer.forward, layer, parts, added, layer.bias)(x)
             assert g.error(y[1:3], weak(x[1:3].double())) < 1e-6
             assert g.error(y[[0, 3]], strong(x[[0, 3]].double())) < 1e-6
     assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
@@ -98,8 +98,10 @@ def test_the_way_follows_the_size(pair):
     assert host.is_direct(layer, layer.forward, x)
     assert not host.is_direct(layer, layer.forward, x.half())
     assert not host.is_direct(layer, lambda x: x, x)
-    layer.weight_function = [lambda weight: weight]
-    assert not host.is_direct(layer, layer.forward, x)
+    for name, value in (("weight_function", [lambda weight: weight]), ("bias_lowvram_function", lambda bias: bias), ("_v", object())):
+        other = copy.copy(layer)
+        setattr(other, name, value)
+        assert not host.is_direct(other, other.forward, x), name  # low VRAM, offloading, DynamicVRAM
 
 
 def test_gradients_pass(pair):
@@ -111,6 +113,8 @@ def test_gradients_pass(pair):
     for name in ("low rank", "kronecker", "hadamard", "scale", "turn"):
         terms = terms_of(name, layer.weight.shape)
         x = draw(2, 50, IN).requires_grad_()
-        layers.Correction(rows, layer.forward, layer, pack("guidance.parts").factored(layer, terms, layer.weight.shape, place), None)(x).sum().backward()
+        layers.Correction(rows, layer.forward, layer, pack("guidance.parts").factored(layer, terms, layer.weight.shape, place), None, layer.bias)(
+            x
+        ).sum().backward()
         weak = layer.weight.double() - 0.7 * difference(terms, layer.weight)
         assert g.error(x.grad, torch.stack([layer.weight.double().sum(0), weak.sum(0)])[:, None].expand(2, 50, IN)) < 1e-5

@@ -1,5 +1,7 @@
 """Half precision, fp8, quantised weights, compiled models: as near to the float32 truth as two models of that precision are."""
 
+import shutil
+
 import pytest
 import torch
 from kindred_testing import guidance_models as g
@@ -35,6 +37,41 @@ def test_stored_and_computed_in(pair, kind, stored, compute):
     assert ours < plain / 2
 
 
+@pytest.mark.parametrize("kind", ["lora", "diff"])
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, "scaled fp8"], ids=str)
+def test_exact_beside_the_weights_as_they_are_stored(pair, kind, stored):
+    """Rounding set apart: the tuned weights as the host rounded and stored them, computed with in float32.
+
+    From these a LoRA is taken off, so that is the truth's weak model; a second weight is made in float32 and rounded to what is stored.
+    """
+    base = g.reload(g.quantised(g.merged_state(pair.base))) if stored == "scaled fp8" else g.reload(g.merged_state(pair.base), dtype=stored)
+    base.set_model_compute_dtype(torch.float32)
+    tuned = g.with_lora(base, g.lora(pair.base, kind=kind, seed=53), 0.8)
+    plain = g.sample(tuned, pair.positive, pair.negative, steps=1)
+    strong = plain_state(pair, tuned)
+    ours = g.sample(g.personalize(tuned, base, OMEGA), pair.positive, pair.negative, steps=1)
+    g.sample(base, pair.positive, pair.negative, steps=1)  # the host takes the patches off
+    untuned = plain_state(pair, base)
+    merged = g.merged_state(g.with_lora(g.with_state(pair.base, untuned), g.lora(pair.base, kind=kind, seed=53), 0.8))
+    with torch.inference_mode():
+        if kind == "lora":
+            weak = {key: value - (1 - OMEGA) * (merged[key] - untuned[key]) for key, value in strong.items()}
+        else:
+            kept = stored if stored in (torch.float16, torch.bfloat16) else torch.float32
+            weak = {key: untuned[key].lerp(merged[key], OMEGA).to(kept).float() for key in strong}
+    truth = g.sample(g.brute_force(g.with_state(pair.base, strong), g.with_state(pair.base, weak), 0.0), pair.positive, pair.negative, steps=1)
+    assert g.error(ours, truth) < 1e-5
+    assert g.error(plain, truth) > 0.05
+
+
+def plain_state(pair, patcher) -> dict:
+    """The weights that the module of a loaded patcher holds now, as float32."""
+    values = dict(patcher.model.named_parameters()) | dict(patcher.model.named_buffers())
+    quant = g.comfy("comfy.quant_ops").QuantizedTensor
+    with torch.inference_mode():
+        return {key: (values[key].dequantize() if isinstance(values[key], quant) else values[key]).float().clone() for key in pair.base.model.state_dict()}
+
+
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_quantised_weights(pair, kind):
     base = g.reload(g.quantised(g.merged_state(pair.base)))
@@ -51,14 +88,19 @@ def test_quantised_weights(pair, kind):
 
 
 @pytest.mark.slow
-def test_torch_compile(pair):
-    """Core's compile wrapper around the model: the layers are traced with the guidance in them."""
-    compiled = g.personalize(pair.tuned, pair.base, OMEGA).clone()
-    g.comfy("comfy_api.torch_helpers").set_torch_compile_wrapper(compiled, backend="aot_eager")
-    expected = g.sample(g.brute_force(pair.tuned, pair.base, OMEGA), pair.positive, pair.negative, steps=2)
+@pytest.mark.parametrize("size", [8, 16], ids=["outputs", "weights"])
+@pytest.mark.parametrize("backend, part", [("aot_eager", "diffusion_model"), ("inductor", "diffusion_model.middle_block.1.transformer_blocks.0")])
+def test_torch_compile(pair, backend, part, size):
+    """Core's compile wrapper around the model (inductor: around one block, which takes seconds): the layers are traced with the guidance in them, whichever way they take."""
+    if backend == "inductor" and not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("inductor needs a C++ compiler")
+    tuned = g.with_lora(pair.base, g.lora(pair.base, rank=32), 0.8)
+    compiled = g.personalize(tuned, pair.base, OMEGA).clone()
+    g.comfy("comfy_api.torch_helpers").set_torch_compile_wrapper(compiled, backend=backend, keys=[part])
+    expected = g.sample(g.brute_force(tuned, pair.base, OMEGA), pair.positive, pair.negative, steps=2, size=size)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    ours = g.sample(compiled, pair.positive, pair.negative, steps=2)
+    ours = g.sample(compiled, pair.positive, pair.negative, steps=2, size=size)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0, "nothing was compiled"
     torch._dynamo.reset()
     assert g.error(ours, expected) < 1e-4

@@ -28,6 +28,7 @@ KINDS = {
     "dora": {"kind": "dora"},
     "dora with convolutions": {"kind": "dora", "convolutions": True},
     "loha": {"kind": "loha"},
+    "loha rank 16": {"kind": "loha", "rank": 16},
     "loha with convolutions": {"kind": "loha", "convolutions": True},
     "lokr": {"kind": "lokr"},
     "lokr with convolutions": {"kind": "lokr", "convolutions": True},
@@ -38,6 +39,21 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_adapters_of_every_kind(pair, kind):
     check(pair, g.with_lora(pair.base, g.lora(pair.base, **KINDS[kind]), 0.8), omegas=OMEGAS, steps=2)
+
+
+@pytest.mark.parametrize("kind", ["lora rank 128", "dora", "loha rank 16", "lokr", "oft", "lora with convolutions"])
+def test_a_larger_image(pair, kind):
+    """At 192 pixels most layers make their weak weight anew; at the 64 of the other tests they correct their output."""
+    check(pair, g.with_lora(pair.base, g.lora(pair.base, **KINDS[kind]), 0.8), size=24, steps=1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_kept_is_no_larger_than_the_adapter(pair, kind):
+    """Beside the model stands what the file holds (a LoHa of rank 4 written out: twice that) and a vector for a bias: the whole is far below 2% of the model."""
+    state = g.lora(pair.base, **KINDS[kind])
+    _, kept = installed(g.with_lora(pair.base, state, 0.8), pair.base)
+    size = sum(value.nbytes for value in state.values()) * (2 if "loha" in kind and "16" not in kind else 1)
+    assert 0 < kept <= size + 0.001 * pair.base.model_size()
 
 
 @pytest.mark.slow
@@ -67,6 +83,29 @@ def test_a_shared_dora_below_and_a_dora_above(pair):
     check(pair, g.with_lora(base, g.lora(pair.base, seed=4), 0.8), base)
     above = g.lora(pair.base, seed=5, kind="dora")
     check(pair, g.with_lora(g.with_lora(pair.base, g.lora(pair.base, seed=4), 0.8), above, 0.9), g.with_lora(pair.base, above, 0.9))
+
+
+def test_a_lora_upon_a_dora(pair):
+    """Read back through both, in either order; strengths of the DoRA beside 1 mix the base in again."""
+    dora, lora = g.lora(pair.base, seed=3, kind="dora"), g.lora(pair.base, seed=4, only="attn")
+    for first, second in ((dora, lora), (lora, dora)):
+        tuned = g.with_lora(g.with_lora(pair.base, first, 0.6), second, 1.3)
+        check(pair, tuned)
+        assert ways_of(tuned, pair.base) == {"Correction"}
+
+
+def test_what_cannot_be_read_back_gets_a_second_weight(pair):
+    """A DoRA that takes a channel to nothing, and one that measures the columns instead of the rows."""
+    vanishing, columns = (g.lora(pair.base, seed=5, kind="dora", only="attn2.to_") for _ in range(2))
+    for key in [key for key in vanishing if key.endswith(".dora_scale")]:
+        vanishing[key] = vanishing[key].clone()
+        vanishing[key][:3] = 0.0
+        down = columns[key.replace("dora_scale", "lora_down.weight")]
+        columns[key] = torch.ones(1, down.shape[1])
+    for state in (vanishing, columns):
+        tuned = g.with_lora(pair.base, state, 1.0)
+        check(pair, tuned)
+        assert ways_of(tuned, pair.base) == {"SecondWeight"}
 
 
 def test_the_same_lora_at_two_strengths(pair):
@@ -173,6 +212,21 @@ def test_the_parameter_of_the_paper_table_is_monotone_at_its_ends(pair):
 
 def compare(tuned, base) -> dict:
     return pack("guidance.difference").compare(tuned, base).changes
+
+
+def installed(tuned, base) -> tuple[list, int]:
+    """(the forwards that guidance puts in, bytes that they keep)."""
+    with (
+        torch.inference_mode(),
+        pack("guidance.weak_model")
+        .WeakModel(tuned, base, pack("guidance.schedule").Schedule(0.3))
+        .installed(tuned, pack("guidance.layers").Rows(0.3), False) as layers,
+    ):
+        return layers, sum(layer.nbytes() for layer in layers)
+
+
+def ways_of(tuned, base) -> set[str]:
+    return {type(layer).__name__ for layer in installed(tuned, base)[0]}
 
 
 def sample_guider(guider, steps=3):

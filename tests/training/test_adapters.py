@@ -185,7 +185,7 @@ def test_bases_in_few_bits_train_in_float32(models, training, kind, storage):
 def test_a_text_encoder_is_trained_and_loads_through_core(training, caplog):
     """LoRA on both encoders of SDXL; the class anchor is taken before; core's LoraLoader node reads network and text from one file."""
     model, clip, host = guidance_families.random_model("SDXL"), text_models.sdxl(), pack("host.training")
-    text = host.TrainableText(clip)
+    text = pack("host.trainable_text").TrainableText(clip)
     with torch.no_grad():
         anchor = text.encode(clip, "a photo of a dog")[0]
     adapter = pack("training.low_rank").low_rank(text.model, "LoRA", 4, 4.0, "attention + feed-forward", 1, prefix="text_encoders.")

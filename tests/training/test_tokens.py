@@ -52,7 +52,7 @@ def test_every_vector_stands_in_the_prompt_and_learns():
     vectors = token_vectors(clip, vectors=3)
     text, host = pack("host.text"), pack("host.training")
     carrying = text.carry_tokens(clip, vectors.carried())
-    features = host.TrainableText(clip).eos_features(carrying, "a photo of a <v1> dog")
+    features = pack("host.trainable_text").TrainableText(clip).eos_features(carrying, "a photo of a <v1> dog")
     sum(feature.square().sum() for feature in features).backward()
     assert set(vectors.parameters) == {("<v1>", "clip_l"), ("<v1>", "clip_g")}
     assert all((parameter.grad.norm(dim=-1) > 0).all() for parameter in vectors.parameters.values())
@@ -64,7 +64,7 @@ def test_every_vector_stands_in_the_prompt_and_learns():
 def test_direction_only_keeps_the_length_and_learns():
     """Directional Textual Inversion, and without it the very same steps leave the sphere."""
     clip, host, text = text_models.sd15(), pack("host.training"), pack("host.text")
-    encoder = host.TrainableText(clip)
+    encoder = pack("host.trainable_text").TrainableText(clip)
     with torch.no_grad():
         (target,) = encoder.eos_features(clip, "a photo of a green sofa")
     mean = float(table(clip).double().norm(dim=-1).mean())

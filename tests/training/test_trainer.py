@@ -210,8 +210,9 @@ def test_output_preservation_holds_the_class_prompt_to_the_base(base, concept):
 
 
 def test_min_snr_and_huber_reach_the_loss(base, concept):
+    still = {"steps": 6, "spl_weight": 0.0, "learning_rate": 1e-30, "weight_decay": 0.0}  # the same noise levels on the same weights
     plain, weighted, robust = (
-        run(base, [concept], steps=1, spl_weight=0.0, **change).history[0].reconstruction for change in ({}, {"min_snr_gamma": 5.0}, {"loss": "huber"})
+        sum(step.reconstruction for step in run(base, [concept], **still, **change).history) for change in ({}, {"min_snr_gamma": 0.5}, {"loss": "huber"})
     )
     assert weighted < plain and robust < plain
 

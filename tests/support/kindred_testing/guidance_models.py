@@ -67,7 +67,7 @@ def targets(model, convolutions: bool = False) -> dict[str, torch.Size]:
 def lora(model, rank: int = 4, seed: int = 1, size: float = 0.5, convolutions: bool = False, kind: str = "lora", only: str = "", dtype=torch.float32) -> dict:
     """A random adapter file of `kind` (lora, dora, loha, lokr, oft, diff), whose change to each weight is about `size` of the weight's own norm."""
     generator = torch.Generator().manual_seed(seed)
-    state = model.model.diffusion_model.state_dict()
+    pristine = pack("host.patcher").pristine  # the module may hold another clone's patches
     out = {}
 
     def draw(*shape):
@@ -78,7 +78,7 @@ def lora(model, rank: int = 4, seed: int = 1, size: float = 0.5, convolutions: b
             if only not in name:
                 continue
             key, flat = f"diffusion_model.{name}", shape[1:].numel()
-            weight = state[f"{name}.weight"].float()
+            weight = pristine(model, f"{key}.weight").float()
             norm = size * float(weight.norm())
             if kind in ("lora", "dora"):
                 up, down = draw(shape[0], rank), draw(rank, flat)
