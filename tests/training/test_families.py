@@ -84,7 +84,7 @@ def test_sd3_learns_tokens_of_all_three_encoders_through_its_own_text(concept):
     host, text, losses = pack("host.training"), pack("host.text"), pack("training.losses")
     with host.training_mode():
         denoiser, encoder = pack("host.denoiser").TrainableDenoiser(model), pack("host.trainable_text").TrainableText(clip)
-        vectors = pack("training.tokens").TokenVectors(clip, [concept], denoiser.device)
+        vectors = pack("training.tokens").TokenVectors(clip, [concept], denoiser.device, encoders=["clip_l", "clip_g", "t5xxl"])
         carrying = text.carry_tokens(clip, vectors.carried())
         starts = {key: value.detach().clone() for key, value in vectors.parameters.items()}
         assert sorted(key for _, key in starts) == ["clip_g", "clip_l", "t5xxl"]

@@ -50,7 +50,7 @@ def test_several_vectors_start_from_the_initializers_own(caplog):
 def test_every_vector_stands_in_the_prompt_and_learns():
     clip = text_models.sdxl()
     vectors = token_vectors(clip, vectors=3)
-    text, host = pack("host.text"), pack("host.training")
+    text = pack("host.text")
     carrying = text.carry_tokens(clip, vectors.carried())
     features = pack("host.trainable_text").TrainableText(clip).eos_features(carrying, "a photo of a <v1> dog")
     sum(feature.square().sum() for feature in features).backward()
@@ -63,7 +63,7 @@ def test_every_vector_stands_in_the_prompt_and_learns():
 
 def test_direction_only_keeps_the_length_and_learns():
     """Directional Textual Inversion, and without it the very same steps leave the sphere."""
-    clip, host, text = text_models.sd15(), pack("host.training"), pack("host.text")
+    clip, text = text_models.sd15(), pack("host.text")
     encoder = pack("host.trainable_text").TrainableText(clip)
     with torch.no_grad():
         (target,) = encoder.eos_features(clip, "a photo of a green sofa")
