@@ -37,11 +37,14 @@ class Scale:
     resolution: int
     steps: int
     learning_rate: float
+    token_learning_rate: float
     sampling_steps: int
     cfg: float
+    from_class_word: bool  # the miniature world's text encoder knows no rare word that a token could start from
+    augment: bool  # nor the words for far and near
 
 
-SMALL, REAL = Scale(64, 60, 1e-3, 20, 5.0), Scale(512, 500, 2e-5, 30, 7.5)
+SMALL, REAL = Scale(64, 120, 1e-4, 2e-3, 20, 5.0, True, False), Scale(512, 500, 2e-5, 0.0, 30, 7.5, False, True)
 STORED = Path(__file__).resolve().parent / "base" / "miniature.safetensors.xz"
 
 
@@ -108,9 +111,16 @@ def demo(options) -> int:
         workflows.find(train, "Base model")["ckpt_name"] = checkpoint
         workflows.find(train, "Photos")["folder"] = folder
         workflows.find(train, "Concept").update(token=options.token, class_word=class_word)
+        if scale.from_class_word:
+            workflows.find(train, "Concept")["initializer"] = class_word
         workflows.find(train, "Train").update(
-            steps=options.steps or scale.steps, learning_rate=options.learning_rate or scale.learning_rate, resolution=resolution, seed=options.seed
+            steps=options.steps or scale.steps,
+            learning_rate=options.learning_rate or scale.learning_rate,
+            resolution=resolution,
+            seed=options.seed,
+            augment=scale.augment,
         )
+        workflows.find(train, "Train")["method.token_learning_rate"] = options.learning_rate or scale.token_learning_rate
         workflows.find(train, "Save").update(name=options.name, overwrite=True)
         print(f"kindred: training {options.token} ({class_word}) on {len(photos)} photos, {workflows.find(train, 'Train')['steps']} steps")
         saved = server.run(train, TrainingLine())
