@@ -215,9 +215,9 @@ SITUATIONS = {
     ),
     "little memory": Situation(little_memory, positive=combined(same, same), batch=2),
     "offloaded weights": Situation(offloaded),
-    "low VRAM": Situation(lambda m: offloaded(m, 0.5), size=24, steps=1),
-    "a larger image with a hook": Situation(positive=hooked(0.8, 25), size=24, steps=1),
-    "a larger image with areas": Situation(positive=combined(area(), area(32, 160)), negative=combined(area(64, 96, 0.5), same), size=24, steps=1),
+    "low VRAM": Situation(lambda m: offloaded(m, 0.5), size=32, steps=1),
+    "a larger image with a hook": Situation(positive=hooked(0.8, 25), size=32, steps=1),
+    "a larger image with areas": Situation(positive=combined(area(), area(32, 160)), negative=combined(area(64, 96, 0.5), same), size=32, steps=1),
     "a wrapper that splits batches": Situation(chunked, batch=2),
 }
 

@@ -41,10 +41,11 @@ def test_adapters_of_every_kind(pair, kind):
     check(pair, g.with_lora(pair.base, g.lora(pair.base, **KINDS[kind]), 0.8), omegas=OMEGAS, steps=2)
 
 
-@pytest.mark.parametrize("kind", ["lora rank 128", "dora", "loha rank 16", "lokr", "oft", "lora with convolutions"])
+@pytest.mark.parametrize("kind", ["lora rank 128", "dora rank 32", "loha rank 16", "lokr", "oft", "lora rank 32 with convolutions"])
 def test_a_larger_image(pair, kind):
     """At 192 pixels most layers make their weak weight anew; at the 64 of the other tests they correct their output."""
-    check(pair, g.with_lora(pair.base, g.lora(pair.base, **KINDS[kind]), 0.8), size=24, steps=1)
+    shape = KINDS.get(kind) or {"kind": kind[:4], "rank": 32, "convolutions": "conv" in kind}
+    check(pair, g.with_lora(pair.base, g.lora(pair.base, **shape), 0.8), size=24, steps=1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
