@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from ..host.adapters import Hadamard, Kronecker, LowRank, Scale, Turn
 
 # A weight that is made anew is also written and read once more, and a convolution reorders it: in multiplications for each of its numbers.
-PASSES, CONVOLUTION_PASSES = 8, 48
+PASSES, CONVOLUTION_PASSES = 16, 48
 
 
 class Part:

@@ -195,18 +195,12 @@ def _lora(weights, shape, rows) -> tuple[float, Term] | None:
 
 
 def _loha(weights, shape, rows) -> tuple[float, Term] | None:
-    """(a1 b1) * (a2 b2), elementwise, is of rank r1 r2: its factors are the products of all pairs of columns and of all pairs of rows."""
     a1, b1, alpha, a2, b2, t1, t2, dora_scale = weights
     if dora_scale is not None or t1 is not None or t2 is not None:
         return None
     if a1.shape[0] != shape[0] or b1.shape[1] != _count(shape[1:]):
         return None
-    scale = 1.0 if alpha is None else alpha / b1.shape[0]
-    if a1.shape[1] * a2.shape[1] > 2 * (a1.shape[1] + a2.shape[1]):  # more than twice the size of the file
-        return scale, Hadamard(a1, b1, a2, b2)
-    up = torch.einsum("ip,iq->ipq", a1.float(), a2.float()).flatten(1)
-    down = torch.einsum("pj,qj->pqj", b1.float(), b2.float()).flatten(0, 1)
-    return scale, LowRank(up, down.reshape(-1, *shape[1:]))
+    return 1.0 if alpha is None else alpha / b1.shape[0], Hadamard(a1, b1, a2, b2)
 
 
 def _lokr(weights, shape, rows) -> tuple[float, Term] | None:

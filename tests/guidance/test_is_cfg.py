@@ -121,14 +121,15 @@ def little_memory(model):
     return clone
 
 
-def offloaded(model):
-    """After loading, the host takes the model off the device again: every layer patches its weight anew in each forward."""
+def offloaded(model, share=1.0):
+    """After loading, the host takes `share` of the model off the device again: these layers patch their weight anew in each forward."""
     clone = model.clone()
 
     def prepare(executor, patcher, *args, **kwargs):
         result = executor(patcher, *args, **kwargs)
-        patcher.partially_unload(torch.device("cpu"), 1e12)
-        assert any(module.weight_function for module in patcher.model.modules() if hasattr(module, "weight_function")) or not patcher.patches
+        patcher.partially_unload(torch.device("cpu"), 1e12 if share == 1.0 else share * patcher.model_size())
+        anew = [bool(module.weight_function) for path, module in patcher.model.named_modules() if f"{path}.weight" in patcher.patches]
+        assert (all(anew) if share == 1.0 else any(anew) and not all(anew)) or not patcher.patches
         return result
 
     clone.add_wrapper_with_key("prepare_sampling", "offloaded", prepare)
@@ -214,6 +215,9 @@ SITUATIONS = {
     ),
     "little memory": Situation(little_memory, positive=combined(same, same), batch=2),
     "offloaded weights": Situation(offloaded),
+    "low VRAM": Situation(lambda m: offloaded(m, 0.5), size=32, steps=1),
+    "a larger image with a hook": Situation(positive=hooked(0.8, 25), size=32, steps=1),
+    "a larger image with areas": Situation(positive=combined(area(), area(32, 160)), negative=combined(area(64, 96, 0.5), same), size=32, steps=1),
     "a wrapper that splits batches": Situation(chunked, batch=2),
 }
 
@@ -252,6 +256,13 @@ OTHERS = (
 @pytest.mark.parametrize("name", OTHERS)
 def test_situation_of_the_other_ways(pair, pairs, name, way):
     compare(pair, *pairs[way], SITUATIONS[name])
+
+
+@pytest.mark.parametrize("name", ["areas on both sides", "hook on the positive", "little memory", "offloaded weights", "low VRAM", "batch of three"])
+def test_situation_of_an_adapter_that_multiplies(pair, name):
+    """DoRA: the base is read back from the tuned weight, wherever and whenever that is made."""
+    tuned = g.with_lora(pair.base, g.lora(pair.base, kind="dora", seed=33), 0.8)
+    compare(pair, g.personalize(tuned, pair.base, OMEGA), g.brute_force(tuned, pair.base, OMEGA), tuned, SITUATIONS[name])
 
 
 @pytest.mark.parametrize("patch", ["rescale cfg", "ip-adapter patch"])

@@ -144,7 +144,9 @@ def with_state(model, state: dict):
         module = copy.deepcopy(model.model, {id(config): config})
         module.current_weight_patches_uuid, module.current_patcher, module.model_loaded_weight_memory = None, None, 0
         for part in module.modules():
-            vars(part).pop("comfy_patched_weights", None)  # the original may be loaded: its copy is not
+            vars(part).pop("comfy_patched_weights", None)  # the original may be loaded, wholly or in part: its copy is not
+            if hasattr(part, "comfy_cast_weights"):
+                comfy("comfy.model_patcher").wipe_lowvram_weight(part)
         module.load_state_dict({key: value.clone() for key, value in state.items()}, strict=True, assign=True)
     clone = model.clone(model_override=(module, ({}, {}, {}, set())))
     clone.hook_backup = {}
