@@ -20,6 +20,8 @@ import numpy as np
 from PIL import Image
 from server import PromptServer
 
+from ..formats import picture_file
+
 log = logging.getLogger(__name__)
 
 STEP, PREVIEW = "kindred.training", "kindred.preview"
@@ -67,7 +69,7 @@ class TrainingProgress:
         folder = (place or Path(root) / "kindred" / secrets.token_hex(4)) / "previews"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"step-{step:08d}.png"
-        image.save(path)
+        picture_file.write(picture.numpy(), path)
         subfolder = os.path.relpath(folder, root).replace(os.sep, "/")
         self._send(PREVIEW, {"step": step, "image": {"filename": path.name, "subfolder": subfolder, "type": kind}})
 

@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from PIL import Image
 
-from ..formats import concept_file
+from ..formats import concept_file, picture_file
 from ..host import checkpoint, paths
 from . import distributed, recipe
 from .measures import Step
@@ -117,7 +116,7 @@ class _Line:
         if self.speaks and place is not None:
             folder = place / "previews"
             folder.mkdir(exist_ok=True)
-            Image.fromarray((picture.clamp(0, 1).numpy() * 255).round().astype("uint8")).save(folder / f"step-{step:08d}.png")
+            picture_file.write(picture.numpy(), folder / f"step-{step:08d}.png")
             print(f"  preview: {os.path.relpath(folder)}/step-{step:08d}.png", flush=True)
 
     def tell(self, sentence: str) -> None:
