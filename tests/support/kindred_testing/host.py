@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -14,6 +15,13 @@ SHARED = ROOT.parent / "shared"  # photos for tests; what needs them skips witho
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".kindred" / "host" / "0.30.0").resolve()
 BASE = Path(os.environ.get("KINDRED_TEST_BASE") or tempfile.gettempdir()) / f"kindred-tests-{os.getpid()}"
 PACK_NAME = "ComfyUI-Kindred"
+
+
+def host_version() -> tuple[int, ...]:
+    """Of the ComfyUI that is tested, for what only newer ones have."""
+    text = (COMFYUI / "comfyui_version.py").read_text("utf-8")
+    return tuple(int(part) for part in re.search(r'"([\d.]+)', text)[1].split("."))
+
 
 _pack_module: str | None = None
 
