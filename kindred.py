@@ -38,6 +38,7 @@ NEWEST = "0.30.0"
 # Without an NVIDIA card the environment takes one tried set; with one, what pip finds newest for it.
 TORCH = ["torch==2.13.0"]
 TORCH_REST = ["torchvision==0.28.0", "torchaudio==2.11.0"]
+APART = ("torch", "torchvision", "torchaudio")
 SPACE_GB = {False: 5, True: 14}  # by whether there is a card: CUDA builds are large
 
 
@@ -193,7 +194,8 @@ def make_layer(base: Path, comfyui: Path, place: Path) -> Path:
         return python
     step(f"make a layer for {comfyui.name}", [str(base), "-m", "venv", "--clear", "--without-pip", str(place)], None)
     (site_packages(python) / "kindred_layer.pth").write_text(f"import site; site.addsitedir({str(site_packages(base))!r})\n")
-    pip(python, "install what it needs otherwise", "install", "-r", without_torch(comfyui))
+    # The host's own templates are hundreds of megabytes of pictures, of which any version will do.
+    pip(python, "install what it needs otherwise", "install", "-r", without(comfyui, *APART, "comfyui-workflow-templates"))
     stamp.write_text(json.dumps({"host": wanted}))
     return python
 
@@ -207,12 +209,12 @@ def site_packages(python: Path) -> Path:
     return Path(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip())
 
 
-def without_torch(comfyui: Path) -> Path:
-    """A file with what this ComfyUI requires, but for the three that are installed apart."""
+def without(comfyui: Path, *names: str) -> Path:
+    """A file with what this ComfyUI requires, but for `names`."""
     rest = HOME / "downloads" / "requirements.txt"
     rest.parent.mkdir(parents=True, exist_ok=True)
     lines = (comfyui / "requirements.txt").read_text("utf-8").splitlines()
-    rest.write_text("\n".join(line for line in lines if line.strip().split("==")[0] not in ("torch", "torchvision", "torchaudio")) + "\n", "utf-8")
+    rest.write_text("\n".join(line for line in lines if line.strip().split("==")[0] not in names) + "\n", "utf-8")
     return rest
 
 
@@ -245,7 +247,7 @@ def install_host(python: Path, comfyui: Path, card: bool, requirements: list[Pat
     else:
         pip(python, "install PyTorch", "install", *TORCH)
         pip(python, "install torchvision and torchaudio", "install", "--no-deps", *TORCH_REST)
-    pip(python, "install what ComfyUI needs", "install", "-r", without_torch(comfyui), *(part for path in requirements for part in ("-r", path)))
+    pip(python, "install what ComfyUI needs", "install", "-r", without(comfyui, *APART), *(part for path in requirements for part in ("-r", path)))
     if not card:
         mend_torch_libraries(python)
 

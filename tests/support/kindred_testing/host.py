@@ -54,6 +54,7 @@ def start_host() -> None:
         importlib.import_module("comfy.cli_args")
     finally:
         sys.argv = arguments
+    importlib.import_module("utils.extra_config")  # as main.py does: older hosts' `nodes` puts another `utils` before it on the path
     nodes = importlib.import_module("nodes")
     server = importlib.import_module("server")
     loop = asyncio.new_event_loop()
