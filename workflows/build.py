@@ -75,8 +75,8 @@ def lay_out(address: str, names: list[str]) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium") or "/usr/bin/chromium", args=CHROMIUM)
         page = browser.new_page(viewport={"width": 1800, "height": 1100})
-        page.goto(address)
-        page.wait_for_function("window.app?.extensionManager && window.app.graph && Object.keys(LiteGraph.registered_node_types).length > 500", timeout=120_000)
+        page.goto(address, timeout=300_000)
+        page.wait_for_function("window.app?.extensionManager && window.app.graph && Object.keys(LiteGraph.registered_node_types).length > 500", timeout=300_000)
         page.wait_for_timeout(3000)
         page.keyboard.press("Escape")  # the templates that greet a first visit
         for name in names:
@@ -184,8 +184,8 @@ def fit(prompt: dict, checkpoint: str) -> None:
         elif kind == "KindredConcept":
             inputs["initializer"] = inputs["class_word"]
         elif kind == "KindredTrain":
-            inputs.update({"steps": 240, "learning_rate": 4e-4, "method.token_learning_rate": 2e-3, "batch_size": 4, "augment": False, "resolution": 64})
-            inputs.update(preview_every=60, preview_prompt="a photo of a {token} {class} wearing headphones on the beach", preview_cfg=5.0)
+            inputs.update({"steps": 120, "learning_rate": 8e-4, "method.token_learning_rate": 2e-3, "batch_size": 4, "augment": False, "resolution": 64})
+            inputs.update(preview_every=30, preview_prompt="a photo of a {token} {class} wearing headphones on the beach", preview_cfg=5.0)
         elif kind == "KindredSave":
             inputs["overwrite"] = True
         if "cfg" in inputs:

@@ -173,18 +173,18 @@ GUIDANCE = Workflow(
         "Sampler": Node("KSamplerSelect", 400, 570, 400, 60, {"sampler_name": "dpmpp_2m"}),
         "Steps": Node("BasicScheduler", 400, 680, 400, 110, {"model": "@Load:0", "scheduler": "karras", "steps": 30, "denoise": 1.0}),
         "CFG": Node("CFGGuider", 860, 60, 320, 110, {"model": "@Load:0", "positive": "@Prompt:0", "negative": "@Negative:0", "cfg": 7.5}),
-        "AutoGuidance": _guider(270, "autoguidance", 0.0),
-        "Personalization Guidance": _guider(660, "personalization", 0.6),
-        **{"Draw " + name: _custom(y, name) for name, y in zip(GUIDERS, (60, 270, 660), strict=True)},
-        **{"Decode " + name: decode(1240, y, "Draw " + name) for name, y in zip(GUIDERS, (200, 440, 830), strict=True)},
+        "AutoGuidance": _guider(360, "autoguidance", 0.0),
+        "Personalization Guidance": _guider(790, "personalization", 0.6),
+        **{"Draw " + name: _custom(y, name) for name, y in zip(GUIDERS, (60, 360, 790), strict=True)},
+        **{"Decode " + name: decode(1240, y, "Draw " + name) for name, y in zip(GUIDERS, (250, 550, 980), strict=True)},
         "Side by side": side_by_side(1580, 60, ["Decode " + name for name in GUIDERS], ["CFG", "CFG + AutoGuidance", "Personalization Guidance"], ""),
         "Comparison": save(1580, 450, "Side by side", "guidance", 560, 420),
     },
     [
         ("1  the base model and the concept", -20, -20, 360, 600),
         ("2  say it, and how to sample", 380, -20, 440, 850),
-        ("3  three ways to guide, on the same noise", 840, -20, 700, 1000),
-        ("4  compare", 1560, -20, 600, 1000),
+        ("3  three ways to guide, on the same noise", 840, -20, 700, 1220),
+        ("4  compare", 1560, -20, 600, 1220),
     ],
     "**CFG** guides away from the tuned model on the empty prompt.\n\n**AutoGuidance** adds a push away from the base model on the same prompt: three predictions a step.\n\n"
     "**Personalization Guidance** guides away from the weights *between* base and tuned, on the empty prompt: two predictions a step, as CFG. In the paper it gains "
@@ -209,8 +209,8 @@ SWEEP = Workflow(
     [
         ("1  the base model and the concept", -20, -20, 360, 600),
         ("2  say it", 380, -20, 440, 420),
-        ("3  Personalization Guidance from plain CFG (omega 1) to the base model as the weak one (omega 0)", 840, -20, 1800, 600),
-        ("4  one picture of all", 380, 560, 440, 480),
+        ("3  Personalization Guidance from plain CFG (omega 1) to the base model as the weak one (omega 0)", 840, -20, 1800, 570),
+        ("4  one picture of all", 380, 560, 2260, 780),
     ],
     "Five times the same noise; only **omega** differs. Left plain CFG, right most like the subject. Two pictures of each stand below each other.\n\n"
     "Paper's best: 0.6 for DreamBooth LoRA, 0 for ClassDiffusion (what *Train Concept* learns as it comes). Where the prompt begins to suffer on the right, you have gone too far.",
@@ -309,7 +309,7 @@ TWO = Workflow(
             },
         ),
         "Decode": decode(2420, 940, "Draw"),
-        "Picture": save(1760, 60, "Decode", "two_concepts", 980, 280),
+        "Picture": save(1760, 60, "Decode", "two_concepts", 980, 240),
     },
     [
         ("1  base model and photos", -20, -20, 360, 580),
@@ -318,6 +318,7 @@ TWO = Workflow(
         ("4  keep them", 1260, -20, 440, 340),
         ("5  say who stands where", 1260, 340, 1130, 700),
         ("6  draw", 2400, 340, 360, 700),
+        ("7  look", 1740, -20, 1020, 340),
     ],
     "Each subject has its own token and Concept node; one *Train Concept* learns them together (the paper takes 800 steps) and holds each to its kind.\n\n"
     "One prompt describes the whole picture, two more say who stands in which half. Without the halves the subjects tend to share their looks.",
