@@ -297,6 +297,7 @@ def step(what: str, command: list[str], hint: str | None) -> None:
     started = time.monotonic()
     with log.open("ab") as file:
         file.write(f"\n== {what}: {' '.join(command)}\n".encode())
+        file.flush()
         start = file.tell()
         code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=HOME).returncode
     print(f" {time.monotonic() - started:.0f} s", flush=True)
