@@ -4,14 +4,16 @@ import { app } from "../../scripts/app.js";
 
 export { api, app };
 
+const rootGraph = () => (app.isGraphReady === false ? null : (app.rootGraph ?? app.graph));
+
 /** The workflow on the screen, as the server's runs name it. */
-export const workflowId = () => (app.rootGraph ?? app.graph)?.id ?? null;
+export const workflowId = () => rootGraph()?.id ?? null;
 
 /** The node of an execution id ("4", or "7:4" inside a subgraph) in the workflow on the screen. */
 export function findNode(executionId) {
-  let graph = app.rootGraph ?? app.graph, node = null;
+  let graph = rootGraph(), node = null;
   for (const part of String(executionId).split(":")) {
-    node = graph?.getNodeById(Number.isNaN(Number(part)) ? part : Number(part));
+    node = graph?.getNodeById(part);
     graph = node?.subgraph;
   }
   return node ?? null;
