@@ -50,18 +50,22 @@ export function fit(node) {
 }
 
 /**
- * A DOM element as a widget that is no input: nothing of it is saved or sent.
- * The front end writes values by position and reads them without gaps, so the gap that such a widget would leave is closed.
+ * A DOM element as a widget at place `index`; it is no input, and nothing of it is saved or sent.
+ * The front end saves values by position and reads them without gaps, so the gap that such a widget leaves is closed.
  */
-export function addElement(node, name, element, options, before = null) {
+export function addElement(node, name, element, index, options) {
   const widget = node.addDOMWidget(name, name, element, { serialize: false, hideOnZoom: false, ...options });
   widget.serialize = false;
-  if (before) {
-    node.widgets.splice(node.widgets.indexOf(widget), 1);
-    node.widgets.splice(node.widgets.indexOf(before) + 1, 0, widget);
-    after(node, "onSerialize", (saved) => {
-      if (saved.widgets_values) saved.widgets_values = saved.widgets_values.filter((_, index) => node.widgets[index]?.serialize !== false);
-    });
-  }
+  node.widgets.splice(node.widgets.indexOf(widget), 1);
+  node.widgets.splice(index, 0, widget);
+  after(node, "onSerialize", (saved) => {
+    if (saved.widgets_values) saved.widgets_values = saved.widgets_values.filter((_, place) => node.widgets[place]?.serialize !== false);
+  });
   return widget;
+}
+
+/** Let a widget be as high as `height()` says in both renderers, whatever room the node has. */
+export function fixHeight(widget, height) {
+  widget.computeLayoutSize = undefined;
+  widget.computeSize = (width) => [width, height()];
 }

@@ -1,9 +1,9 @@
 /** Which inputs get a picture of what low and high do, and the picture's place: right below the number. */
-import { addElement, after } from "../host.js";
+import { addElement, after, fixHeight } from "../host.js";
 import { alphaPicture } from "./alpha.js";
 import { omegaPicture } from "./omega.js";
 
-const HEIGHT = 40;
+const HEIGHT = 38;
 const GUIDED = ["KindredPersonalizationGuidance", "KindredGuider", "KindredKSampler", "KindredKSamplerAdvanced"];
 const ADJUSTED = ["KindredConditioningSLERP", "KindredTokenSLERP", "KindredTextEncode"];
 
@@ -16,9 +16,8 @@ export function addHints(node) {
 function addHint(node, name, picture) {
   const widget = node.widgets?.find((candidate) => candidate.name === name);
   if (!widget) return;
-  const hint = addElement(node, `${name}_hint`, picture.element, { margin: 6 }, widget);
-  hint.computeLayoutSize = undefined; // of a fixed height in both renderers
-  hint.computeSize = (width) => [width, HEIGHT];
+  const hint = addElement(node, `${name}_hint`, picture.element, node.widgets.indexOf(widget) + 1, { margin: 6 });
+  fixHeight(hint, () => HEIGHT);
   const show = () => {
     const linked = node.inputs?.find((input) => input.widget?.name === name)?.link != null;
     picture.show(linked ? null : Number(widget.value));

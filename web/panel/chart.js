@@ -47,7 +47,7 @@ export class Chart {
   /** Before the first run: where the curves will be. */
   #empty(width, bottom, right) {
     this.view = null;
-    for (const part of [0, 0.5, 1]) {
+    for (const part of [0, 1]) {
       const y = MARGIN.top + part * (bottom - MARGIN.top);
       this.element.append(svg("line", { class: "grid", x1: MARGIN.left, x2: right, y1: y, y2: y }));
     }

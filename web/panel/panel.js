@@ -1,5 +1,5 @@
 /** The panel on Train Concept. It is offered runs (see runs.js), draws at most a few times a second, and leaves the last run in the workflow. */
-import { addElement, after, fit, noteChange } from "../host.js";
+import { addElement, after, fit, fixHeight, noteChange } from "../host.js";
 import { ask, isLive } from "../runs.js";
 import { Chart, legend, newest } from "./chart.js";
 import { Curves } from "./curves.js";
@@ -7,13 +7,12 @@ import { html } from "./dom.js";
 import { Drift } from "./drift.js";
 import { Figures } from "./figures.js";
 import { Filmstrip } from "./filmstrip.js";
-import { figure } from "./scale.js";
 import { spark } from "./spark.js";
 
 const PROPERTY = "kindred_run"; // of the node: the last run, saved with the workflow
 const KEPT = ["id", "started", "state", "note", "step", "steps", "seconds", "curves", "previews"];
 const PAUSE = 250; // ms between two drawings
-const HEIGHT = 248, ROW = 18, FILM = 66, NOTE = 30, CHART = 96, REST = 64;
+const HEIGHT = 252, MARGIN = 8, ROW = 18, FILM = 66, NOTE = 32, CHART = 118, REST = 58;
 
 export class Panel {
   static on(node) {
@@ -32,7 +31,8 @@ export class Panel {
     this.element = html("div", "kindred-panel", this.figures.element, this.legend, this.chart.element, this.drift.element, this.film.element, this.note);
     this.height = HEIGHT;
     this.element.style.minHeight = `${HEIGHT}px`;
-    addElement(node, "kindred_panel", this.element, { getMinHeight: () => this.height + 8, margin: 8 });
+    const widget = addElement(node, "kindred_panel", this.element, 0, { margin: MARGIN });
+    fixHeight(widget, () => this.height + 2 * MARGIN);
     new ResizeObserver(() => this.#draw()).observe(this.element);
     after(node, "onConfigure", () => this.#restore());
     after(node, "onAdded", ask);
@@ -76,7 +76,9 @@ export class Panel {
     this.note.title = run?.note ?? "";
     this.#legend(null);
     this.chart.draw(run);
-    this.#grow(Math.max(HEIGHT, REST + CHART + tokens * ROW + (film ? FILM : 0) + (run?.note ? NOTE : 0)));
+    const rest = REST + tokens * ROW + (film ? FILM : 0) + (run?.note ? NOTE : 0);
+    const chart = Math.min(Math.max(CHART, 0.3 * this.node.size[0]), 320); // a wider node has a higher chart
+    this.#grow(Math.round(Math.max(HEIGHT, rest + chart)));
   }
 
   #grow(height) {
@@ -96,7 +98,7 @@ export class Panel {
     const rate = html("span", "entry rate", step === null ? "lr " : `step ${step}`);
     if (step === null) {
       if (!steady) rate.append(spark(run.curves, rates, run.steps, Math.max(...rates), "rate"));
-      rate.append(html("b", "", figure(rates.at(-1))));
+      rate.append(html("b", "", rates.at(-1)?.toExponential(1).replace("e-", "e−") ?? "–"));
     }
     this.legend.append(rate);
   }

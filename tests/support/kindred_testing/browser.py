@@ -13,7 +13,8 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 SCREENSHOTS = ROOT / ".kindred" / "screenshots"
 PROBE = ROOT / "tests" / "browser" / "probe.js"
 RENDERERS = {"canvas": False, "vue": True}  # the front end's classic node renderer, and Nodes 2.0
-HOSTS_OWN = ("/api/userdata/", "/api/i18n", "user.css", "/api/view_metadata")  # files of a new user that are not there yet
+# What the host says by itself, with no pack at all: a new user's files that are not there yet, the look-up of its first workflow's models.
+HOSTS_OWN = ("/api/userdata", "user.css", "missingModelDownload", "ComfyApp graph accessed before initialization")
 
 
 def chromium() -> str | None:
@@ -49,7 +50,7 @@ class Page:
         server.post("/settings", settings)
         self.server, self.renderer = server, renderer
         self.page = browser.new_page(viewport={"width": 1500, "height": 1000})
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(90_000)
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(f"{error}"))
         self.page.on("console", self._said)
@@ -57,13 +58,17 @@ class Page:
         self.ready()
 
     def _said(self, message) -> None:
-        url = message.location.get("url", "")
-        if message.type == "error" and not any(part in url for part in HOSTS_OWN):
-            self.errors.append(f"{message.text} ({url})")
+        line = f"{message.text} ({message.location.get('url', '')})"
+        if message.type == "error" and not any(part in line for part in HOSTS_OWN):
+            self.errors.append(line)
 
     def ready(self) -> None:
         """Wait until the front end stands, after a first load or a reload."""
-        self.page.wait_for_function("window.app?.extensionManager && window.app.graph && window.LiteGraph?.registered_node_types.KindredTrain")
+        self.page.wait_for_function(
+            "!!(window.app?.extensionManager && (window.app.isGraphReady ?? window.app.graph) && window.LiteGraph?.registered_node_types.KindredTrain)"
+        )
+        # The first workflow is open and nothing covers the canvas any more.
+        self.page.wait_for_function("!!window.app.extensionManager.workflow?.activeWorkflow && !document.querySelector('.p-blockui-mask')")
         self.page.wait_for_timeout(1500)
         self.page.add_script_tag(path=PROBE)
 
