@@ -86,7 +86,7 @@ window.probe = {
     return {
       size: [...node.size],
       element: element ? { height: element.offsetHeight, error: !!element.querySelector(".node-error"), rows: element.querySelectorAll('[data-testid="node-widget"]').length } : null,
-      panel: !!document.querySelector(".kindred-panel"),
+      panel: (node.kindredPanel?.element.offsetHeight ?? 0) > 100,
       hint: !!document.querySelector(".kindred-hint"),
     };
   },

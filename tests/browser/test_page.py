@@ -40,10 +40,12 @@ def page(request, chromium, server):
 
 
 @pytest.fixture(autouse=True)
-def quiet_console(page):
-    page.errors.clear()
+def quiet_console(request):
+    page = request.getfixturevalue("page") if "page" in request.fixturenames else None
+    if page:
+        page.errors.clear()
     yield
-    assert page.errors == []
+    assert page is None or page.errors == []
 
 
 def test_each_node_mounts_connects_and_is_saved_without_loss(page, server):
@@ -63,6 +65,7 @@ def test_each_node_mounts_connects_and_is_saved_without_loss(page, server):
             if mounted["element"]:
                 assert not mounted["element"]["error"] and mounted["element"]["height"] > 40, where
             assert mounted["panel"] == (name == "KindredTrain"), where
+            assert mounted["hint"] == (name != "KindredDrift" and bool({"omega", "alpha"} & set(built["widgets"]))), where  # there alpha is advanced
             trip = page.probe("roundTrip")
             assert trip["before"] == trip["after"], where
             assert trip["first"] == trip["again"], where
@@ -79,6 +82,12 @@ def test_a_workflow_dropped_as_a_file_opens_whole(page, file):
     page.probe("look", None, 0.5)
     page.page.wait_for_timeout(400)
     page.screenshot(f"{file.stem}-{page.renderer}")
+
+
+def test_workflows_have_ids_of_their_own():
+    """The front end keeps values by the workflow's id and the node's: two files of one id in one session would mix them up."""
+    ids = [json.loads(file.read_text("utf-8")).get("id") for file in (ROOT / "workflows").glob("*.json")]
+    assert len(set(ids)) == len(ids) and all(ids) and not any(set(each) <= set("0-") for each in ids), ids
 
 
 def test_the_panel_draws_a_real_run_through_a_reload_and_keeps_it_in_the_workflow(page, server):

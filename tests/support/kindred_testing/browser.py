@@ -50,11 +50,11 @@ class Page:
         server.post("/settings", settings)
         self.server, self.renderer = server, renderer
         self.page = browser.new_page(viewport={"width": 1500, "height": 1000})
-        self.page.set_default_timeout(90_000)
+        self.page.set_default_timeout(180_000)
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(f"{error}"))
         self.page.on("console", self._said)
-        self.page.goto(server.address)
+        self.page.goto(server.address, wait_until="domcontentloaded")
         self.ready()
 
     def _said(self, message) -> None:
