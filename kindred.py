@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads sleep, so that a busy machine stays usable
         environment.pop("PYTHONPATH", None)
         if options.command == "test":
-            return run([python, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, *(rest or [ROOT / "tests"])], environment)
+            return run([python, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, *(rest or [*side_by_side(), ROOT / "tests"])], environment)
         if options.command == "train":
             base = [] if options.comfyui and not options.host else ["--base-directory", HOME / "base"]  # a ComfyUI of one's own has its own models
             return run([python, ROOT / "headless.py", *base, *rest], environment)
@@ -88,6 +88,11 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         parser.print_help()
         raise SystemExit(0 if options.help else 2)
     return options, ["--help", *rest] if options.help else rest
+
+
+def side_by_side() -> list[str]:
+    """The whole suite in a process for each core, file by file: every process has a host, a small model and a server of its own (about 3 GB)."""
+    return ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def run(command: list, environment: dict[str, str]) -> int:
