@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import sys
+import uuid
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -84,6 +85,7 @@ def lay_out(address: str, names: list[str]) -> None:
             what = WORKFLOWS[name]
             places = {str(index + 1): [node.x, node.y, node.width, node.height, title] for index, (title, node) in enumerate(what.nodes.items())}
             made = page.evaluate(LAY_OUT, [to_prompt(what), places, what.groups, what.note, what.note_place])
+            made["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"kindred/workflows/{name}"))  # runs are told by it: two workflows must not share one
             (HERE / f"{name}.json").write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", "utf-8")
             boxes = [group["bounding"] for group in made["groups"]] + [[*node["pos"], *node["size"]] for node in made["nodes"]]
             left, top, right, bottom = min(b[0] for b in boxes), min(b[1] for b in boxes) - 30, max(b[0] + b[2] for b in boxes), max(b[1] + b[3] for b in boxes)
