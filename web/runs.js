@@ -60,6 +60,7 @@ function receive(told) {
   const run = runs.get(told.id) ?? { previews: [], curves: new Curves(), unsaved: true };
   const wasLive = isLive(run);
   Object.assign(run, told, { heard: Date.now() });
+  run.whole = Boolean(told.curves) || told.state === "lost"; // with the server's curves: what is saved lacks no step
   if (!(run.curves instanceof Curves)) run.curves = new Curves(run.curves);
   if (!run.workflow) return;
   runs.set(run.id, run);

@@ -45,7 +45,7 @@ export class Panel {
     if (saved && saved.id !== run.id && saved.started > run.started) return;
     if (this.run && this.run.id !== run.id && this.run.started > run.started) return;
     this.run = run;
-    if (!isLive(run) && run.unsaved) {
+    if (!isLive(run) && run.unsaved && run.whole) {
       run.unsaved = false; // once: an artist who undoes it means it
       this.node.properties[PROPERTY] = JSON.parse(JSON.stringify(Object.fromEntries(KEPT.map((key) => [key, run[key]]))));
       noteChange();
