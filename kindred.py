@@ -63,8 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
         environment.pop("PYTHONPATH", None)
         if options.command == "test":
             named = any(Path(word.split("::")[0]).exists() for word in rest)
-            what = [*(rest or side_by_side()), *([] if named else [ROOT / "tests"])]
-            return run([python, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, *what], environment)
+            tests = rest if named else [*rest, *([] if rest else side_by_side()), ROOT / "tests"]
+            return run([python, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, *tests], environment)
         if options.command == "train":
             base = [] if options.comfyui and not options.host else ["--base-directory", HOME / "base"]  # a ComfyUI of one's own has its own models
             return run([python, ROOT / "headless.py", *base, *rest], environment)

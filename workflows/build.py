@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import sys
+import uuid
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -75,15 +76,19 @@ def lay_out(address: str, names: list[str]) -> None:
     shots.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium") or "/usr/bin/chromium", args=CHROMIUM)
-        page = browser.new_page(viewport={"width": 1800, "height": 1100})
-        page.goto(address, timeout=300_000)
-        page.wait_for_function("window.app?.extensionManager && window.app.graph && Object.keys(LiteGraph.registered_node_types).length > 500", timeout=300_000)
-        page.wait_for_timeout(3000)
-        page.keyboard.press("Escape")  # the templates that greet a first visit
         for name in names:
+            # A visit of its own for each: the front end remembers widget values by node id, and the next file's nodes have the same ones.
+            page = browser.new_context(viewport={"width": 1800, "height": 1100}).new_page()
+            page.goto(address, timeout=300_000)
+            page.wait_for_function(
+                "window.app?.extensionManager && window.app.graph && Object.keys(LiteGraph.registered_node_types).length > 500", timeout=300_000
+            )
+            page.wait_for_timeout(3000)
+            page.keyboard.press("Escape")  # the templates that greet a first visit
             what = WORKFLOWS[name]
             places = {str(index + 1): [node.x, node.y, node.width, node.height, title] for index, (title, node) in enumerate(what.nodes.items())}
-            made = page.evaluate(LAY_OUT, [to_prompt(what), places, what.groups, what.note, what.note_place])
+            identity = str(uuid.uuid5(uuid.NAMESPACE_URL, f"kindred/workflows/{name}"))  # runs are told by it: two workflows must not share one
+            made = page.evaluate(LAY_OUT, [to_prompt(what), identity, places, what.groups, what.note, what.note_place])
             (HERE / f"{name}.json").write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", "utf-8")
             boxes = [group["bounding"] for group in made["groups"]] + [[*node["pos"], *node["size"]] for node in made["nodes"]]
             left, top, right, bottom = min(b[0] for b in boxes), min(b[1] for b in boxes) - 30, max(b[0] + b[2] for b in boxes), max(b[1] + b[3] for b in boxes)
@@ -94,6 +99,7 @@ def lay_out(address: str, names: list[str]) -> None:
             page.wait_for_timeout(1500)
             page.screenshot(path=shots / f"{name}.png", clip={"x": 100, "y": 120, "width": right - left + 20, "height": bottom - top + 20})
             print(f"{name}: {len(made['nodes'])} nodes; overlapping: {', '.join(overlaps(made)) or 'none'}")
+            page.context.close()
         browser.close()
 
 
@@ -124,8 +130,9 @@ def overlaps(made: dict) -> list[str]:
     return found
 
 
-LAY_OUT = """async ([prompt, places, groups, note, notePlace]) => {
+LAY_OUT = """async ([prompt, identity, places, groups, note, notePlace]) => {
   await app.loadApiJson(prompt, 'kindred.json');
+  app.graph.id = identity;
   await new Promise(done => setTimeout(done, 1500));
   for (const node of app.graph._nodes) {
     const [x, y, w, h, title] = places[node.id];

@@ -102,7 +102,7 @@ TRAIN = Workflow(
     [
         ("1  base model and photos", -20, -20, 360, 400),
         ("2  what to call it", 360, 160, 420, 520),
-        ("3  learn it without losing its kind", 800, -20, 440, 1120),
+        ("3  learn it without losing its kind", 800, -20, 440, 1400),
         ("4  keep it", 1260, -20, 400, 780),
     ],
     "Put three to six photos of one subject into a folder of ComfyUI's **input** folder, choose it in *Load Photos*, say in one word what it is (class_word), and queue.\n\n"
@@ -228,12 +228,12 @@ TEA = Workflow(
         "TEA, automatic": Node(
             "KindredTextEncode",
             400,
-            640,
+            670,
             400,
             300,
             {"clip": "@Load:1", "text": PROMPT, "alpha": 0.2, "beta": 0.5, "auto_alpha": True, "class_clip": "@Base model:1"},
         ),
-        "Negative": say(1040, "", "@Base model:1", 110),
+        "Negative": say(1070, "", "@Base model:1", 110),
         "Draw off": ksampler(880, 60, "@Off:0"),
         "Draw TEA": ksampler(880, 420, "@TEA:0"),
         "Draw automatic": ksampler(880, 780, "@TEA, automatic:0"),
@@ -249,10 +249,10 @@ TEA = Workflow(
     },
     [
         ("1  the base model and the concept", -20, -20, 360, 600),
-        ("2  the same prompt three times", 380, -20, 440, 1200),
-        ("3  draw", 860, -20, 620, 1200),
-        ("4  compare", 1500, -20, 600, 1200),
-        ("5  why: how far the token has drifted", 2120, -20, 500, 1200),
+        ("2  the same prompt three times", 380, -20, 440, 1230),
+        ("3  draw", 860, -20, 620, 1230),
+        ("4  compare", 1500, -20, 600, 1230),
+        ("5  why: how far the token has drifted", 2120, -20, 500, 1230),
     ],
     "Test-time Embedding Adjustment turns the prompt part of the way back toward the same prompt with the plain class word. Nothing is trained.\n\n"
     "**alpha** says how far. *auto_alpha* takes the smallest that keeps 80% of the scene, and shows it on the node.\n\n"
@@ -314,7 +314,7 @@ TWO = Workflow(
     [
         ("1  base model and photos", -20, -20, 360, 580),
         ("2  what to call them", 360, -20, 420, 860),
-        ("3  learn both together, each held to its kind", 800, -20, 440, 1120),
+        ("3  learn both together, each held to its kind", 800, -20, 440, 1420),
         ("4  keep them", 1260, -20, 440, 340),
         ("5  say who stands where", 1260, 340, 1130, 700),
         ("6  draw", 2400, 340, 360, 700),
