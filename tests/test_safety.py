@@ -25,6 +25,8 @@ def forbidden(source: str) -> list[str]:
     """What in a Python file runs foreign code, starts a process, opens a connection, or loads a file or model without the guard against these."""
     found = []
     for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module == "aiohttp" and [alias.name for alias in node.names] == ["web"]:
+            continue  # answers of the host's own server; the client's side is another name
         names = (
             [alias.name for alias in node.names]
             if isinstance(node, ast.Import)
@@ -64,7 +66,7 @@ def test_nothing_shipped_runs_code_or_reaches_out(shipped):
 
 @pytest.mark.parametrize(
     "source",
-    ["eval(x)", "exec('1')", "import pickle", "from urllib.request import urlopen", "import os\nos.system('ls')", "import subprocess", "torch.load(path)",
+    ["eval(x)", "exec('1')", "import pickle", "from urllib.request import urlopen", "import os\nos.system('ls')", "import subprocess", "from aiohttp import ClientSession", "torch.load(path)",
      "torch.load(path, weights_only=False)", "torch.hub.load('a/b', 'c')", "AutoModel.from_pretrained(name)", "x.from_pretrained(a, local_files_only=True, trust_remote_code=True)",
      "__import__('os')", "np.load(path, allow_pickle=True)"],
 )  # fmt: skip
