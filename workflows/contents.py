@@ -245,7 +245,7 @@ TEA = Workflow(
         "Drift": Node(
             "KindredDrift", 2140, 60, 360, 330, {"clip": "@Load:1", "token": "<v1>", "class_word": "dog", "base_clip": "@Base model:1", "prompts": ""}
         ),
-        "Drift plot": save(2140, 450, "Drift", "drift", 460, 560),
+        "Drift plot": Node("SaveImage", 2140, 450, 460, 560, {"images": "@Drift:1", "filename_prefix": "kindred/drift"}),
     },
     [
         ("1  the base model and the concept", -20, -20, 360, 600),
