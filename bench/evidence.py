@@ -7,12 +7,14 @@ For each subject and seed: trainings (K/V and token, kept after several step cou
 to draw the same prompts from the same noise. The judge says whether class, accessory and place of the prompt are there (prompt fidelity) and how like the
 photos the subject is (subject fidelity). One line a cell goes to FOLDER/evidence.jsonl; what stands there is not done again. The report is written to
 bench/evidence.md and bench/evidence/*.png. The full protocol of 3 seeds and 24 prompts is `--seeds 3 --prompts 24`; the report says what was run.
+With `--checkpoint` the papers' own protocol runs on a real model instead: see papers.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -82,7 +84,7 @@ def run(options) -> None:
             missing = [cell for key, cell in wanted.items() if (subject, seed, key, options.prompts) not in done]
             if not missing:
                 continue
-            lab = lab or Lab(options.checkpoint, threads=options.threads)
+            lab = lab or Lab(options.base, threads=options.threads)
             prompts = lab.prompts(subject, options.prompts, seed=seed)
             for training in dict.fromkeys(cell.training for cell in missing):
                 tuned = learned(lab, subject, seed, training)
@@ -114,21 +116,34 @@ def commit() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="where the results of the cells are kept")
-    parser.add_argument("--checkpoint", type=Path, help="the expanded base (default: the stored one)")
+    parser.add_argument("--base", type=Path, help="the expanded miniature base (default: the stored one)")
     parser.add_argument("--subjects", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--report", action="store_true", help="only write the report of what is there")
+    real = parser.add_argument_group("the papers' protocol on a real model (see papers.py)")
+    for name in ("checkpoint", "photos", "prompts-file", "clip", "dino", "blip2"):
+        real.add_argument(f"--{name}", type=Path, metavar="PATH")
+    real.add_argument("--comfyui", type=Path, default=os.environ.get("COMFYUI_PATH") or ROOT / ".kindred" / "host" / "0.30.0")
+    for name in ("side", "steps", "sampling-steps"):
+        real.add_argument(f"--{name}", type=int, help="other than the papers', for a trial")
     options = parser.parse_args()
     options.work = options.work.resolve()
     options.work.mkdir(parents=True, exist_ok=True)
-    options.checkpoint = options.checkpoint and options.checkpoint.resolve()
+    options.base = options.base and options.base.resolve()
+    if options.checkpoint:
+        import papers
+
+        if not (options.photos and options.prompts_file):
+            parser.error("--checkpoint needs --photos and --prompts-file")
+        return papers.main(options)
     if not options.report:
         run(options)
     import evidence_report
 
     evidence_report.write(entries(options.work / "evidence.jsonl"), cells(), STEPS, commit())
+    return None
 
 
 if __name__ == "__main__":
