@@ -206,5 +206,16 @@ def _scatter(cells: list, results: Results) -> torch.Tensor:
         board.line(axes.x(subject.low), y, axes.x(subject.high), y, colour, 1)
         board.line(x, axes.y(prompt.low), x, axes.y(prompt.high), colour, 1)
         board.dot(x, y, 7, colour, board.theme.panel)
-        board.text(x + 12, y - 10, name, 20, colour)
+    taken = [(axes.x(s.value) - 9, axes.y(p.value) - 9, axes.x(s.value) + 9, axes.y(p.value) + 9) for _, s, p in found]
+    for name, subject, prompt in found:
+        left, top, _, _ = box = _free(axes.x(subject.value), axes.y(prompt.value), board.width_of(name, 20), taken)
+        taken.append(box)
+        board.text(left, top + 17, name, 20)
     return board.tensor()
+
+
+def _free(x: float, y: float, width: float, taken: list[tuple[float, float, float, float]]) -> tuple[float, float, float, float]:
+    """A box for a label of `width` near (x, y) that meets the fewest others."""
+    places = [(x + side * 12 - (width if side < 0 else 0), y - 11 + step * 22) for step in (-1, 1, -2, 2, 0, -3, 3) for side in (1, -1)]
+    boxes = [(left, top, left + width, top + 22) for left, top in places]
+    return min(boxes, key=lambda b: sum(b[0] < t[2] and t[0] < b[2] and b[1] < t[3] and t[1] < b[3] for t in taken))

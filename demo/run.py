@@ -51,10 +51,10 @@ class Scale:
 SMALL = Scale(
     64,
     # No augmentation: the miniature world's base knows creatures of one size, and no words for far and near.
-    {"steps": 240, "learning_rate": 4e-4, "method.token_learning_rate": 2e-3, "batch_size": 4, "augment": False},
+    {"steps": 120, "learning_rate": 1e-4, "method.token_learning_rate": 2e-3, "augment": False},
     20,
     5.0,
-    4,
+    2,
     compare.SMALL,
     WORLD_PROMPTS,
 )

@@ -75,7 +75,11 @@ def cosine(step: int, steps: int, warm: int = 50, last: float = 0.01) -> float:
 
 
 class Optimizers:
-    """AdamW, and Muon (Jordan et al. 2024) for what is a matrix: kernels count as [out, in x height x width]. One step, one state for both."""
+    """AdamW, and Muon (Jordan et al. 2024) for what is a matrix: kernels count as [out, in x height x width]. One step, one state for both.
+
+    torch's Muon orthogonalises in bfloat16, which a processor without AVX-512 or AMX emulates slowly (see ``autocast``): there ``muon``
+    had better be 0.
+    """
 
     def __init__(self, parameters: list[torch.nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float, muon: float):
         fits = [p.ndim > 1 and SMALLEST <= min(p.shape[0], p[0].numel()) <= LARGEST for p in parameters]
