@@ -65,6 +65,7 @@ def start_host(comfyui: Path, base: Path | None, cpu: bool) -> None:
 
         comfy.options.enable_args_parsing()
         import comfy.cli_args
+        import utils.extra_config  # noqa: F401 (as ComfyUI's main does: older ones' `nodes` puts another `utils` before it on the path)
     finally:
         sys.argv = arguments
 

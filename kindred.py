@@ -38,6 +38,7 @@ NEWEST = "0.30.0"
 # Without an NVIDIA card the environment takes one tried set; with one, what pip finds newest for it.
 TORCH = ["torch==2.13.0"]
 TORCH_REST = ["torchvision==0.28.0", "torchaudio==2.11.0"]
+APART = ("torch", "torchvision", "torchaudio")
 SPACE_GB = {False: 5, True: 14}  # by whether there is a card: CUDA builds are large
 
 
@@ -53,12 +54,17 @@ def main(arguments: list[str] | None = None) -> int:
                 f"Kindred needs Python 3.10 or newer; this is Python {sys.version.split()[0]}. Run it as, for example, `python3.11 kindred.py {options.command}`."
             )
         comfyui = find_host(options)
-        python = make_environment(comfyui, testing=options.command == "test")
+        older = options.host not in (None, NEWEST)
+        python = make_environment(fetched(NEWEST) if older else comfyui, testing=options.command == "test")
+        if older:
+            python = make_layer(python, comfyui, HOME / f"env-{options.host}")
         environment = {**os.environ, "COMFYUI_PATH": str(comfyui), "PYTHONPYCACHEPREFIX": str(HOME / "pycache"), "PYTHONUTF8": "1"}
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads sleep, so that a busy machine stays usable
         environment.pop("PYTHONPATH", None)
         if options.command == "test":
-            return run([python, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, *(rest or [ROOT / "tests"])], environment)
+            named = any(Path(word.split("::")[0]).exists() for word in rest)
+            tests = rest if named else [*rest, *([] if rest else side_by_side()), ROOT / "tests"]
+            return run([python, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, *tests], environment)
         if options.command == "train":
             base = [] if options.comfyui and not options.host else ["--base-directory", HOME / "base"]  # a ComfyUI of one's own has its own models
             return run([python, ROOT / "headless.py", *base, *rest], environment)
@@ -90,6 +96,11 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     return options, ["--help", *rest] if options.help else rest
 
 
+def side_by_side() -> list[str]:
+    """The whole suite in a process for each core, file by file: every process has a host, a small model and a server of its own (about 3 GB)."""
+    return ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile", "--no-loadscope-reorder"]
+
+
 def run(command: list, environment: dict[str, str]) -> int:
     """Run a command to its end and return its exit code. Ctrl-C reaches it too; it is given the time to end in order."""
     process = subprocess.Popen([str(part) for part in command], env=environment)
@@ -110,7 +121,10 @@ def find_host(options: argparse.Namespace) -> Path:
         if not (place / "main.py").is_file() or not (place / "comfy").is_dir():
             raise Problem(f"{place} is no ComfyUI folder (main.py and comfy/ are not there). Correct --comfyui or COMFYUI_PATH, or leave it out.")
         return place
-    version = options.host or NEWEST
+    return fetched(options.host or NEWEST)
+
+
+def fetched(version: str) -> Path:
     place = HOME / "host" / version
     if not (place / "main.py").is_file():
         fetch_host(version, place, virtual_environment())
@@ -176,10 +190,44 @@ def make_environment(comfyui: Path, testing: bool) -> Path:
     return python
 
 
+def make_layer(base: Path, comfyui: Path, place: Path) -> Path:
+    """An environment for an older ComfyUI over the newest's, whose python is `base`: only what has to differ is installed in it. Its python."""
+    python = python_of(place)
+    below = base.parent.parent / "kindred.json"
+    wanted = hashlib.sha256(below.read_bytes() + (comfyui / "requirements.txt").read_bytes()).hexdigest()
+    stamp = place / "kindred.json"
+    if stamp.is_file() and json.loads(stamp.read_text()).get("host") == wanted:
+        return python
+    step(f"make a layer for {comfyui.name}", [str(base), "-m", "venv", "--clear", "--without-pip", str(place)], None)
+    (site_packages(python) / "kindred_layer.pth").write_text(f"import site; site.addsitedir({str(site_packages(base))!r})\n")
+    # The host's own templates are hundreds of megabytes of pictures, of which any version will do.
+    pip(python, "install what it needs otherwise", "install", "-r", without(comfyui, *APART, "comfyui-workflow-templates"))
+    stamp.write_text(json.dumps({"host": wanted}))
+    return python
+
+
+def python_of(place: Path) -> Path:
+    return place / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def site_packages(python: Path) -> Path:
+    code = "import sysconfig; print(sysconfig.get_paths()['platlib'])"
+    return Path(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip())
+
+
+def without(comfyui: Path, *names: str) -> Path:
+    """A file with what this ComfyUI requires, but for `names`."""
+    rest = HOME / "downloads" / "requirements.txt"
+    rest.parent.mkdir(parents=True, exist_ok=True)
+    lines = (comfyui / "requirements.txt").read_text("utf-8").splitlines()
+    rest.write_text("\n".join(line for line in lines if line.strip().split("==")[0] not in names) + "\n", "utf-8")
+    return rest
+
+
 def virtual_environment(anew: bool = False) -> Path:
     """The python of `.kindred/env`, which is made when it is not there or does not run."""
     place = HOME / "env"
-    python = place / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    python = python_of(place)
     if anew or not (python.is_file() and succeeds(python, "import pip")):
         HOME.mkdir(exist_ok=True)
         step(
@@ -205,11 +253,7 @@ def install_host(python: Path, comfyui: Path, card: bool, requirements: list[Pat
     else:
         pip(python, "install PyTorch", "install", *TORCH)
         pip(python, "install torchvision and torchaudio", "install", "--no-deps", *TORCH_REST)
-    rest = HOME / "downloads" / "requirements.txt"
-    rest.parent.mkdir(parents=True, exist_ok=True)
-    lines = (comfyui / "requirements.txt").read_text("utf-8").splitlines()
-    rest.write_text("\n".join(line for line in lines if line.strip().split("==")[0] not in ("torch", "torchvision", "torchaudio")) + "\n", "utf-8")
-    pip(python, "install what ComfyUI needs", "install", "-r", rest, *(part for path in requirements for part in ("-r", path)))
+    pip(python, "install what ComfyUI needs", "install", "-r", without(comfyui, *APART), *(part for path in requirements for part in ("-r", path)))
     if not card:
         mend_torch_libraries(python)
 
@@ -222,9 +266,7 @@ def mend_torch_libraries(python: Path) -> None:
     probe = "import torch, torchvision, torchaudio"
     if succeeds(python, probe) or not succeeds(python, "import torch; assert torch.version.cuda is None"):
         return
-    site = Path(
-        subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_paths()['platlib'])"], capture_output=True, text=True, check=True).stdout.strip()
-    )
+    site = site_packages(python)
     (site / "kindred_processor_only.pth").write_text(
         "import sys, types; sys.modules.setdefault('torchvision._meta_registrations', types.ModuleType('torchvision._meta_registrations'))\n"
     )
@@ -261,6 +303,7 @@ def step(what: str, command: list[str], hint: str | None) -> None:
     started = time.monotonic()
     with log.open("ab") as file:
         file.write(f"\n== {what}: {' '.join(command)}\n".encode())
+        file.flush()
         start = file.tell()
         code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=HOME).returncode
     print(f" {time.monotonic() - started:.0f} s", flush=True)

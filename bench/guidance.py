@@ -2,6 +2,7 @@
 
     python bench/guidance.py                     the reduced SD 1.5 on the CPU; full-size models too where there is a GPU
     python bench/guidance.py --rounds 9 --only "LoRA rank 4" --write bench/guidance.md
+    python bench/guidance.py --set-up            only what comes before the first step, for LoRAs on every linear layer of the full-size SD 1.5
 
 All weights are random: time and memory do not depend on them. Needs COMFYUI_PATH (or the host that `kindred.py test` made).
 Every run loads its model first, outside of the measurement; an adapter is compared with plain CFG on the same tuned model. Measured are: the steps after the first (median of a run), the first step,
@@ -40,10 +41,15 @@ def start_host(gpu: bool) -> None:
     host.start_host()
 
 
+class _SetUp(Exception):
+    """Ends a run before its first forward pass."""
+
+
 class Drawing:
     """One sampling run of a way: `prepare` makes the guider from loaded models (measured), `models` are loaded before (not measured)."""
 
     def __init__(self, prepare, models, latent: tuple[int, ...], steps: int, device: torch.device):
+        """`steps` 0: only the set-up is measured."""
         self.prepare, self.models, self.latent, self.steps, self.device = prepare, models, latent, steps, device
 
     def __call__(self) -> dict[str, float]:
@@ -59,19 +65,24 @@ class Drawing:
             begin = harness.now(self.device)
             guider = self.prepare()
             noise = torch.randn(self.latent, generator=torch.Generator().manual_seed(1))
-            sigmas = samplers.calculate_sigmas(guider.model_patcher.get_model_object("model_sampling"), "normal", self.steps)
+            sigmas = samplers.calculate_sigmas(guider.model_patcher.get_model_object("model_sampling"), "normal", self.steps or 1)
             first = []
 
             def forward(executor, *args, **kwargs):
                 if not first:
                     now()
                     first.append(times.pop())
+                    if not self.steps:
+                        raise _SetUp
                 return executor(*args, **kwargs)
 
             guider.model_patcher = guider.model_patcher.clone()
             guider.model_options = guider.model_patcher.model_options
             guider.model_patcher.add_wrapper_with_key("predict_noise", "bench", forward)
-            guider.sample(noise, torch.zeros(self.latent), samplers.sampler_object("euler"), sigmas, callback=now, disable_pbar=True, seed=1)
+            try:
+                guider.sample(noise, torch.zeros(self.latent), samplers.sampler_object("euler"), sigmas, callback=now, disable_pbar=True, seed=1)
+            except _SetUp:
+                return {"set-up": first[0] - begin}
         steps = [after - before for before, after in pairwise(times)]
         return {"step": statistics.median(steps), "first step": times[0] - first[0], "all steps": times[-1] - first[0], "set-up": first[0] - begin}
 
@@ -172,6 +183,20 @@ def bench(family: str, size: str, pixels: int, dtype: torch.dtype, device: torch
     return table.markdown(title, ("step", "first step", "all steps", "set-up over CFG")) + "\n" + sized
 
 
+def set_up(options) -> str:
+    """A table of what guidance does before its first step, on full-size SD 1.5 in half precision: no forward pass, so a processor will do."""
+    found, own, sizes = ways("SD15", "full", 64, 0, torch.float16, torch.device("cpu"), "LoRA rank")
+    lines = ["| adapter | layers | set-up over CFG |", "|---|---|---|"]
+    for name, guided in found.items():
+        if name in sizes:
+            pairs = [(own[name](), guided()) for _ in range(options.rounds + 1)][1:]
+            seconds = [ours["set-up"] - plain["set-up"] for plain, ours in pairs]
+            lines.append(
+                f"| {name.removeprefix('ours, ')} | {len(guided.models[0].patches)} | {statistics.median(seconds):.3f} s (at most {max(seconds):.3f}) |"
+            )
+    return "\n".join(["### Set-up: full-size SD 1.5, float16", "", *lines, "", harness.machine_line()])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="alternating rounds (default 7)")
@@ -180,11 +205,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1: steadier than all of a shared machine)")
     parser.add_argument("--only", default="", help="only adapters whose name contains this, against plain CFG")
     parser.add_argument("--write", type=Path, help="also write the tables to this file")
+    parser.add_argument("--set-up", action="store_true", help="only what comes before the first step, on full-size SD 1.5 (about 5 GB of memory)")
     options = parser.parse_args()
     gpu = harness.gpu()
     torch.set_num_threads(options.threads)
     write = options.write.resolve() if options.write else None  # the host changes the working directory
     start_host(gpu is not None)
+    if options.set_up:
+        print(set_up(options))
+        return
     parts = []
     if gpu is None:
         parts.append(bench("SD15", "tiny", options.pixels, torch.float32, torch.device("cpu"), options))

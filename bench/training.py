@@ -249,15 +249,21 @@ def large(base):
     layout = {**config.unet_config, "num_res_blocks": [1, 1], "channel_mult": [1, 2], "transformer_depth": [1, 1], "transformer_depth_output": [1] * 4}
     kind = type(config)(layout)
     kind.set_inference_dtype(torch.float32, None)
-    with torch.inference_mode():
-        module = comfy.model_base.BaseModel(kind, device=torch.device("cpu"))
-        generator = torch.Generator().manual_seed(0)
-        for value in module.diffusion_model.state_dict().values():
-            if value.ndim < 2:
-                value.normal_(0, 0.02, generator=generator).add_(1.0)
-            else:
-                value.normal_(0, value[0].numel() ** -0.5, generator=generator)
-        return comfy.model_patcher.CoreModelPatcher(module, load_device=torch.device("cpu"), offload_device=torch.device("cpu")), clip, vae
+
+    def make(disable_dynamic: bool = False):
+        with torch.inference_mode():
+            module = comfy.model_base.BaseModel(kind, device=torch.device("cpu"))
+            generator = torch.Generator().manual_seed(0)
+            for value in module.diffusion_model.state_dict().values():
+                if value.ndim < 2:
+                    value.normal_(0, 0.02, generator=generator).add_(1.0)
+                else:
+                    value.normal_(0, value[0].numel() ** -0.5, generator=generator)
+            patcher = comfy.model_patcher.CoreModelPatcher(module, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
+        patcher.cached_patcher_init = (make, ())  # core's trainer has the loader make it anew
+        return patcher
+
+    return make(), clip, vae
 
 
 if __name__ == "__main__":

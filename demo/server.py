@@ -74,7 +74,7 @@ class ComfyServer:
     def __exit__(self, *_):
         self.stop()
 
-    def start(self, timeout: float = 180.0) -> None:
+    def start(self, timeout: float = 600.0) -> None:
         """Start the server and wait until it answers. RuntimeError with the log's end when it does not."""
         self.base.mkdir(parents=True, exist_ok=True)
         command = [

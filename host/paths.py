@@ -38,6 +38,7 @@ def find_concept(name: str) -> Path:
     """The LoRA file of the concept `name`, or the published folder where it ends in `/`. ValueError with the folder when there is none."""
     if name.endswith("/"):
         return _published_folder(name)
+    check_file_name(name, "concept's name")
     for folder in folder_paths.get_folder_paths("loras"):
         path = Path(folder) / SUBFOLDER / f"{name}.safetensors"
         if path.is_file():

@@ -1,8 +1,9 @@
-"""What a long run tells the artist: the host's progress bar, a line of text on the node, and events over the host's own websocket.
+"""What a long run tells the artist: the host's progress bar, and events over the host's own websocket, which the panel on the node draws.
 
-Events go to whoever queued the run, and to nobody else:
-    kindred.training   {node, prompt_id, steps, seconds_left, step, loss, ... (every field of the step's measures)}
-    kindred.preview    {node, prompt_id, step, image: {filename, subfolder, type}}, the image as the host's /view serves it
+Events go to whoever queued the run, and to nobody else; who comes later asks (host/watched.py). All carry {id, node, workflow, prompt_id}:
+    kindred.run        {state, note, step, steps, tokens, ...}: a run begins, says something, ends
+    kindred.training   {steps, seconds_left, steps_per_second, step, loss, ... (every field of the step's measures)}
+    kindred.preview    {step, image: {filename, subfolder, type}}, the image as the host's /view serves it
 """
 
 from __future__ import annotations
@@ -14,78 +15,92 @@ import secrets
 import time
 from pathlib import Path
 
+import comfy.model_management
 import comfy.utils
 import folder_paths
-import numpy as np
-from PIL import Image
 from server import PromptServer
 
 from ..formats import picture_file
+from .watched import DONE, FAILED, STOPPED, WatchedRun
 
 log = logging.getLogger(__name__)
 
-STEP, PREVIEW = "kindred.training", "kindred.preview"
-SHOWN = 512  # pixels: the longer side of a preview on the node
+RUN, STEP, PREVIEW = "kindred.run", "kindred.training", "kindred.preview"
 
 
 class TrainingProgress:
-    """Reports steps of a node. Events are sent at most ten times a second and for the last step, so that watching costs nothing."""
+    """Reports a run of a node: `with TrainingProgress(...) as progress`, so that its end is told, whatever it is.
+
+    Steps are sent at most ten times a second and for the last one, so that watching costs nothing.
+    """
 
     INTERVAL = 0.1
 
-    def __init__(self, node_id: str | None, steps: int):
-        self.node_id, self.steps = node_id, steps
+    def __init__(self, node_id: str | None, steps: int, tokens: list[str] = (), extra_pnginfo: dict | None = None):
+        server = PromptServer.instance
+        workflow = ((extra_pnginfo or {}).get("workflow") or {}).get("id")
+        self.run = WatchedRun(workflow, node_id, getattr(server, "last_prompt_id", None), steps, list(tokens))
         self.bar = comfy.utils.ProgressBar(steps, node_id)
-        self._first: tuple[int, float] | None = None  # (step, time) of the first step seen: a continued run does not begin at 1
         self._sent = 0.0
+        self._told = ""
+
+    def __enter__(self):
+        self._send(RUN, self.run.head())
+        return self
+
+    def __exit__(self, kind, error, _trace) -> None:
+        if kind is None:
+            self.run.end(DONE, self._told)
+        elif issubclass(kind, comfy.model_management.InterruptProcessingException):
+            self.run.end(STOPPED, self._told)
+        else:
+            self.run.end(FAILED, str(error))
+        self._send(RUN, self.run.head())
 
     def encoding(self, done: int, total: int) -> None:
-        self._text(f"encoding photos {done}/{total}")
+        self._note(f"encoding photos {done}/{total}")
 
     def tell(self, sentence: str) -> None:
-        """A sentence that must not be missed: into the log and onto the node."""
+        """A sentence that must not be missed: into the log and onto the node, where it stays when the run ends."""
         log.warning("Kindred: %s", sentence)
-        self._text(sentence)
+        self._told = sentence
+        self._note(sentence)
+
+    def restored(self, steps: list) -> None:
+        """The measures of the steps before, of a run that goes on."""
+        self.run.restore(steps)
+        self._send(RUN, self.run.as_json())
 
     def step(self, measured) -> None:
         """Report one step: a dataclass with `step`, `loss` and whatever else; all its fields travel with the event."""
-        step, now = measured.step, time.monotonic()
-        first = self._first is None
-        self._first = self._first or (step, now)
-        self.bar.update_absolute(step)
-        if now - self._sent < self.INTERVAL and not first and step != self.steps:
+        now = time.monotonic()
+        self.run.add(measured)
+        self._told = ""
+        self.bar.update_absolute(measured.step)
+        if now - self._sent < self.INTERVAL and measured.step != self.run.steps:
             return
         self._sent = now
-        done = step - self._first[0]
-        left = (now - self._first[1]) / done * (self.steps - step) if done else None
-        self._text(f"step {step}/{self.steps}   loss {measured.loss:.4f}" + (f"   {_clock(left)} left" if left is not None else ""))
-        self._send(STEP, {"steps": self.steps, "seconds_left": left, **dataclasses.asdict(measured)})
+        told = {"steps": self.run.steps, "seconds_left": self.run.seconds_left, "steps_per_second": self.run.steps_per_second}
+        self._send(STEP, {**told, **dataclasses.asdict(measured)})
 
     def preview(self, step: int, picture, place: Path | None = None) -> None:
-        """Show a picture [height, width, 3] in 0..1: on the node, and as a file in `place`/previews (without `place`: in the host's temp folder)."""
-        image = Image.fromarray((picture.clamp(0, 1).numpy() * 255).round().astype(np.uint8))
-        self.bar.update_absolute(step, preview=("JPEG", image, SHOWN))
+        """Show a picture [height, width, 3] in 0..1, kept as a file in `place`/previews (without `place`: in the host's temp folder)."""
         kind, root = ("output", folder_paths.get_output_directory()) if place else ("temp", folder_paths.get_temp_directory())
         folder = (place or Path(root) / "kindred" / secrets.token_hex(4)) / "previews"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"step-{step:08d}.png"
         picture_file.write(picture.numpy(), path)
         subfolder = os.path.relpath(folder, root).replace(os.sep, "/")
-        self._send(PREVIEW, {"step": step, "image": {"filename": path.name, "subfolder": subfolder, "type": kind}})
+        shown = {"step": step, "image": {"filename": path.name, "subfolder": subfolder, "type": kind}}
+        self.run.previews.append(shown)
+        self._send(PREVIEW, shown)
+
+    def _note(self, sentence: str) -> None:
+        self.run.note = sentence
+        self._send(RUN, self.run.head())
 
     def _send(self, event: str, data: dict) -> None:
-        server = PromptServer.instance
+        server, run = PromptServer.instance, self.run
         if server.client_id is not None:
-            server.send_sync(event, {"node": self.node_id, "prompt_id": server.last_prompt_id, **data}, server.client_id)
-
-    def _text(self, line: str) -> None:
-        server = PromptServer.instance
-        if self.node_id is not None and server.client_id is not None:
-            server.send_progress_text(line, self.node_id, server.client_id)
-
-
-def _clock(seconds: float) -> str:
-    seconds = round(seconds)
-    return (
-        f"{seconds} s" if seconds < 60 else f"{seconds // 60}:{seconds % 60:02d} min" if seconds < 3600 else f"{seconds // 3600}:{seconds % 3600 // 60:02d} h"
-    )
+            where = {"id": run.id, "node": run.node, "workflow": run.workflow, "prompt_id": run.prompt_id}
+            server.send_sync(event, {**where, **data}, server.client_id)

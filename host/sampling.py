@@ -54,14 +54,18 @@ def cfg_and_third(model, x, timestep, model_options, positive, negative, third, 
     return guided + scale * (strong - weak)
 
 
-def core_input(node: str, name: str):
-    """The input `name` of a node of core, as an input of ours: same type, default, limits, options and tooltip, whatever this host says they are."""
+def core_input(node: str, name: str, tooltip: str | None = None):
+    """The input `name` of a node of core, as an input of ours: same type, default, limits, options and tooltip, whatever this host says they are.
+
+    tooltip  where this host has none
+    """
     from comfy_api.latest import io
 
     import nodes
 
     types = nodes.NODE_CLASS_MAPPINGS[node].INPUT_TYPES()
     kind, options = (*{**types["required"], **types.get("optional", {})}[name], {})[:2]
+    options = options if options.get("tooltip") else {**options, "tooltip": tooltip}
     options = {"default": options.get("default")} | options if not isinstance(kind, list) else {"options": kind} | options
     if isinstance(kind, list):
         return io.Combo.Input(name, **options)
@@ -72,7 +76,10 @@ def core_input(node: str, name: str):
 
 
 def curve_function(curve):
-    """The host's curve (an object, or the raw points of its editor) as x -> y."""
-    from comfy_api.input import CurveInput
+    """The host's curve (an object, or the raw points of its editor) as x -> y. ValueError where the host has no curves."""
+    try:
+        from comfy_api.input import CurveInput
+    except ImportError:
+        raise ValueError("This ComfyUI has no curves yet; they came with 0.24. Set `omega_curve` to linear or cosine, or update ComfyUI.") from None
 
     return CurveInput.from_raw(curve).interp

@@ -68,7 +68,8 @@ def encode_pictures(vae, pixels: torch.Tensor) -> torch.Tensor:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Did the device run out of memory (and nothing else go wrong)?"""
-    return isinstance(error, torch.OutOfMemoryError) or bool(comfy.model_management.is_oom(error))
+    known_to_host = getattr(comfy.model_management, "is_oom", None)  # further signs than torch's own exception, from 0.18 on
+    return isinstance(error, torch.OutOfMemoryError) or (known_to_host is not None and bool(known_to_host(error)))
 
 
 def memory_after_run() -> None:

@@ -122,7 +122,7 @@ class KindredConcept(io.ComfyNode):
                     tooltip="With several concepts: how often this one is shown in relation to the others. 2 beside 1 means twice as often.",
                 ),
             ],
-            outputs=[ConceptType.Output("concept", display_name="concept")],
+            outputs=[ConceptType.Output("concept", display_name="concept", tooltip="For Train Concept.")],
         )
 
     @classmethod

@@ -105,7 +105,7 @@ class KindredConditioningSLERP(io.ComfyNode):
                     tooltip="For align = token: the prompt of class_conditioning. Empty: text without its tokens.",
                 ),
             ],
-            outputs=[io.Conditioning.Output("conditioning_out", display_name="conditioning")],
+            outputs=[io.Conditioning.Output("conditioning_out", display_name="conditioning", tooltip="The turned prompt.")],
         )
 
     @classmethod
@@ -148,7 +148,7 @@ class KindredTokenSLERP(io.ComfyNode):
                 TokensType.Input("tokens", optional=True, tooltip="Tokens to add to the clip first, from Train Concept or Load Concept."),
             ],
             outputs=[
-                io.Clip.Output("clip_out", display_name="clip"),
+                io.Clip.Output("clip_out", display_name="clip", tooltip="A copy with the turned tokens."),
                 TokensType.Output("tokens_out", display_name="tokens", tooltip="The adjusted tokens, for example for Save Concept."),
             ],
         )
@@ -216,7 +216,7 @@ class KindredTextEncode(io.ComfyNode):
                 *_range(),
             ],
             outputs=[
-                io.Conditioning.Output("conditioning", display_name="conditioning"),
+                io.Conditioning.Output("conditioning", display_name="conditioning", tooltip="The turned prompt, for a sampler."),
                 io.Conditioning.Output("class_conditioning", display_name="class_conditioning", tooltip="The class prompt, for comparison."),
             ],
             hidden=[io.Hidden.unique_id],

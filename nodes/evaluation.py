@@ -66,7 +66,10 @@ class KindredDrift(io.ComfyNode):
                 ),
                 io.Combo.Input("theme", options=["dark", "light"], default="dark", optional=True, advanced=True, tooltip="Colours of the plot."),
             ],
-            outputs=[io.String.Output("report", display_name="report"), io.Image.Output("plot", display_name="plot", tooltip="One picture for each token.")],
+            outputs=[
+                io.String.Output("report", display_name="report", tooltip="The numbers in words."),
+                io.Image.Output("plot", display_name="plot", tooltip="One picture for each token."),
+            ],
         )
 
     @classmethod

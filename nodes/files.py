@@ -122,8 +122,8 @@ class KindredLoad(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output("model_out", display_name="model"),
-                io.Clip.Output("clip_out", display_name="clip"),
+                io.Model.Output("model_out", display_name="model", tooltip="The model with what was learned."),
+                io.Clip.Output("clip_out", display_name="clip", tooltip="The text encoder whose prompts may name the tokens."),
                 TokensType.Output("tokens", display_name="tokens", tooltip="The concept's tokens, for the nodes that adjust or measure them."),
             ],
         )

@@ -12,6 +12,21 @@ _OMEGA = (
     "0 to 0.3 favours the subject, 0.4 to 0.6 balances."
 )
 _CFG = "Guidance scale, as in any sampler. 1 turns guidance off and halves the time."
+_CORE = {  # what core's own nodes leave unsaid
+    "add_noise": "enable: begin with noise from noise_seed. disable: the latent carries the noise of the sampler before.",
+    "noise_seed": "The random seed of the noise.",
+    "seed": "The random seed of the noise.",
+    "steps": "The steps of the whole way from noise to image, all parts together.",
+    "cfg": _CFG,
+    "sampler_name": "The algorithm that goes from noise to image.",
+    "scheduler": "How the noise levels are spread over the steps.",
+    "positive": "What the picture shows: the prompt with your token.",
+    "latent_image": "The latent to denoise.",
+    "start_at_step": "The first step of this part.",
+    "end_at_step": "Where this part ends; beyond `steps` means to the end.",
+    "return_with_leftover_noise": "enable: hand the latent on with its noise, for the next part. disable: finish it in the last step.",
+    "denoise": "1 draws anew; less keeps that much of the given latent.",
+}
 _NEGATIVE = "What to guide away from: usually an empty prompt. If the text encoder was tuned, too, encode it with the base CLIP."
 
 
@@ -92,7 +107,7 @@ def _core_inputs(node: str, names: list[str]) -> list:
     """Core KSampler's own inputs, as this host defines them."""
     from ..host import sampling
 
-    return [sampling.core_input(node, name) for name in names]
+    return [sampling.core_input(node, name, {**_CORE, "negative": _NEGATIVE}.get(name)) for name in names]
 
 
 class KindredPersonalizationGuidance(io.ComfyNode):
@@ -155,7 +170,7 @@ class KindredGuider(io.ComfyNode):
                     "subject_agnostic", optional=True, tooltip="Mode subject-agnostic: the prompt without the subject's token, for example with its class word."
                 ),
             ],
-            outputs=[io.Guider.Output()],
+            outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced.")],
         )
 
     @classmethod

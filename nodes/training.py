@@ -50,7 +50,7 @@ class KindredTrain(io.ComfyNode):
                 TokensType.Output("tokens", display_name="tokens", tooltip="What was learned for the text encoder: for Save Concept."),
                 LossMapType.Output("loss", display_name="loss", tooltip="The losses of every step, for core's Plot Loss Graph."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
@@ -68,10 +68,11 @@ class KindredTrain(io.ComfyNode):
         kept = {name: settings.pop(name) for name in inputs.KEPT if name in settings}
         given = {**method, **settings}  # an optional input of a method that is left out arrives as None
         settings = TrainSettings(**{name: value for name, value in given.items() if value is not None})
-        progress = TrainingProgress(cls.hidden.unique_id, settings.steps)
-        keeping = Keeping(run_folder(), kept.get("run_name") or run_name(concepts), kept.get("save_every", 100), kept.get("resume", "new run"), progress.tell)
-        preview = make_preview(progress.preview, **watched)
-        result = train(model, clip, vae, concepts, settings, progress.step, progress.encoding, keeping, preview)
+        name, every, resume = kept.get("run_name") or run_name(concepts), kept.get("save_every", 100), kept.get("resume", "new run")
+        with TrainingProgress(cls.hidden.unique_id, settings.steps, [concept.token for concept in concepts], cls.hidden.extra_pnginfo) as progress:
+            keeping = Keeping(run_folder(), name, every, resume, progress.tell)
+            preview = make_preview(progress.preview, **watched)
+            result = train(model, clip, vae, concepts, settings, progress.step, progress.encoding, keeping, preview, on_restore=progress.restored)
         tuned, tuned_clip = apply_lora(model, clip, result.lora)
         return io.NodeOutput(
             tuned,

@@ -1,5 +1,6 @@
 """One real host for the whole session: in this process, and as a server on a free port when a test asks for it."""
 
+import os
 import shutil
 
 import pytest
@@ -7,10 +8,15 @@ from kindred_testing import SHARED, host, start_host
 
 
 def pytest_configure(config):
+    beside_others = hasattr(config, "workerinput")
+    if config.getoption("numprocesses", None) and not beside_others:
+        return  # this process only hands out tests
+    if beside_others:
+        os.environ["OMP_NUM_THREADS"] = "1"  # a core each, for the servers that tests start as well
     start_host()
     import torch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1 if beside_others else 2)
 
 
 def pytest_unconfigure(config):

@@ -58,6 +58,23 @@ def test_too_little_room_is_said_before_anything_is_installed(door, monkeypatch,
     assert not list(tmp_path.iterdir())
 
 
+def test_an_older_comfyui_gets_a_layer_over_the_environment(door, tmp_path, monkeypatch):
+    """What it needs otherwise is installed beside, what is alike is shared, and the second run installs nothing."""
+    base = Path(sys.executable)
+    if not (base.parent.parent / "kindred.json").is_file():
+        pytest.skip("this Python was not made by kindred.py, which makes the layer over its own")
+    monkeypatch.setattr(door, "HOME", tmp_path)
+    old = tmp_path / "0.0.0"
+    old.mkdir()
+    (old / "requirements.txt").write_text("pip\ntorch\n")  # both are there: nothing is fetched
+    python = door.make_layer(base, old, tmp_path / "layer")
+    code = "import sys, pytest, torch, torchvision; print(sys.prefix, torch.__file__, pytest.__file__, sep='\\n')"
+    prefix, *shared = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert Path(prefix) == tmp_path / "layer" and all(Path(file).is_relative_to(base.parent.parent) for file in shared)
+    made = (tmp_path / "setup.log").read_bytes()
+    assert door.make_layer(base, old, tmp_path / "layer") == python and (tmp_path / "setup.log").read_bytes() == made
+
+
 def test_no_network_is_one_sentence(tmp_path):
     """The real script with a registry that refuses: exit code 1, the reason in words, no traceback, nothing half-made in use."""
     place = tmp_path / "a checkout with spaces"

@@ -55,7 +55,9 @@ class RunFolder:
     def newest(cls, root: Path, name: str) -> RunFolder:
         """The folder that was written last among `name`, `name_2`, ... ValueError when no state is there: never silently from zero."""
         name = names.safe_name(name)
-        places = [place for place in root.glob("*") if re.fullmatch(re.escape(name) + r"(_\d+)?", place.name)] if root.is_dir() else []
+        places = (
+            [place for place in root.glob("*") if re.fullmatch(re.escape(name) + r"(_\d+)?", place.name) and not place.is_symlink()] if root.is_dir() else []
+        )
         found = [(max(path.stat().st_mtime_ns for path in files), place) for place in places if (files := _states(place))]
         if not found:
             raise ValueError(f"There is no interrupted training {name!r} to continue in {str(root)!r}. Correct run_name, or set resume to 'new run'.")

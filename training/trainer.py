@@ -63,6 +63,7 @@ def train(
     keeping: Keeping | None = None,
     preview: Callable[[Run, int], None] | None = None,
     processes: Alone | None = None,
+    on_restore: Callable[[list[Step]], None] | None = None,
 ) -> Trained:
     """Learn `concepts` on `model` and `clip` (the host's MODEL, CLIP, VAE), which stay as they are, bit for bit.
 
@@ -73,6 +74,7 @@ def train(
     keeping    where states are kept and whether to go on from one; None keeps nothing
     preview    called after each step with (run, steps done), outside of autograd; draws when it wants to
     processes  of a distributed run; the first of them keeps the states
+    on_restore sees the steps before, of a run that goes on
 
     Raises ValueError for what cannot be trained or continued, FloatingPointError when a loss or gradient is no number (before the
     optimizer step, with the last good state kept). The host's interrupt ends the run within one step, with the state kept. When memory
@@ -86,7 +88,7 @@ def train(
         run = Run(model, clip, vae, concepts, settings, processes)
         keeper = _Keeper(run, keeping if keeping and keeping.every else None)
         try:
-            return _run(run, keeper, on_step, on_encode, preview)
+            return _run(run, keeper, on_step, on_encode, preview, on_restore)
         except Exception as error:
             if host.is_out_of_memory(error):
                 error.args = (f"{need_less(model, concepts, settings)} ({error})",)
@@ -97,12 +99,14 @@ def train(
             host.memory_after_run()
 
 
-def _run(run: Run, keeper: _Keeper, on_step, on_encode, preview) -> Trained:
+def _run(run: Run, keeper: _Keeper, on_step, on_encode, preview, on_restore) -> Trained:
     done, state = keeper.begin()
     finished = state is not None and state["finished"]
     run.prepare(on_encode, done)
     if state is not None:
         run.restore(state)
+        if on_restore:
+            on_restore(run.history.steps)
     if finished:
         return run.result()
     keeper.ready()

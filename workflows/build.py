@@ -1,20 +1,38 @@
-"""Lays the example workflows out in the real front end and writes the JSON files and thumbnails that stand beside this script.
+"""Makes the workflow files and thumbnails that stand beside this script: laid out in the real front end, run on the miniature base.
 
-For developers, after a change of a node's inputs:  python workflows/build.py http://127.0.0.1:8188
-Needs a running ComfyUI with the pack (`python kindred.py serve`), the package `playwright` and Chromium.
+For developers, after a change of a node's inputs or of the base:
+
+    .kindred/env/bin/python workflows/build.py                   all of it
+    .kindred/env/bin/python workflows/build.py --thumbnails      only runs them again, without a browser
+    .kindred/env/bin/python workflows/build.py omega_sweep       this one
+
+Starts a server of its own in `.kindred/base`. The layout needs the package `playwright` and Chromium; what it looks like is shown in
+`.kindred/screenshots`.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
+import os
+import shutil
 import sys
+import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
-from PIL import Image
-from playwright.sync_api import sync_playwright
+from PIL import Image, ImageDraw, ImageFont
 
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+os.environ.setdefault("COMFYUI_PATH", str(ROOT / ".kindred" / "host" / "0.30.0"))
+sys.path[:0] = [str(HERE), str(ROOT / "demo")]
+
+import run as demo  # noqa: E402
+import workflow as workflows  # noqa: E402
+from contents import WORKFLOWS, Workflow  # noqa: E402
+
 CHROMIUM = [
     "--no-sandbox",
     "--disable-gpu",
@@ -24,186 +42,70 @@ CHROMIUM = [
     "--disable-component-update",
     "--disable-sync",
 ]
-
-# title -> (class, x, y, width, height, inputs); an input "@Title:output" is a link
-TRAIN = {
-    "Base model": ("CheckpointLoaderSimple", 0, 60, 320, 100, {"ckpt_name": "v1-5-pruned-emaonly-fp16.safetensors"}),
-    "Photos": ("KindredPhotos", 0, 240, 320, 110, {"folder": "my_dog"}),
-    "Concept": (
-        "KindredConcept",
-        380,
-        240,
-        380,
-        420,
-        {"images": "@Photos:0", "masks": "@Photos:1", "captions": "@Photos:2", "token": "<v1>", "class_word": "dog"},
-    ),
-    "Train": (
-        "KindredTrain",
-        820,
-        60,
-        380,
-        600,
-        {
-            "model": "@Base model:0",
-            "clip": "@Base model:1",
-            "vae": "@Base model:2",
-            "concepts.concept_0": "@Concept:0",
-            "method": "kv + token",
-            "spl_weight": 1.0,
-            "prior_weight": 1.0,
-            "steps": 500,
-            "batch_size": 2,
-            "learning_rate": 0.0,
-            "resolution": 512,
-            "seed": 0,
-            "preview_every": 100,
-            "resume": "new run",
-        },
-    ),
-    "Save": ("KindredSave", 1260, 60, 360, 220, {"lora": "@Train:2", "tokens": "@Train:3", "name": "my_dog", "overwrite": False, "dtype": "float16"}),
-    "Loss": ("LossGraphNode", 1260, 340, 360, 320, {"loss": "@Train:4", "filename_prefix": "loss"}),
-}
-COMPARE = {
-    "Base model": ("CheckpointLoaderSimple", 0, 60, 320, 100, {"ckpt_name": "v1-5-pruned-emaonly-fp16.safetensors"}),
-    "Load": ("KindredLoad", 0, 230, 320, 150, {"model": "@Base model:0", "clip": "@Base model:1", "name": "my_dog", "strength": 1.0}),
-    "Size": ("EmptyLatentImage", 0, 450, 320, 110, {"width": 512, "height": 512, "batch_size": 1}),
-    "Prompt": ("CLIPTextEncode", 400, 60, 400, 140, {"clip": "@Load:1", "text": "a photo of a <v1> dog wearing headphones on the beach"}),
-    "Class prompt": ("CLIPTextEncode", 400, 260, 400, 140, {"clip": "@Base model:1", "text": "a photo of a dog dog wearing headphones on the beach"}),
-    "Negative": ("CLIPTextEncode", 400, 460, 400, 110, {"clip": "@Base model:1", "text": ""}),
-    "SLERP": (
-        "KindredConditioningSLERP",
-        400,
-        640,
-        400,
-        330,
-        {"conditioning": "@Prompt:0", "class_conditioning": "@Class prompt:0", "alpha": 0.2, "beta": 0.5, "norm": "midpoint", "align": "position"},
-    ),
-    "CFG": (
-        "KSampler",
-        880,
-        60,
-        320,
-        300,
-        {
-            "model": "@Load:0",
-            "positive": "@Prompt:0",
-            "negative": "@Negative:0",
-            "latent_image": "@Size:0",
-            "seed": 1,
-            "steps": 30,
-            "cfg": 7.5,
-            "sampler_name": "dpmpp_2m",
-            "scheduler": "karras",
-            "denoise": 1.0,
-        },
-    ),
-    "Guidance": (
-        "KindredKSampler",
-        880,
-        490,
-        320,
-        340,
-        {
-            "model": "@Load:0",
-            "base_model": "@Base model:0",
-            "positive": "@Prompt:0",
-            "negative": "@Negative:0",
-            "latent_image": "@Size:0",
-            "omega": 0.6,
-            "seed": 1,
-            "steps": 30,
-            "cfg": 7.5,
-            "sampler_name": "dpmpp_2m",
-            "scheduler": "karras",
-            "denoise": 1.0,
-        },
-    ),
-    "CFG with SLERP": (
-        "KSampler",
-        880,
-        950,
-        320,
-        300,
-        {
-            "model": "@Load:0",
-            "positive": "@SLERP:0",
-            "negative": "@Negative:0",
-            "latent_image": "@Size:0",
-            "seed": 1,
-            "steps": 30,
-            "cfg": 7.5,
-            "sampler_name": "dpmpp_2m",
-            "scheduler": "karras",
-            "denoise": 1.0,
-        },
-    ),
-}
-for _name, _sampler, _y in (("plain CFG", "CFG", 60), ("Personalization Guidance", "Guidance", 490), ("Conditioning SLERP", "CFG with SLERP", 950)):
-    COMPARE["Decode " + _name] = ("VAEDecode", 1250, _y, 240, 50, {"samples": f"@{_sampler}:0", "vae": "@Base model:2"})
-    COMPARE[_name] = ("SaveImage", 1540, _y, 340, 330, {"images": f"@Decode {_name}:0", "filename_prefix": "kindred/" + _name})
-
-WORKFLOWS = {
-    "train_a_concept": (
-        TRAIN,
-        [
-            ("1  base model and photos", -20, -20, 360, 400),
-            ("2  what to call it", 360, 160, 420, 520),
-            ("3  learn it without losing its kind", 800, -20, 420, 1120),
-            ("4  keep it", 1240, -20, 400, 740),
-        ],
-        "Put three to six photos of one subject into a folder of ComfyUI's **input** folder, choose it in *Load Photos*, say in one word what it is (class_word), and queue.\n\n"
-        "500 steps are what the paper takes for one subject; a preview is drawn every 100. Stopped? Set **resume** to *continue* and queue again.\n\n"
-        "What was learned is saved as a LoRA and an embedding; *use_a_saved_concept* draws with it.",
-        (0, 420, 320, 240),
-    ),
-    "use_a_saved_concept": (
-        COMPARE,
-        [
-            ("1  the base model and the concept", -20, -20, 360, 600),
-            ("2  say it", 380, -20, 440, 1010),
-            ("3  draw it: plain CFG", 860, -20, 1040, 430),
-            ("Personalization Guidance: guided by the weights between base and tuned, at the cost of CFG", 860, 420, 1040, 430),
-            ("Conditioning SLERP: the prompt turned back toward its kind", 860, 880, 1040, 430),
-        ],
-        "The prompt names the subject by its token. The class prompt is the same one with the class word in the token's place, encoded by the base model's CLIP.\n\n"
-        "**omega** 0 to 0.3 favours the subject, 0.4 to 0.6 balances, 1 is plain CFG. **alpha** 0.1 to 0.3 brings back what the prompt asks for beside the subject.",
-        (0, 620, 320, 300),
-    ),
-}
+SUBJECTS = {"my_dog": "biscuit", "my_cat": "marble"}  # the folders that the workflows name -> drawn subjects
+PAPER, INK, WIDTH = "#1e1f22", "#f1f1f1", 960
 
 
-def main(address: str) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[[], *WORKFLOWS], help="which (default: all)")
+    parser.add_argument("--thumbnails", action="store_true", help="leave the workflow files as they are")
+    parser.add_argument("--layout", action="store_true", help="leave the thumbnails as they are")
+    parser.add_argument("--steps", type=int, default=240, help="of the trainings (default 240, about four minutes each on a quiet core)")
+    options = parser.parse_args()
+    names = options.names or list(WORKFLOWS)
+    settings = SimpleNamespace(checkpoint=None, cpu=not demo.has_card(), port=None)
+    checkpoint = demo.prepare_checkpoint(settings)
+    with demo.start(settings) as server:
+        for folder, subject in SUBJECTS.items():
+            prepare_photos(folder, subject)
+        if not options.thumbnails:
+            lay_out(server.address, names)
+        if not options.layout:
+            for name in names:
+                thumbnail(server, name, WORKFLOWS[name], checkpoint, options.steps)
+
+
+# -- the files -----------------------------------------------------------------------------------------------------------
+
+
+def lay_out(address: str, names: list[str]) -> None:
+    from playwright.sync_api import sync_playwright
+
+    shots = ROOT / ".kindred" / "screenshots"
+    shots.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
-        page = browser.new_page(viewport={"width": 1800, "height": 1100})
-        page.goto(address)
-        page.wait_for_function("window.app?.extensionManager && window.app.graph && Object.keys(LiteGraph.registered_node_types).length > 500", timeout=120_000)
-        page.wait_for_timeout(3000)
-        page.keyboard.press("Escape")  # the templates that greet a first visit
-        for name, (nodes, groups, note, note_place) in WORKFLOWS.items():
-            workflow = page.evaluate(
-                LAY_OUT, [prompt(nodes), {str(index + 1): [*nodes[title][1:5], title] for index, title in enumerate(nodes)}, groups, note, note_place]
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium") or "/usr/bin/chromium", args=CHROMIUM)
+        for name in names:
+            # A visit of its own for each: the front end remembers widget values by node id, and the next file's nodes have the same ones.
+            page = browser.new_context(viewport={"width": 1800, "height": 1100}).new_page()
+            page.goto(address, timeout=300_000)
+            page.wait_for_function(
+                "window.app?.extensionManager && window.app.graph && Object.keys(LiteGraph.registered_node_types).length > 500", timeout=300_000
             )
-            boxes = [group["bounding"] for group in workflow["groups"]] + [[*node["pos"], *node["size"]] for node in workflow["nodes"]]
-            bounds = [min(b[0] for b in boxes), min(b[1] for b in boxes), max(b[0] + b[2] for b in boxes), max(b[1] + b[3] for b in boxes)]
-            (HERE / f"{name}.json").write_text(json.dumps(workflow, indent=1, ensure_ascii=False) + "\n", "utf-8")
-            page.wait_for_timeout(1000)
-            left, top, right, bottom = bounds
+            page.wait_for_timeout(3000)
+            page.keyboard.press("Escape")  # the templates that greet a first visit
+            what = WORKFLOWS[name]
+            places = {str(index + 1): [node.x, node.y, node.width, node.height, title] for index, (title, node) in enumerate(what.nodes.items())}
+            identity = str(uuid.uuid5(uuid.NAMESPACE_URL, f"kindred/workflows/{name}"))  # runs are told by it: two workflows must not share one
+            made = page.evaluate(LAY_OUT, [to_prompt(what), identity, places, what.groups, what.note, what.note_place])
+            (HERE / f"{name}.json").write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", "utf-8")
+            boxes = [group["bounding"] for group in made["groups"]] + [[*node["pos"], *node["size"]] for node in made["nodes"]]
+            left, top, right, bottom = min(b[0] for b in boxes), min(b[1] for b in boxes) - 30, max(b[0] + b[2] for b in boxes), max(b[1] + b[3] for b in boxes)
             page.set_viewport_size({"width": int(right - left) + 600, "height": int(bottom - top) + 600})
             page.evaluate(
                 "([x, y]) => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [x, y]; app.graph.setDirtyCanvas(true, true); }", [110 - left, 130 - top]
             )
             page.wait_for_timeout(1500)
-            shot = page.screenshot(clip={"x": 100, "y": 120, "width": right - left + 20, "height": bottom - top + 20})
-            picture = Image.open(io.BytesIO(shot)).convert("RGB")
-            picture.resize((1400, round(1400 * picture.height / picture.width)), Image.Resampling.LANCZOS).save(HERE / f"{name}.jpg", quality=86)
-            print(name, len(workflow["nodes"]), "nodes")
+            page.screenshot(path=shots / f"{name}.png", clip={"x": 100, "y": 120, "width": right - left + 20, "height": bottom - top + 20})
+            print(f"{name}: {len(made['nodes'])} nodes; overlapping: {', '.join(overlaps(made)) or 'none'}")
+            page.context.close()
         browser.close()
 
 
-def prompt(nodes: dict) -> dict:
+def to_prompt(what: Workflow) -> dict:
     """The workflow in API form."""
-    number = {title: str(index + 1) for index, title in enumerate(nodes)}
+    number = {title: str(index + 1) for index, title in enumerate(what.nodes)}
 
     def value(given):
         if isinstance(given, str) and given.startswith("@"):
@@ -212,13 +114,25 @@ def prompt(nodes: dict) -> dict:
         return given
 
     return {
-        number[title]: {"class_type": node[0], "inputs": {key: value(given) for key, given in node[5].items()}, "_meta": {"title": title}}
-        for title, node in nodes.items()
+        number[title]: {"class_type": node.kind, "inputs": {key: value(given) for key, given in node.inputs.items()}, "_meta": {"title": title}}
+        for title, node in what.nodes.items()
     }
 
 
-LAY_OUT = """async ([prompt, places, groups, note, notePlace]) => {
+def overlaps(made: dict) -> list[str]:
+    """Pairs of nodes of which one covers a part of the other; a node's title stands 30 pixels above it."""
+    boxes = [(node.get("title") or node["type"], *node["pos"], *node["size"]) for node in made["nodes"]]
+    found = []
+    for index, (one, x1, y1, w1, h1) in enumerate(boxes):
+        for other, x2, y2, w2, h2 in boxes[index + 1 :]:
+            if x1 < x2 + w2 and x2 < x1 + w1 and y1 - 30 < y2 + h2 and y2 - 30 < y1 + h1:
+                found.append(f"{one} / {other}")
+    return found
+
+
+LAY_OUT = """async ([prompt, identity, places, groups, note, notePlace]) => {
   await app.loadApiJson(prompt, 'kindred.json');
+  app.graph.id = identity;
   await new Promise(done => setTimeout(done, 1500));
   for (const node of app.graph._nodes) {
     const [x, y, w, h, title] = places[node.id];
@@ -236,5 +150,87 @@ LAY_OUT = """async ([prompt, places, groups, note, notePlace]) => {
   return app.graph.serialize();
 }"""
 
+
+# -- the thumbnails ------------------------------------------------------------------------------------------------------
+
+
+def prepare_photos(folder: str, subject: str) -> None:
+    content, _ = demo.drawn(subject)
+    place = demo.BASE / "input" / folder
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    for name, data in content.items():
+        (place / name).write_bytes(data)
+
+
+def thumbnail(server, name: str, what: Workflow, checkpoint: str, steps: int) -> None:
+    """Run the file as it lies here on the miniature base and make a picture of what it shows."""
+    prompt = workflows.to_prompt(workflows.load(HERE / f"{name}.json"), server.get("/object_info", timeout=120))
+    fit(prompt, checkpoint, steps)
+    previews = demo.BASE / "output" / "kindred" / "runs"
+    shutil.rmtree(previews, ignore_errors=True)
+    result = server.run(prompt)
+    rows = [[(title if len(what.shown) > 2 else "", picture(data)) for title in what.shown for data in result.images.get(workflows.node_id(prompt, title), ())]]
+    if not rows[0]:  # a training: what it was shown, and what it drew on the way
+        photos = sorted((demo.BASE / "input" / "my_dog").glob("*.png"))[:4]
+        drawn = sorted(previews.rglob("step-*.png"))[-4:]
+        rows = [[("photos" if not index else "", picture(path.read_bytes())) for index, path in enumerate(photos)]]
+        rows += [[(f"step {int(path.stem[5:])}", picture(path.read_bytes())) for path in drawn]]
+    sheet = arranged(rows)
+    sheet.save(HERE / f"{name}.jpg", quality=88)
+    print(f"{name}.jpg: {sheet.width} x {sheet.height}")
+
+
+def fit(prompt: dict, checkpoint: str, steps: int) -> None:
+    """What the miniature base needs in place of Stable Diffusion 1.5's settings: 64 pixels, and trainings of a minute."""
+    for node in prompt.values():
+        inputs, kind = node["inputs"], node["class_type"]
+        if kind == "CheckpointLoaderSimple":
+            inputs["ckpt_name"] = checkpoint
+        elif kind == "EmptyLatentImage":
+            inputs.update(width=inputs["width"] // 8, height=inputs["height"] // 8)
+        elif kind == "KindredConcept":
+            inputs["initializer"] = inputs["class_word"]
+        elif kind == "KindredTrain":
+            inputs.update({"steps": steps, "learning_rate": 4e-4, "method.token_learning_rate": 2e-3, "batch_size": 4, "augment": False, "resolution": 64})
+            inputs.update(preview_every=max(1, steps // 4), preview_prompt="a photo of a {token} {class} wearing headphones on the beach", preview_cfg=5.0)
+        elif kind == "KindredSave":
+            inputs["overwrite"] = True
+        if "cfg" in inputs:
+            inputs["cfg"] = 5.0
+        if kind in ("KSampler", "KindredKSampler", "BasicScheduler"):
+            inputs["steps"] = 20
+
+
+def picture(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data)) as opened:
+        image = opened.convert("RGB")
+    factor = -(-256 // image.height)
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST) if factor > 1 else image
+
+
+def arranged(rows: list[list[tuple[str, Image.Image]]]) -> Image.Image:
+    """Labelled pictures in rows of one height each, on dark paper, `WIDTH` wide."""
+    gap, band, font = 14, 44, ImageFont.load_default(24)
+    made = []
+    for row in rows:
+        height = min(420, max(image.height for _, image in row))
+        images = [(label, image.resize((round(image.width * height / image.height), height), Image.Resampling.LANCZOS)) for label, image in row]
+        width = sum(image.width for _, image in images) + gap * (len(images) + 1)
+        top = band if any(label for label, _ in images) else gap
+        strip, x = Image.new("RGB", (width, top + height), PAPER), gap
+        for label, image in images:
+            ImageDraw.Draw(strip).text((x + image.width / 2, top / 2), label, INK, font, anchor="mm")
+            strip.paste(image, (x, top))
+            x += image.width + gap
+        made.append(strip.resize((WIDTH, round(strip.height * WIDTH / strip.width)), Image.Resampling.LANCZOS))
+    sheet = Image.new("RGB", (WIDTH, sum(strip.height for strip in made) + gap), PAPER)
+    y = 0
+    for strip in made:
+        sheet.paste(strip, (0, y))
+        y += strip.height
+    return sheet
+
+
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8188")
+    main()

@@ -20,6 +20,7 @@ def pytest_configure(config):
     import comfy.cli_args
     sys.argv = arguments
     comfy.options.enable_args_parsing(False)
+    import utils.extra_config  # as main.py does, before `nodes` puts another `utils` on the path
     import nodes
     import server
     place = pathlib.Path("custom_nodes/ComfyUI-Kindred").absolute()

@@ -6,11 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
-from kindred_testing import ROOT
-from kindred_testing.server import PromptError, TestServer, _load
+from kindred_testing.server import PromptError, TestServer
 from PIL import Image
 
-workflows = _load("kindred_demo_workflow", ROOT / "demo" / "workflow.py")
 CHECKPOINT = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": TestServer.CHECKPOINT}}
 
 
@@ -266,18 +264,3 @@ def test_the_pack_starts_fast_and_silently(server):
     assert float(line.split("seconds")[0].split()[-1].removesuffix("s")) <= 0.2, line
     start = log[: log.index("To see the GUI")]
     assert not [line for line in start.splitlines() if ("ERROR" in line or "WARNING" in line or "Traceback" in line or "Exception" in line)], start
-
-
-def test_workflow_files_are_what_the_server_takes(server, photos):
-    """Every shipped workflow converts to a prompt whose nodes and inputs the server knows, each required input given."""
-    info = server.get("/object_info", timeout=120)
-    files = sorted((ROOT / "workflows").glob("*.json"))
-    assert files
-    for file in files:
-        prompt = workflows.to_prompt(workflows.load(file), info)
-        for node in prompt.values():
-            known = info[node["class_type"]]["input"]
-            names = {name.split(".")[0] for name in node["inputs"]}
-            assert names <= set(known.get("required", {})) | set(known.get("optional", {})), (file.name, node["class_type"])
-            missing = {name for name in known.get("required", {}) if name.split(".")[0] not in names}
-            assert not missing, (file.name, node["class_type"], missing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -14,6 +15,13 @@ SHARED = ROOT.parent / "shared"  # photos for tests; what needs them skips witho
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".kindred" / "host" / "0.30.0").resolve()
 BASE = Path(os.environ.get("KINDRED_TEST_BASE") or tempfile.gettempdir()) / f"kindred-tests-{os.getpid()}"
 PACK_NAME = "ComfyUI-Kindred"
+
+
+def host_version() -> tuple[int, ...]:
+    """Of the ComfyUI that is tested, for what only newer ones have."""
+    text = (COMFYUI / "comfyui_version.py").read_text("utf-8")
+    return tuple(int(part) for part in re.search(r'"([\d.]+)', text)[1].split("."))
+
 
 _pack_module: str | None = None
 
@@ -46,6 +54,7 @@ def start_host() -> None:
         importlib.import_module("comfy.cli_args")
     finally:
         sys.argv = arguments
+    importlib.import_module("utils.extra_config")  # as main.py does: older hosts' `nodes` puts another `utils` before it on the path
     nodes = importlib.import_module("nodes")
     server = importlib.import_module("server")
     loop = asyncio.new_event_loop()

@@ -1,0 +1,58 @@
+"""What people read: tooltips, help pages and translations have a word for every node and input, and none for what is no more."""
+
+import importlib.util
+import re
+
+import pytest
+from kindred_testing import ROOT, host_version
+
+_spec = importlib.util.spec_from_file_location("kindred_locales", ROOT / "locales" / "collect.py")
+locales = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(locales)
+
+
+@pytest.fixture(scope="module")
+def nodes(server):
+    return locales.ours(server.get("/object_info", timeout=120))
+
+
+def inputs(node: dict) -> dict[str, dict]:
+    """Input name, without the choice or list it belongs to -> its options; a growing input by its own name alone."""
+    found = {name.rpartition(".")[2]: options for name, options in locales._inputs(node["input"])}
+    return {name: options for name, options in found.items() if not re.fullmatch(r"(concept|image)_\d+", name)}
+
+
+def test_every_node_input_and_output_says_what_it_is(nodes):
+    for name, node in nodes.items():
+        assert node["description"] and node["display_name"] and node["category"] == "personalization", name
+        assert not [key for key, options in inputs(node).items() if not options.get("tooltip")], name
+        assert all(node["output_tooltips"] or []), name
+        if "search_aliases" in node or host_version() >= (0, 24):
+            assert len(node["search_aliases"]) >= 2, name
+
+
+def test_every_node_has_its_page(nodes):
+    pages = {path.stem: path.read_text("utf-8") for path in (ROOT / "web" / "docs").glob("*.md")}
+    assert pages.keys() == nodes.keys()
+    for name, page in pages.items():
+        assert page.startswith(f"# {nodes[name]['display_name']}\n"), name
+        headings = re.findall(r"^## (.+)$", page, re.MULTILINE)
+        assert {"When to use it", "Inputs", "Example"} <= set(headings), (name, headings)
+        assert not [key for key in inputs(nodes[name]) if f"`{key}`" not in page], name
+        listed = re.findall(r"^(?:\| |- )((?:`\w+`(?:, )?)+)", page.split("## Inputs\n")[1].split("\n## ")[0], re.MULTILINE)
+        stale = set(re.findall(r"`(\w+)`", " ".join(listed))) - inputs(nodes[name]).keys()
+        assert not stale, (name, stale)
+        if name not in ("KindredPhotos", "KindredSave", "KindredGrid"):
+            assert re.search(r"^Papers?: ", page, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("language", locales.languages())
+def test_every_language_has_every_word_and_no_stale_one(nodes, language):
+    assert locales.differences(locales.english(nodes), locales.read(language)) == []
+
+
+def test_the_english_words_are_the_nodes_own(nodes):
+    """`python locales/collect.py` writes them. Core's samplers say their inputs a little differently in each version."""
+    assert set(locales.languages()) >= {"en", "zh", "ja", "fr"}
+    if host_version() >= (0, 30):
+        assert locales.english(nodes) == locales.read("en")

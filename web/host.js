@@ -1,0 +1,71 @@
+/** All that touches the front end's internals; the other modules know the DOM and numbers only. */
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+
+export { api, app };
+
+const rootGraph = () => (app.isGraphReady === false ? null : (app.rootGraph ?? app.graph));
+
+/** The workflow on the screen, as the server's runs name it. */
+export const workflowId = () => rootGraph()?.id ?? null;
+
+/** The node of an execution id ("4", or "7:4" inside a subgraph) in the workflow on the screen. */
+export function findNode(executionId) {
+  let graph = rootGraph(), node = null;
+  for (const part of String(executionId).split(":")) {
+    node = graph?.getNodeById(part);
+    graph = node?.subgraph;
+  }
+  return node ?? null;
+}
+
+/** Tell the front end that the workflow is another than before, so that its own draft keeps the change. */
+export function noteChange() {
+  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+  (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
+}
+
+/** The address of a picture that the server has kept, small enough for a strip. */
+export const pictureUrl = ({ filename, subfolder, type }) =>
+  api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type, preview: "webp;85" })}`);
+
+/**
+ * Run `changed` after `node[hook]`, whatever else hangs on it.
+ */
+export function after(node, hook, changed) {
+  const before = node[hook];
+  node[hook] = function (...given) {
+    const result = before?.apply(this, given);
+    changed(...given);
+    return result;
+  };
+}
+
+/** Let the node be as high as its widgets need, and never lower than the artist made it. */
+export function fit(node) {
+  if (!node.graph) return;
+  const height = node.computeSize()[1];
+  if (node.size[1] < height) node.setSize([node.size[0], height]);
+  node.graph.setDirtyCanvas(true, true);
+}
+
+/**
+ * A DOM element as a widget at place `index`; it is no input, and nothing of it is saved or sent.
+ * The front end saves values by position and reads them without gaps, so the gap that such a widget leaves is closed.
+ */
+export function addElement(node, name, element, index, options) {
+  const widget = node.addDOMWidget(name, name, element, { serialize: false, hideOnZoom: false, ...options });
+  widget.serialize = false;
+  node.widgets.splice(node.widgets.indexOf(widget), 1);
+  node.widgets.splice(index, 0, widget);
+  after(node, "onSerialize", (saved) => {
+    if (saved.widgets_values) saved.widgets_values = saved.widgets_values.filter((_, place) => node.widgets[place]?.serialize !== false);
+  });
+  return widget;
+}
+
+/** Let a widget be as high as `height()` says in both renderers, whatever room the node has. */
+export function fixHeight(widget, height) {
+  widget.computeLayoutSize = undefined;
+  widget.computeSize = (width) => [width, height()];
+}
