@@ -77,7 +77,7 @@ def test_the_check_sees_it(source):
 CHECKPOINT = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": TestServer.CHECKPOINT}}
 ESCAPES = ["../evil", "../../evil", "/tmp/evil", "C:\\evil", "C:evil", "\\\\server\\share", "a/../../evil", "evil\0.png", "..", "~/evil/x", "sub/evil"]
 # The word by which the refusal is ours (or, for lists, the server's own), and not an accident further on.
-REFUSED = r"contains|is empty|begins with a dot|is not inside|not in list|There is no|is not the name|hides the file"
+REFUSED = r"contains|is empty|begins with a dot|is not inside|not in list|There is no|is not the name|hides the file|mismatch"
 
 
 def photos(server) -> str:
@@ -85,7 +85,8 @@ def photos(server) -> str:
 
     folder = server.base / "input" / "safe"
     folder.mkdir(exist_ok=True)
-    Image.new("RGB", (64, 64), "red").save(folder / "a.png")
+    if not (folder / "a.png").exists():
+        Image.new("RGB", (64, 64), "red").save(folder / "a.png")
     return "safe"
 
 
@@ -184,6 +185,9 @@ def test_names_cannot_leave_their_folders(server, tree, name):
                 server.run(how)
             assert "Traceback" not in str(error.value), place
     assert {path: path.stat().st_mtime_ns for path in everything(server)} == tree
+    for find in ("find_concept", "photo_folder"):  # behind lists, which the server itself holds to their options
+        with pytest.raises(ValueError, match=REFUSED):
+            getattr(pack("host.paths"), find)(name)
 
 
 def linked(prompt: dict, name: str) -> dict:
@@ -221,7 +225,11 @@ def test_links_are_not_followed_out(server, tmp_path):
         ):
             with pytest.raises(PromptError, match=words):
                 server.run(prompt)
-        server.run(by_name(training(server, save_every=1, run_name="held"), "5", "name", "held"))
+        written = by_name(training(server, save_every=1, run_name="held"), "5", "name", "held")
+        with pytest.raises(PromptError, match="is a link to another place"):
+            server.run(written)
+        (server.base / "models" / "embeddings" / "held.safetensors").unlink()
+        server.run(written)
         assert secret.read_bytes() == b"secret" and sorted(path.name for path in outside.iterdir()) == ["a.png", "secret.safetensors"]
     finally:
         for link in places:
