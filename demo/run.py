@@ -18,16 +18,21 @@ HOME = ROOT / ".kindred"
 BASE = HOME / "base"
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # not the pack's root: its `nodes` would shadow the host's
 
+import compare  # noqa: E402
 import workflow as workflows  # noqa: E402
 from grid import Column, comparison  # noqa: E402
 from PIL import Image  # noqa: E402
 from server import ComfyServer, Interrupted, PromptError, free_port  # noqa: E402
 
-COLUMNS = {
-    "plain CFG": "the tuned model as usual",
-    "Personalization Guidance": "weak model at omega {omega}",
-    "Conditioning SLERP": "prompt turned to its class, alpha {alpha}",
-}
+PROMPTS = ("wearing headphones", "on the beach")  # for a real model
+WORLD_PROMPTS = (
+    "wearing headphones on the beach",
+    "wearing a hat on the moon",
+    "wearing a scarf in the city",
+    "wearing glasses in the snow",
+    "wearing a hat in the kitchen",
+    "in the city",
+)
 
 
 @dataclass(frozen=True)
@@ -35,16 +40,25 @@ class Scale:
     """What fits a base model: the miniature one learns in a minute, a real one as the papers say."""
 
     resolution: int
-    steps: int
-    learning_rate: float
-    token_learning_rate: float
+    training: dict  # inputs of the Train node, where they are not the workflow's
     sampling_steps: int
     cfg: float
-    from_class_word: bool  # the miniature world's text encoder knows no rare word that a token could start from
-    augment: bool  # nor the words for far and near
+    pictures: int  # of each prompt
+    ways: tuple[compare.Way, ...]
+    prompts: tuple[str, ...]
 
 
-SMALL, REAL = Scale(64, 120, 1e-4, 2e-3, 20, 5.0, True, False), Scale(512, 500, 2e-5, 0.0, 30, 7.5, False, True)
+SMALL = Scale(
+    64,
+    # No augmentation: the miniature world's base knows creatures of one size, and no words for far and near.
+    {"steps": 120, "batch_size": 4, "learning_rate": 4e-4, "method.token_learning_rate": 2e-3, "augment": False},
+    20,
+    5.0,
+    2,
+    compare.SMALL,
+    WORLD_PROMPTS,
+)
+REAL = Scale(512, {"steps": 500, "learning_rate": 2e-5}, 30, 7.5, 1, compare.REAL, PROMPTS)
 STORED = Path(__file__).resolve().parent / "base" / "miniature.safetensors.xz"
 
 
@@ -101,45 +115,17 @@ def serve(options) -> int:
 def demo(options) -> int:
     started = time.monotonic()
     scale = REAL if options.checkpoint else SMALL
-    resolution = options.resolution or scale.resolution
-    options.cfg = options.cfg or scale.cfg
     checkpoint = prepare_checkpoint(options)
     folder, photos, class_word = prepare_photos(options)
     with start(options) as server:
-        info = server.get("/object_info", timeout=120)
-        train = workflows.to_prompt(workflows.load(ROOT / "workflows" / "train_a_concept.json"), info)
-        workflows.find(train, "Base model")["ckpt_name"] = checkpoint
-        workflows.find(train, "Photos")["folder"] = folder
-        workflows.find(train, "Concept").update(token=options.token, class_word=class_word)
-        if scale.from_class_word:
-            workflows.find(train, "Concept")["initializer"] = class_word
-        workflows.find(train, "Train").update(
-            steps=options.steps or scale.steps,
-            learning_rate=options.learning_rate or scale.learning_rate,
-            resolution=resolution,
-            seed=options.seed,
-            augment=scale.augment,
-        )
-        workflows.find(train, "Train")["method.token_learning_rate"] = options.learning_rate or scale.token_learning_rate
-        workflows.find(train, "Save").update(name=options.name, overwrite=True)
-        print(f"kindred: training {options.token} ({class_word}) on {len(photos)} photos, {workflows.find(train, 'Train')['steps']} steps")
-        saved = server.run(train, TrainingLine())
-        print("\n".join(f"         {line}" for line in saved.ui[workflows.node_id(train, "Save")]["text"][0].splitlines()))
-
-        rows = []
-        prompts = options.prompt or ["a photo of a {token} {class} wearing headphones", "a photo of a {token} {class} on the beach"]
-        draw = workflows.to_prompt(workflows.load(ROOT / "workflows" / "use_a_saved_concept.json"), server.get("/object_info", timeout=120))
-        for number, template in enumerate(prompts):
-            say = template.replace("{token}", options.token).replace("{class}", class_word)
-            fill(draw, options, checkpoint, resolution, scale, say, say.replace(options.token, class_word))
-            print(f"kindred: drawing {number + 1}/{len(prompts)}: {say}")
-            result = server.run(draw)
-            rows.append((say, [Image.open(io.BytesIO(result.images[workflows.node_id(draw, title)][0])) for title in COLUMNS]))
-        columns = [Column(title, text.format(omega=options.omega, alpha=options.alpha)) for title, text in COLUMNS.items()]
-        base = options.checkpoint.name if options.checkpoint else "the miniature world's own"
-        sheet = comparison(
-            f"{options.token} is a {class_word}", photos, columns, rows, f"same seed in each row; guidance scale {options.cfg:g}; base model: {base}"
-        )
+        names = {
+            training: options.name if training == compare.KEPT else f"{options.name}-{training}" for training in dict.fromkeys(w.training for w in scale.ways)
+        }
+        for training, name in names.items():
+            learn(server, options, scale, checkpoint, folder, class_word, name, training)
+        side, cfg = options.resolution or scale.resolution, options.cfg or scale.cfg
+        drawing = compare.Drawing(checkpoint, names, side, scale.pictures, options.seed, scale.sampling_steps, cfg, options.omega, options.alpha)
+        sheet = draw(server, options, scale, drawing, photos, class_word)
         out = BASE / "output" / "kindred" / f"{options.name}.png"
         out.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(out)
@@ -153,16 +139,48 @@ def demo(options) -> int:
         return stay(server, checkpoint) if options.serve else 0
 
 
-def fill(prompt: dict, options, checkpoint: str, resolution: int, scale: Scale, say: str, class_say: str) -> None:
-    workflows.find(prompt, "Base model")["ckpt_name"] = checkpoint
-    workflows.find(prompt, "Load")["name"] = options.name
-    workflows.find(prompt, "Size").update(width=resolution, height=resolution)
-    workflows.find(prompt, "Prompt")["text"] = say
-    workflows.find(prompt, "Class prompt")["text"] = class_say
-    workflows.find(prompt, "SLERP")["alpha"] = options.alpha
-    workflows.find(prompt, "Guidance")["omega"] = options.omega
-    for title in ("CFG", "Guidance", "CFG with SLERP"):
-        workflows.find(prompt, title).update(seed=options.seed, steps=scale.sampling_steps, cfg=options.cfg)
+def learn(server: ComfyServer, options, scale: Scale, checkpoint: str, folder: str, class_word: str, name: str, training: str) -> None:
+    """One training by the workflow, saved under `name`."""
+    train = workflows.to_prompt(workflows.load(ROOT / "workflows" / "train_a_concept.json"), server.get("/object_info", timeout=120))
+    workflows.find(train, "Base model")["ckpt_name"] = checkpoint
+    workflows.find(train, "Photos")["folder"] = folder
+    workflows.find(train, "Concept").update(token=options.token, class_word=class_word)
+    if scale is SMALL:  # its text encoder knows no rare word that a token could start from
+        workflows.find(train, "Concept")["initializer"] = class_word
+    settings = {**scale.training, "resolution": options.resolution or scale.resolution, "seed": options.seed, "preview_every": 0}
+    settings["spl_weight"] = 1.0 if training == compare.KEPT else 0.0
+    if options.steps:
+        settings["steps"] = options.steps
+    if options.learning_rate:
+        settings.update({"learning_rate": options.learning_rate, "method.token_learning_rate": options.learning_rate})
+    workflows.find(train, "Train").update(settings)
+    workflows.find(train, "Save").update(name=name, overwrite=True)
+    how = "with the Semantic Preservation Loss" if settings["spl_weight"] else "plainly"
+    print(f"kindred: training {options.token} ({class_word}) {how}, {settings['steps']} steps")
+    saved = server.run(train, TrainingLine())
+    print("\n".join(f"         {line}" for line in saved.ui[workflows.node_id(train, "Save")]["text"][0].splitlines()))
+
+
+def draw(server: ComfyServer, options, scale: Scale, drawing: compare.Drawing, photos: list[Image.Image], class_word: str) -> Image.Image:
+    """Every prompt in every way, scored where the miniature world's judge knows what is asked for; the comparison picture."""
+    templates = options.prompt or [f"a photo of a {{token}} {{class}} {scene}" for scene in scale.prompts]
+    prompts = [template.replace("{token}", options.token).replace("{class}", class_word) for template in templates]
+    workflow = workflows.to_prompt(workflows.load(ROOT / "workflows" / "use_a_saved_concept.json"), server.get("/object_info", timeout=120))
+    told = compare.scores(photos) if scale is SMALL and STORED.is_file() and not options.prompt else None
+    cells, columns = [], []
+    for way in scale.ways:
+        print(f"kindred: drawing {len(prompts)} prompts, {way.title}")
+        drawn = [compare.draw(server, workflow, way, drawing, prompt, prompt.replace(options.token, class_word)) for prompt in prompts]
+        cells.append(drawn)
+        lines = told([one for row in drawn for one in row], [prompt for prompt, row in zip(prompts, drawn, strict=True) for _ in row]) if told else ()
+        print("".join(f"         {line}\n" for line in lines), end="")
+        columns.append(Column(way.title, way.subtitle.format(omega=drawing.omega, alpha=drawing.alpha), lines))
+    rows = [(prompt, [column[index] for column in cells]) for index, prompt in enumerate(prompts)]
+    base = options.checkpoint.name if options.checkpoint else "the miniature world's own"
+    footer = f"same seeds in each row; guidance scale {drawing.cfg:g}; base model: {base}"
+    if told:
+        footer += f".  Scores over {len(prompts) * drawing.count} pictures by a judge trained on renders: is all of the prompt there, how like the photos; 95% intervals."
+    return comparison(f"{options.token} is a {class_word}", photos, columns, rows, footer)
 
 
 class TrainingLine:

@@ -29,6 +29,7 @@ class Report:
 
     scores: dict[str, list[float]]
     groups: list[object] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)  # one a picture, as they were written
 
     def intervals(self) -> dict[str, Interval]:
         return {name: mean(values, self.groups or None) for name, values in self.scores.items()}
@@ -37,6 +38,22 @@ class Report:
         """Markdown: measure, mean, 95% interval, number of pictures."""
         rows = [f"| {name} | {i.value:.3f} | {i.low:.3f} to {i.high:.3f} | {i.count} |" for name, i in self.intervals().items()]
         return "\n".join(["| measure | mean | 95% interval | images |", "|---|---|---|---|", *rows])
+
+    def text(self) -> str:
+        """Plain text for a preview: the intervals, then each prompt's means where there are several."""
+        intervals = self.intervals()
+        width = max(18, *(len(name) + 2 for name in intervals))
+        lines = [f"{'measure':<{width}}{'mean':>8}   95% interval        images"]
+        lines += [f"{name:<{width}}{i.value:8.3f}   {i.low:6.3f} to {i.high:6.3f}{i.count:12d}" for name, i in intervals.items()]
+        prompts = list(dict.fromkeys(self.prompts))
+        if len(prompts) > 1:
+            lines += ["", "".join(f"{name:>{len(name) + 3}}" for name in self.scores) + f"{'images':>9}   prompt"]
+            for prompt in prompts:
+                at = [i for i, one in enumerate(self.prompts) if one == prompt]
+                means = [sum(values[i] for i in at) / len(at) for values in self.scores.values()]
+                cells = "".join(f"{value:>{len(name) + 3}.3f}" for name, value in zip(self.scores, means, strict=True))
+                lines.append(f"{cells}{len(at):9d}   {prompt}")
+        return "\n".join(lines)
 
 
 def mean_cosine(images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Semantic Drift: how far a learned token has left its class, and what TEA does about it."""
+"""Semantic Drift: how far a learned token has left its class, and what TEA does about it. Evaluate Pictures: do they show the subject, and the prompt?"""
 
 from comfy_api.latest import io, ui
 
@@ -85,4 +85,74 @@ class KindredDrift(io.ComfyNode):
         return io.NodeOutput(text, plots(found, theme), ui=ui.PreviewText(text))
 
 
-NODES = [KindredDrift]
+class KindredEvaluate(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        from ..host import scoring
+
+        def model(name: str, measures: str, kind: str):
+            options = ["none", *scoring.models(name)]
+            return io.Combo.Input(
+                name,
+                options=options,
+                default="none",
+                optional=True,
+                tooltip=f"{kind} of yours, for {measures}: a folder in models/evaluation with config.json, model.safetensors and the rest, as transformers saves it. Nothing is downloaded. Press R to refresh the list.",
+            )
+
+        return io.Schema(
+            node_id="KindredEvaluate",
+            display_name="Evaluate Pictures",
+            category=CATEGORY,
+            description="Scores generated pictures as the papers do: do they show what the prompt says (prompt fidelity), and do they show the subject of the photos (subject fidelity)? With confidence intervals.",
+            search_aliases=["clip score", "clip-t", "clip-i", "dino score", "blip2", "benchmark", "subject fidelity", "metrics"],
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("images", tooltip="The generated pictures, as a batch or a list."),
+                io.Image.Input("references", tooltip="Photos of the subject, for example from Load Photos. Every picture is compared with every photo."),
+                io.String.Input(
+                    "prompts",
+                    default="a photo of a <v1> dog",
+                    multiline=True,
+                    tooltip="What the pictures were drawn from: one prompt for all, or one a line for each picture in order.",
+                ),
+                io.String.Input("token", default="<v1>", tooltip="The subject's token in the prompts. It is read as the class word, since no scorer knows it."),
+                io.String.Input("class_word", default="dog", tooltip="The kind of the subject, which stands in the token's place."),
+                model("clip", "CLIP-T and CLIP-I", "A CLIP model"),
+                model("dino", "DINO", "A DINO vision transformer"),
+                model("blip2", "BLIP2-T", "A BLIP-2 retrieval model"),
+                io.Boolean.Input(
+                    "miniature_world",
+                    default=False,
+                    optional=True,
+                    tooltip="Score with the judge of the pack's own miniature world. For pictures drawn by its base model only: it knows nothing else.",
+                ),
+                io.Combo.Input("theme", options=["dark", "light"], default="dark", optional=True, advanced=True, tooltip="Colours of the plot."),
+            ],
+            outputs=[
+                io.String.Output("table", display_name="table", tooltip="Mean and 95% interval of each measure, and the means of each prompt."),
+                io.Image.Output("plot", display_name="plot", tooltip="Every picture's score, the mean, and the lowest and highest picture."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, images, references, prompts, token, class_word, clip=("none",), dino=("none",), blip2=("none",), miniature_world=(False,), theme=("dark",)
+    ) -> io.NodeOutput:
+        from ..evaluation import scores, scores_plot
+        from ..host import scoring
+
+        chosen = {name: scoring.model_folder(value[0]) for name, value in (("clip", clip), ("dino", dino), ("blip2", blip2)) if value[0] != "none"}
+        if not chosen and not miniature_world[0]:
+            raise ValueError(
+                f"Nothing is chosen that could score. Put a CLIP, DINO or BLIP-2 folder into {scoring.root()} and choose it, or turn miniature_world on for pictures of the pack's own base model."
+            )
+        if chosen:
+            scoring.make_room()
+        scorers = [*(scores.world_scorers() if miniature_world[0] else []), *scores.own_scorers(**chosen, device=scoring.device())]
+        report = scores.score(images, references, "\n".join(prompts), scorers, token[0], class_word[0])
+        text = report.text()
+        return io.NodeOutput(text, scores_plot.plot(report, scores.together(images, "images"), theme[0]), ui=ui.PreviewText(text))
+
+
+NODES = [KindredDrift, KindredEvaluate]

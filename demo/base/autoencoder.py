@@ -43,7 +43,7 @@ def train(settings: Settings, pictures: Pictures, work: Path, log: loop.Log, dev
         g = loop.generator(settings.seed, "vae", step)
         x = pictures.batch(torch.randint(len(pictures.pixels), (settings.vae_batch,), generator=g))
         x = x.to(device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16):
+        with loop.autocast(device):
             z = model.taesd_encoder(x)
             noise = torch.randn(z.shape, generator=g).to(device) * settings.vae_noise
             y = model.taesd_decoder(z + noise)
@@ -63,6 +63,6 @@ def encode(model: torch.nn.Module, pictures: Pictures, device: torch.device, bat
     out = []
     for at in range(0, len(pictures.pixels), batch):
         x = (pictures.pixels[at : at + batch].float() / 255).to(device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16):
+        with loop.autocast(device):
             out.append(model.taesd_encoder(x).float().cpu())
     return torch.cat(out)

@@ -54,6 +54,12 @@ def generator(seed: int, *where: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 where the hardware computes with it; a processor without AVX-512 or AMX emulates it, four times slower than single precision."""
+    fast = device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+
+
 def flat_then_linear(step: int, steps: int, warm: int = 50, flat: float = 0.5, last: float = 0.01) -> float:
     """Warm-up, a plateau for the first half, then a straight line down to ``last``."""
     if step < warm:
@@ -69,7 +75,11 @@ def cosine(step: int, steps: int, warm: int = 50, last: float = 0.01) -> float:
 
 
 class Optimizers:
-    """AdamW, and Muon (Jordan et al. 2024) for what is a matrix: kernels count as [out, in x height x width]. One step, one state for both."""
+    """AdamW, and Muon (Jordan et al. 2024) for what is a matrix: kernels count as [out, in x height x width]. One step, one state for both.
+
+    torch's Muon orthogonalises in bfloat16, which a processor without AVX-512 or AMX emulates slowly (see ``autocast``): there ``muon``
+    had better be 0.
+    """
 
     def __init__(self, parameters: list[torch.nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float, muon: float):
         fits = [p.ndim > 1 and SMALLEST <= min(p.shape[0], p[0].numel()) <= LARGEST for p in parameters]

@@ -36,12 +36,26 @@ def start_host(comfyui: Path, cpu: bool) -> None:
         os.chdir(here)
 
 
-def _initialise(module: torch.nn.Module) -> None:
-    """The layers' usual start: the host's classes skip it, because they expect a checkpoint."""
+def initialise(layer: torch.nn.Module) -> None:
+    """A layer's usual start: the host's classes skip it, because they expect a checkpoint."""
+    for kind in (torch.nn.Linear, torch.nn.Conv2d, torch.nn.LayerNorm, torch.nn.GroupNorm):
+        if isinstance(layer, kind):
+            kind.reset_parameters(layer)
+
+
+@torch.no_grad()
+def quiet(module: torch.nn.Module) -> None:
+    """Every residual branch of a UNet starts at zero, as in the original."""
+    from comfy.ldm.modules.attention import SpatialTransformer
+    from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+
     for layer in module.modules():
-        for kind in (torch.nn.Linear, torch.nn.Conv2d, torch.nn.LayerNorm, torch.nn.GroupNorm):
-            if isinstance(layer, kind):
-                kind.reset_parameters(layer)
+        if isinstance(layer, ResBlock):
+            layer.out_layers[-1].weight.zero_()
+            layer.out_layers[-1].bias.zero_()
+        if isinstance(layer, SpatialTransformer):
+            layer.proj_out.weight.zero_()
+            layer.proj_out.bias.zero_()
 
 
 def autoencoder() -> torch.nn.Module:
@@ -69,7 +83,8 @@ def text_encoder(layers: int, mlp: int) -> torch.nn.Module:
     from comfy.clip_model import CLIPTextModel_
 
     model = CLIPTextModel_({**CLIP, "num_hidden_layers": layers, "intermediate_size": mlp}, torch.float32, "cpu", comfy.ops.disable_weight_init)
-    _initialise(model)
+    for layer in model.modules():
+        initialise(layer)
     with torch.no_grad():
         model.embeddings.token_embedding.weight.copy_(token_table())
         model.embeddings.position_embedding.weight.copy_(token_table(1)[:POSITIONS] * 0.5)
@@ -95,17 +110,13 @@ def token_table(salt: int = 0) -> torch.Tensor:
 
 def unet() -> torch.nn.Module:
     import comfy.ops
-    from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     model = UNetModel(**UNET, operations=comfy.ops.disable_weight_init)
-    _initialise(model)
-    with torch.no_grad():  # every residual branch starts at zero, as in the original
-        for layer in model.modules():
-            if isinstance(layer, ResBlock):
-                layer.out_layers[-1].weight.zero_()
-            if layer.__class__.__name__ == "SpatialTransformer":
-                layer.proj_out.weight.zero_()
-                layer.proj_out.bias.zero_()
+    for layer in model.modules():
+        initialise(layer)
+    quiet(model)
+    with torch.no_grad():
         model.out[-1].weight.zero_()
         model.out[-1].bias.zero_()
     return model.requires_grad_(True)

@@ -101,17 +101,31 @@ def write(path: Path, stored: dict[str, torch.Tensor], preset: int = 6) -> Path:
     return path
 
 
+def read(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """What is stored, and the file's header. Raises ValueError when the file is damaged."""
+    try:
+        raw = lzma.decompress(path.read_bytes())
+        return load(raw), json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    except (lzma.LZMAError, ValueError, EOFError) as error:
+        raise ValueError(f"{str(path)!r} is damaged ({error}); fetch it again, for example with `git checkout -- {path.name}`.") from error
+
+
+@torch.no_grad()
+def fill(path: Path, **modules: torch.nn.Module) -> None:
+    """Puts the stored weights into networks of the training (``vae``, ``encoder``, ``unet``), up to 8-bit rounding. What is not stored becomes zero."""
+    state = full(read(path)[0])
+    for name, module in modules.items():
+        prefix = {"vae": VAE, "encoder": TEXT, "unet": UNET}[name]
+        for key, value in module.state_dict(keep_vars=True).items():
+            value.copy_(state[prefix + key][tuple(slice(0, n) for n in value.shape)])
+
+
 def expand(path: Path, target: Path) -> str:
     """Writes the checkpoint (beside, then renamed) and returns its fingerprint.
 
     Raises ValueError when the stored file is damaged or does not expand to the tensors it was made from.
     """
-    try:
-        raw = lzma.decompress(path.read_bytes())
-        header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
-        stored = load(raw)
-    except (lzma.LZMAError, ValueError, EOFError) as error:
-        raise ValueError(f"{str(path)!r} is damaged ({error}); fetch it again, for example with `git checkout -- {path.name}`.") from error
+    stored, header = read(path)
     state = full(stored)
     found, expected = fingerprint(state), header.get("__metadata__", {}).get("fingerprint")
     if found != expected:

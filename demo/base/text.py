@@ -68,14 +68,19 @@ def _batch(settings: Settings, step: int):
     return tokens, end, labels
 
 
+def trainable(settings: Settings) -> torch.nn.Module:
+    """The encoder (``.encoder``) with its readers."""
+    return _Heads(parts.text_encoder(settings.text_layers, settings.text_mlp))
+
+
 def train(settings: Settings, work: Path, log: loop.Log, device: torch.device) -> torch.nn.Module:
     torch.manual_seed(settings.seed + 1)
-    model = _Heads(parts.text_encoder(settings.text_layers, settings.text_mlp)).to(device)
+    model = trainable(settings).to(device)
     weights = torch.tensor(list(AGREE.values()), device=device)
 
     def loss(step: int) -> dict[str, torch.Tensor]:
         tokens, end, labels = (x.to(device) for x in _batch(settings, step))
-        with torch.autocast(device.type, torch.bfloat16):
+        with loop.autocast(device):
             pools = [pool.float() for pool in model.pools(tokens, end)]
         reads = [F.cross_entropy(head(pool), labels[:, i]) for pool, heads in zip(pools, model.read, strict=True) for i, head in enumerate(heads)]
         agree = ((labels[:, None] == labels[None]).float() * weights).sum(-1)

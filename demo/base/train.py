@@ -21,12 +21,24 @@ import torch  # noqa: E402
 from base.settings import Settings  # noqa: E402
 
 
+def results(stored: Path, settings: Settings, work: Path, log) -> None:
+    """Writes the three networks of ``stored`` as if the stages had left them in ``work``."""
+    from base import loop, parts, storage, text
+
+    networks = {"autoencoder": parts.autoencoder(), "text": text.trainable(settings), "unet": parts.unet()}
+    storage.fill(stored, vae=networks["autoencoder"], encoder=networks["text"].encoder, unet=networks["unet"])
+    for name, network in networks.items():
+        loop.save(network.state_dict(), work / f"{name}.pt")
+    log.write(stage="start", networks_of=stored.name, bits=8)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comfyui", type=Path, default=os.environ.get("COMFYUI_PATH"), help="ComfyUI's folder (default: COMFYUI_PATH)")
     parser.add_argument("--work", type=Path, required=True, help="where states, results and the log go")
     parser.add_argument("--until", choices=("pictures", "autoencoder", "text", "unet", "checkpoint"), default="checkpoint")
     parser.add_argument("--threads", type=int, default=2, help="1 on a machine whose cores others use: waiting for a starved second thread costs double")
+    parser.add_argument("--start", type=Path, metavar="STORED", help="a stored base whose networks stand for the results of the stages up to the UNet's first")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=NUMBER", help="settings other than settings.py's; they go into the log")
     options = parser.parse_args()
     if options.comfyui is None:
@@ -48,6 +60,8 @@ def main() -> None:
     stages = ("pictures", "autoencoder", "text", "unet", "checkpoint")
     wanted = stages[: stages.index(options.until) + 1]
     images = pictures.load(settings, work)
+    if options.start and not (work / "unet.pt").is_file():
+        results(options.start.resolve(), settings, work, log)
     if "autoencoder" in wanted:
         vae = autoencoder.train(settings, images, work, log, device)
     if "text" in wanted:

@@ -29,7 +29,7 @@ class _Words:
         if new:
             for prompt, x in zip(new, text.features(self.encoder, new, self.device), strict=True):
                 self.known[prompt] = x.bfloat16()
-        return torch.stack([self.known[p] for p in prompts])
+        return torch.stack([self.known[p] for p in prompts]).float()
 
 
 def _steps(count: int, g: torch.Generator) -> torch.Tensor:
@@ -58,7 +58,7 @@ def latents(settings: Settings, vae: torch.nn.Module, pictures: Pictures, work: 
 def rest(model: torch.nn.Module, blocks: tuple[str, ...]) -> None:
     """Leaves blocks out: with zero weights a residual block is exactly its skip connection, a transformer exactly its input.
 
-    The layout still holds them, and a longer training can wake them: new inner weights and a zero last layer change nothing at first.
+    The layout still holds them, and `wake` lets a longer training use them.
     """
     for name in blocks:
         block = model.get_submodule(name).requires_grad_(False)
@@ -69,6 +69,18 @@ def rest(model: torch.nn.Module, blocks: tuple[str, ...]) -> None:
         block.forward = functools.partial(_only, kept)
 
 
+def wake(model: torch.nn.Module, blocks: tuple[str, ...]) -> None:
+    """Gives the blocks that rest new inner weights and leaves their last layer zero: at first the network computes what it did before."""
+    for name in blocks:
+        block = model.get_submodule(name).requires_grad_(True)
+        block.__dict__.pop("forward", None)
+        kept = getattr(block, "skip_connection", None)
+        for layer in block.modules():
+            if layer is not kept:
+                parts.initialise(layer)
+        parts.quiet(block)
+
+
 def _only(kept: torch.nn.Module, x: torch.Tensor, *_) -> torch.Tensor:
     return kept(x)
 
@@ -76,42 +88,46 @@ def _only(kept: torch.nn.Module, x: torch.Tensor, *_) -> torch.Tensor:
 def train(
     settings: Settings, pictures: Pictures, vae: torch.nn.Module, encoder: torch.nn.Module, work: Path, log: loop.Log, device: torch.device
 ) -> torch.nn.Module:
+    """Both stages: the network without the resting blocks, then, from its result, the whole one at lower rates."""
     torch.manual_seed(settings.seed + 2)
     z = latents(settings, vae, pictures, work, device)["latents"]
     log.write(stage="unet", latents=len(z), channel_mean=[round(v, 3) for v in z.mean((0, 2, 3)).tolist()])
     model = parts.unet()
     rest(model, settings.unet_rest)
     model = model.to(device).to(memory_format=torch.channels_last)
-    a = alphas_cumprod()
-    words, importance = _Words(encoder, device), _importance(z.shape[-1]).to(device)
+    words = _Words(encoder, device)
+    common = {"work": work, "log": log, "ema": settings.unet_ema, "every": 25}
+    loss = _Loss("unet", model, z, pictures, words, settings, device)
+    loop.train("unet", model, loss, settings.unet_steps, settings.unet_lr, schedule=loop.flat_then_linear, muon=settings.unet_muon, **common)
+    if settings.unet_more_steps:
+        torch.manual_seed(settings.seed + 4)
+        wake(model, settings.unet_rest)
+        schedule = functools.partial(loop.flat_then_linear, flat=settings.unet_more_flat)
+        loss = _Loss("unet.more", model, z, pictures, words, settings, device)
+        loop.train("unet.more", model, loss, settings.unet_more_steps, settings.unet_more_lr, schedule=schedule, muon=settings.unet_more_muon, **common)
+    return model.eval().requires_grad_(False)
 
-    def loss(step: int) -> dict[str, torch.Tensor]:
-        g, rng = loop.generator(settings.seed, "unet", step), random.Random(f"{settings.seed}|unet|{step}")
+
+class _Loss:
+    """The loss of one stage's step: its pictures, captions, times and noise depend on (seed, stage, step) alone."""
+
+    def __init__(self, stage: str, model: torch.nn.Module, latents: torch.Tensor, pictures: Pictures, words: _Words, settings: Settings, device: torch.device):
+        self.stage, self.model, self.latents, self.pictures, self.words, self.settings, self.device = stage, model, latents, pictures, words, settings, device
+        self.alphas, self.importance = alphas_cumprod(), _importance(latents.shape[-1]).to(device)
+
+    def __call__(self, step: int) -> dict[str, torch.Tensor]:
+        settings, z, a, device = self.settings, self.latents, self.alphas, self.device
+        g, rng = loop.generator(settings.seed, self.stage, step), random.Random(f"{settings.seed}|{self.stage}|{step}")
         index = torch.randint(len(z), (settings.unet_batch,), generator=g)
-        said = [captions.say(pictures.labels[i], rng)[0] for i in index.tolist()]
+        said = [captions.say(self.pictures.labels[i], rng)[0] for i in index.tolist()]
         said = [captions.ids("") if rng.random() < settings.empty_captions else s for s in said]
         t = _steps(len(index), g)
         noise = torch.randn(z[index].shape, generator=g)
         signal, sigma = a[t].sqrt()[:, None, None, None], (1 - a[t]).sqrt()[:, None, None, None]
         x = (signal * z[index] + sigma * noise).to(device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16):
-            predicted = model(x, t.to(device), context=words(said))
+        with loop.autocast(device):
+            predicted = self.model(x, t.to(device), context=self.words(said))
         snr = a[t] / (1 - a[t])
         weight = (settings.min_snr / snr).clamp(max=1.0).to(device)  # min-SNR for an epsilon loss (Hang et al. 2023)
-        error = ((predicted.float() - noise.to(device)) ** 2 * importance).mean((1, 2, 3))
+        error = ((predicted.float() - noise.to(device)) ** 2 * self.importance).mean((1, 2, 3))
         return {"loss": (weight * error).mean(), "eps_mse": error.mean()}
-
-    loop.train(
-        "unet",
-        model,
-        loss,
-        settings.unet_steps,
-        settings.unet_lr,
-        work,
-        log,
-        schedule=loop.flat_then_linear,
-        ema=settings.unet_ema,
-        every=25,
-        muon=settings.unet_muon,
-    )
-    return model.eval().requires_grad_(False)

@@ -112,6 +112,7 @@ window.probe = {
         return {
           visible: element.isConnected && element.offsetHeight > 0,
           state: element.dataset.state,
+          run: run?.id ?? null,
           step: run?.step ?? 0,
           loss: element.querySelector("path.mean.loss")?.getAttribute("d") ?? "",
           spl: element.querySelector("path.mean.spl")?.getAttribute("d") ?? "",

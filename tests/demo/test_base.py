@@ -131,6 +131,34 @@ def test_the_stock_loader_gives_back_the_networks_that_were_stored(networks, cap
 
 
 @pytest.mark.slow
+def test_a_second_stage_starts_from_what_is_stored(networks):
+    """The stored weights fill the training's networks up to 8-bit rounding; woken blocks change no output until they have learned something."""
+    from base import parts, storage, unet
+
+    _, encoder, network, stored, _ = networks
+    resting = Settings().unet_rest
+    with torch.inference_mode(False):
+        model, text = parts.unet(), parts.text_encoder(Settings().text_layers, Settings().text_mlp)
+        storage.fill(stored, encoder=text, unet=model)
+        for filled, original in ((model, network), (text, encoder)):
+            for key, value in original.state_dict().items():
+                error = (filled.state_dict()[key] - value).abs().max()
+                assert error <= 0.01 * value.abs().max() + 1e-6, key
+        unet.rest(model, resting)
+        x, t, context = torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.randn(1, 77, 768)
+        before = model(x, t, context=context).detach()
+        unet.wake(model, resting)
+        after = model(x, t, context=context)
+        assert torch.allclose(before, after, atol=1e-5)
+        after.pow(2).mean().backward()
+        for name in resting:
+            gradients = {key: p.grad for key, p in model.get_submodule(name).named_parameters()}
+            last = next(key for key in ("out_layers.3.weight", "proj_out.weight") if key in gradients)
+            assert gradients[last].abs().max() > 0, name
+            assert any(p.any() for key, p in model.get_submodule(name).named_parameters() if key != last), name
+
+
+@pytest.mark.slow
 def test_a_damaged_store_is_refused(networks, tmp_path):
     from base import storage
 

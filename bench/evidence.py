@@ -1,0 +1,150 @@
+"""The evidence: what plain tuning breaks, and what each of the three cures mends, on the miniature world. Resumable.
+
+    python bench/evidence.py --work FOLDER [--subjects 6] [--seeds 1] [--prompts 8] [--threads 2]
+    python bench/evidence.py --work FOLDER --report        # tables and plots of what is there, without running anything
+
+For each subject and seed: trainings (K/V and token, kept after several step counts; with SPL at five weights; DOP; direction-only tokens), then every way
+to draw the same prompts from the same noise. The judge says whether class, accessory and place of the prompt are there (prompt fidelity) and how like the
+photos the subject is (subject fidelity). One line a cell goes to FOLDER/evidence.jsonl; what stands there is not done again. The report is written to
+bench/evidence.md and bench/evidence/*.png. The full protocol of 3 seeds and 24 prompts is `--seeds 3 --prompts 24`; the report says what was run.
+With `--checkpoint` the papers' own protocol runs on a real model instead: see papers.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "bench"))
+
+from lab import Lab, Way  # noqa: E402
+
+SUBJECTS = ("biscuit", "mango", "honey", "clover", "bolt", "pepper", "marble", "bamboo")
+STEPS = 240
+SNAPSHOTS = (30, 60, 120)
+COMMON = {"method": "kv + token", "steps": STEPS, "batch_size": 4, "learning_rate": 4e-4, "token_learning_rate": 2e-3, "spl_weight": 0.0, "save": SNAPSHOTS}
+TRAININGS = {
+    "plain": {},
+    **{f"SPL {weight:g}": {"spl_weight": weight} for weight in (0.01, 0.1, 1.0, 10.0, 100.0)},
+    "DOP": {"preservation_weight": 1.0},
+    "direction only": {"direction_only": True},
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way to draw with one training after one number of steps. `section` is the part of the report that it belongs to."""
+
+    section: str
+    name: str
+    training: str = "plain"
+    step: int = STEPS
+    way: Way = field(default_factory=Way)
+
+    def key(self) -> str:
+        return json.dumps([self.training, self.step, asdict(self.way)])
+
+
+def cells() -> list[Cell]:
+    found = [Cell("a", "base, class prompt", training="")]
+    found += [Cell("a", f"plain, {step} steps", step=step) for step in (*SNAPSHOTS, STEPS)]
+    found += [Cell("a", f"{name}, {step} steps", name, step) for name in TRAININGS if name.startswith("SPL") for step in (STEPS,)]
+    found += [Cell("a", f"SPL 1, {step} steps", "SPL 1", step) for step in SNAPSHOTS]
+    found += [Cell("b", f"omega {omega / 10:g}", way=Way(omega=omega / 10)) for omega in range(10, -1, -1)]
+    found += [Cell("b", f"guidance {cfg:g}, omega {omega:g}", way=Way(omega=omega, cfg=cfg)) for cfg in (2.5, 7.5) for omega in (1.0, 0.6, 0.0)]
+    found += [Cell("b", f"AutoGuidance {scale:g}", way=Way(mode="autoguidance", omega=0.0, scale=scale)) for scale in (0.5, 1.0)]
+    found += [Cell("b", f"SAG {scale:g}", way=Way(mode="subject-agnostic", scale=scale)) for scale in (0.5, 1.0)]
+    alphas = (0.1, 0.2, 0.3, 0.4, 0.5)
+    found += [Cell("c", f"prompt, alpha {alpha:g}", way=Way(alpha=alpha)) for alpha in alphas]
+    found += [Cell("c", f"prompt, alpha {alpha:g}, norm class 1", way=Way(alpha=alpha, norm="class", beta=1.0)) for alpha in (0.2, 0.4)]
+    found += [Cell("c", f"token, alpha {alpha:g}", way=Way(alpha=alpha, level="token")) for alpha in alphas]
+    found += [Cell("c", "prompt, auto alpha", way=Way(alpha="auto"))]
+    pg, tea, both = Way(omega=0.6), Way(alpha=0.2), Way(omega=0.6, alpha=0.2)
+    found += [Cell("d", "plain", way=Way()), Cell("d", "SPL", "SPL 1"), Cell("d", "PG", way=pg), Cell("d", "TEA", way=tea)]
+    found += [Cell("d", "SPL + PG", "SPL 1", way=pg), Cell("d", "SPL + TEA", "SPL 1", way=tea), Cell("d", "PG + TEA", way=both)]
+    found += [Cell("d", "all three", "SPL 1", way=both), Cell("d", "DOP", "DOP"), Cell("d", "direction only", "direction only")]
+    return found
+
+
+def run(options) -> None:
+    """Everything that is not in the results yet, seed by seed, so that a stopped run has whole subjects."""
+    log = options.work / "evidence.jsonl"
+    done = {(entry["subject"], entry["seed"], entry["key"], entry["prompts"]) for entry in entries(log)}
+    wanted = {cell.key(): cell for cell in cells()}  # a cell of two sections is drawn once
+    lab, began = None, time.monotonic()
+    for seed in range(1, options.seeds + 1):
+        for subject in SUBJECTS[: options.subjects]:
+            missing = [cell for key, cell in wanted.items() if (subject, seed, key, options.prompts) not in done]
+            if not missing:
+                continue
+            lab = lab or Lab(options.base, threads=options.threads)
+            prompts = lab.prompts(subject, options.prompts, seed=seed)
+            for training in dict.fromkeys(cell.training for cell in missing):
+                tuned = learned(lab, subject, seed, training)
+                for cell in (cell for cell in missing if cell.training == training):
+                    at = tuned.get(cell.step)
+                    scores = lab.score(lab.draw(at, prompts, cell.way, seed=1000 + seed), subject, prompts)
+                    entry = {"subject": subject, "seed": seed, "key": cell.key(), "prompts": options.prompts, "drift": round(at.drift, 4) if at else 0.0}
+                    with log.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps({**entry, "scores": {name: [round(v, 4) for v in values] for name, values in scores.items()}}) + "\n")
+                print(f"{(time.monotonic() - began) / 60:5.1f} min  seed {seed}  {subject:9}{training or 'base'}", flush=True)
+
+
+def learned(lab: Lab, subject: str, seed: int, training: str) -> dict:
+    if not training:
+        return {}
+    settings = {**COMMON, **TRAININGS[training], "seed": seed}
+    return lab.learn(subject, settings.pop("save"), **settings)
+
+
+def entries(log: Path) -> list[dict]:
+    return [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.is_file() else []
+
+
+def commit() -> str:
+    found = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return found.stdout.strip() or "unknown"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="where the results of the cells are kept")
+    parser.add_argument("--base", type=Path, help="the expanded miniature base (default: the stored one)")
+    parser.add_argument("--subjects", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--report", action="store_true", help="only write the report of what is there")
+    real = parser.add_argument_group("the papers' protocol on a real model (see papers.py)")
+    for name in ("checkpoint", "photos", "prompts-file", "clip", "dino", "blip2"):
+        real.add_argument(f"--{name}", type=Path, metavar="PATH")
+    real.add_argument("--comfyui", type=Path, default=os.environ.get("COMFYUI_PATH") or ROOT / ".kindred" / "host" / "0.30.0")
+    for name in ("side", "steps", "sampling-steps"):
+        real.add_argument(f"--{name}", type=int, help="other than the papers', for a trial")
+    options = parser.parse_args()
+    options.work = options.work.resolve()
+    options.work.mkdir(parents=True, exist_ok=True)
+    options.base = options.base and options.base.resolve()
+    if options.checkpoint:
+        import papers
+
+        if not (options.photos and options.prompts_file):
+            parser.error("--checkpoint needs --photos and --prompts-file")
+        return papers.main(options)
+    if not options.report:
+        run(options)
+    import evidence_report
+
+    evidence_report.write(entries(options.work / "evidence.jsonl"), cells(), STEPS, commit())
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""From an artist's pictures and prompts to a report: sizes made equal, tokens replaced, the measures called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from ..formats.token import LearnedToken
+from ..formats.token_text import replace_tokens
+from .metrics import Report, Scorer, evaluate
+
+JUDGE = Path(__file__).resolve().parents[1] / "demo" / "base" / "judge.safetensors"
+
+
+def score(images, references, prompts: str, scorers: Sequence[Scorer], token: str = "", class_word: str = "") -> Report:
+    """Scores pictures against references and prompts.
+
+    images, references  lists of batches [n, height, width, 3 or 4] in 0..1; sizes may differ
+    prompts             one a line: one for each picture, in order, or one for all
+    token, class_word   the class word stands in the token's place when a prompt is compared with a picture (DreamBooth, section 4.1)
+    Pictures of one prompt are drawn together in the bootstrap where several prompts have several pictures each. Raises ValueError as
+    `evaluate` does, and for no prompt.
+    """
+    lines = [line.strip() for line in prompts.splitlines() if line.strip()]
+    if not lines:
+        raise ValueError("prompts is empty. Write the prompt that the pictures were drawn with, or one a line for each picture.")
+    pictures = together(images, "images")
+    lines = lines * (len(pictures) if len(lines) == 1 else 1)
+    spoken = [replace_tokens(line, {token: LearnedToken(token, class_word.strip(), {})}) if token.strip() else line for line in lines]
+    groups = lines if 1 < len(set(lines)) < len(lines) else ()
+    report = evaluate(pictures, together(references, "references"), spoken, scorers, groups)
+    report.prompts = lines
+    return report
+
+
+def together(batches, name: str) -> torch.Tensor:
+    """One tensor [n, 3, height, width] of all pictures. Where sizes differ, their middle squares at the smallest one's side."""
+    pictures = [picture[..., :3].movedim(-1, 0).float() for batch in batches for picture in batch]  # HWC -> CHW
+    if not pictures:
+        raise ValueError(f"{name} is empty. Connect at least one picture.")
+    if len({picture.shape for picture in pictures}) > 1:
+        side = min(min(picture.shape[1:]) for picture in pictures)
+        pictures = [functional.interpolate(_square(picture)[None], (side, side), mode="bicubic", antialias=True)[0].clamp(0, 1) for picture in pictures]
+    return torch.stack(pictures).cpu()
+
+
+def _square(picture: torch.Tensor) -> torch.Tensor:
+    height, width = picture.shape[1:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return picture[:, top : top + side, left : left + side]
+
+
+def world_scorers() -> list[Scorer]:
+    """The miniature world's two measures. ValueError where this copy of the pack came without the demo."""
+    from .judge import Judge
+    from .scorers import PromptFidelity, SubjectFidelity
+
+    if not JUDGE.is_file():
+        raise ValueError(f"The miniature world's judge is not in this copy of the pack ({JUDGE} is missing). Choose models of your own instead.")
+    judge = Judge.load(JUDGE)
+    return [PromptFidelity(judge), SubjectFidelity(judge)]
+
+
+def own_scorers(clip: Path | None = None, dino: Path | None = None, blip2: Path | None = None, device: str = "cpu") -> list[Scorer]:
+    """The papers' measures from a user's folders; nothing is downloaded."""
+    from .scorers import Blip2, Clip, Dino
+
+    found: list[Scorer] = []
+    if clip:
+        found += [Clip(clip, "prompt", device), Clip(clip, "references", device)]
+    if dino:
+        found.append(Dino(dino, device))
+    if blip2:
+        found.append(Blip2(blip2, device))
+    return found

@@ -1,0 +1,65 @@
+"""The picture of a report: for each measure every picture's score, the mean with its interval, and the pictures at both ends."""
+
+from __future__ import annotations
+
+import random
+
+import numpy
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from .canvas import OVERSAMPLE, THEMES, Canvas, ticks
+from .metrics import Report
+
+WIDTH, MARGIN, PANEL, GAP, THUMB = 1000, 36, 208, 16, 112
+
+
+def plot(report: Report, images: torch.Tensor, theme: str = "dark") -> torch.Tensor:
+    """[1, height, 1000, 3], one panel a measure. `images` [n, 3, height, width] are those that were scored, in order; `theme` is `dark` or `light`."""
+    if theme not in THEMES:
+        raise ValueError(f"theme is {theme!r}; expected one of {', '.join(map(repr, THEMES))}.")
+    canvas = Canvas(WIDTH, 96 + (PANEL + GAP) * len(report.scores) + MARGIN - GAP, THEMES[theme])
+    count = len(images)
+    canvas.text(MARGIN, 62, f"{count} picture{'s' * (count > 1)}", 40, bold=True)
+    canvas.text(WIDTH - MARGIN, 62, "mean and 95% interval; below: lowest and highest picture", 22, canvas.theme.faint, "rs")
+    for index, (name, interval) in enumerate(report.intervals().items()):
+        _panel(canvas, 96 + index * (PANEL + GAP), name, report.scores[name], interval, images, canvas.theme.series[index % 3])
+    return canvas.tensor()
+
+
+def _panel(canvas: Canvas, top: float, name: str, values: list[float], interval, images: torch.Tensor, colour: str) -> None:
+    theme = canvas.theme
+    canvas.box(MARGIN, top, WIDTH - MARGIN, top + PANEL, theme.panel, 14)
+    canvas.text(MARGIN + 24, top + 40, name, 28)
+    told = f"{interval.value:.3f}   [{interval.low:.3f}, {interval.high:.3f}]"
+    canvas.text(WIDTH - MARGIN - 24, top + 40, told, 28, colour, "rs", bold=True)
+    worst, best = min(range(len(values)), key=values.__getitem__), max(range(len(values)), key=values.__getitem__)
+    y = top + 62
+    _thumbnail(canvas, images[worst], MARGIN + 24, y)
+    _thumbnail(canvas, images[best], WIDTH - MARGIN - 24 - THUMB, y)
+    left, right, axis = MARGIN + 48 + THUMB, WIDTH - MARGIN - 48 - THUMB, top + PANEL - 46
+    room = (max(values) - min(values)) * 0.05 or 0.01
+    low, high = min(values) - room, max(values) + room
+
+    def place(value: float) -> float:
+        return left + (value - low) / (high - low) * (right - left)
+
+    canvas.line(left, axis, right, axis, theme.line)
+    for tick in ticks(low, high, 6):
+        canvas.text(place(tick), axis + 30, f"{tick:g}", 22, theme.faint, "ms")
+    scatter = random.Random(0)  # equal scores would lie on top of each other
+    for value in values:
+        canvas.dot(place(value), axis - 12 - scatter.random() * 44, 4, theme.bars)
+    middle = axis - 34
+    canvas.box(place(interval.low) - 2, middle - 5, place(interval.high) + 2, middle + 5, colour, 5)
+    canvas.dot(place(interval.value), middle, 10, colour, theme.panel)
+
+
+def _thumbnail(canvas: Canvas, picture: torch.Tensor, x: float, y: float) -> None:
+    """Pastes `picture` [3, h, w] as a square; small ones are enlarged without blur."""
+    side = THUMB * OVERSAMPLE
+    small = max(picture.shape[1:]) < THUMB
+    scaled = functional.interpolate(picture[None].float(), (side, side), mode="nearest" if small else "area")[0]
+    pixels = (scaled.clamp(0, 1) * 255).round().byte().movedim(0, -1).numpy()
+    canvas.image.paste(Image.fromarray(numpy.ascontiguousarray(pixels)), (round(x * OVERSAMPLE), round(y * OVERSAMPLE)))
