@@ -27,7 +27,7 @@ class Way:
 ALL = Way("all together", "SPL, guidance and TEA", KEPT, "Personalization Guidance", True)
 # The miniature world learns in a minute, so it learns twice; a real model learns once, with SPL.
 SMALL = (
-    Way("plain tuning", "K/V and token, plain CFG", PLAIN, "plain CFG"),
+    Way("plain tuning", "LoRA and token, plain CFG", PLAIN, "plain CFG"),
     Way("+ SPL", "meaning kept in training", KEPT, "plain CFG"),
     Way("+ Guidance", "weak model at omega {omega}", PLAIN, "Personalization Guidance"),
     Way("+ TEA", "prompt turned, alpha {alpha}", PLAIN, "Conditioning SLERP"),

@@ -51,7 +51,16 @@ class Scale:
 SMALL = Scale(
     64,
     # No augmentation: the miniature world's base knows creatures of one size, and no words for far and near.
-    {"steps": 120, "batch_size": 4, "learning_rate": 4e-4, "method.token_learning_rate": 2e-3, "augment": False},
+    {
+        "steps": 100,
+        "batch_size": 4,
+        "method": "lora + token",
+        "method.rank": 16,
+        "method.targets": "attention + feed-forward",
+        "learning_rate": 1e-3,
+        "method.token_learning_rate": 2e-3,
+        "augment": False,
+    },
     20,
     5.0,
     2,
