@@ -111,7 +111,10 @@ def test_the_panel_draws_a_real_run_through_a_reload_and_keeps_it_in_the_workflo
     page.probe("look", ["KindredTrain"], 1.2)
     page.screenshot(f"panel-running-{page.renderer}")
 
-    done = wait(page, lambda panel: panel["state"] == "done" and (panel["saved"] or {}).get("id") == panel["run"] and len(panel["previews"]) == 2 and all(panel["previews"]))
+    done = wait(
+        page,
+        lambda panel: panel["state"] == "done" and (panel["saved"] or {}).get("id") == panel["run"] and len(panel["previews"]) == 2 and all(panel["previews"]),
+    )
     assert done["step"] == STEPS and done["loss"].count("L") == STEPS - 1, "all steps, also those that no event told"
     trip = page.probe("roundTrip")
     assert trip["before"] == trip["after"]
