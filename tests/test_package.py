@@ -110,5 +110,5 @@ def test_the_host_serves_its_templates_help_and_languages(cut_off):
     languages = server.get("/i18n")
     for node in nodes:
         assert server.get(f"/extensions/{host.PACK_NAME}/docs/{node}.md").decode().startswith("# ")
-        for language in sorted(path.name for path in Path(ROOT / "locales").iterdir()):
+        for language in sorted(path.name for path in Path(ROOT / "locales").iterdir() if path.is_dir()):
             assert languages[language]["nodeDefs"][node]["display_name"], json.dumps(languages[language]["nodeDefs"].get(node))
