@@ -243,6 +243,7 @@ def large(base):
     """The same text encoder and VAE with a UNet of two levels, whose weights are random."""
     import comfy.model_base
     import comfy.model_patcher
+    from kindred_testing import guidance_families
 
     small, clip, vae = base
     config = small.model.model_config
@@ -253,12 +254,7 @@ def large(base):
     def make(disable_dynamic: bool = False):
         with torch.inference_mode():
             module = comfy.model_base.BaseModel(kind, device=torch.device("cpu"))
-            generator = torch.Generator().manual_seed(0)
-            for value in module.diffusion_model.state_dict().values():
-                if value.ndim < 2:
-                    value.normal_(0, 0.02, generator=generator).add_(1.0)
-                else:
-                    value.normal_(0, value[0].numel() ** -0.5, generator=generator)
+            guidance_families.fill(module.diffusion_model, torch.Generator().manual_seed(0))
             patcher = comfy.model_patcher.CoreModelPatcher(module, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
         patcher.cached_patcher_init = (make, ())  # core's trainer has the loader make it anew
         return patcher

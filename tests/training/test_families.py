@@ -22,12 +22,7 @@ def v_prediction_model():
     config.set_inference_dtype(torch.float32, None)
     with torch.inference_mode():
         module = model_base.BaseModel(config, model_type=model_base.ModelType.V_PREDICTION, device=torch.device("cpu"))
-        generator = torch.Generator().manual_seed(0)
-        for value in module.diffusion_model.state_dict().values():
-            if value.ndim < 2:
-                value.normal_(0, 0.02, generator=generator).add_(1.0)
-            else:
-                value.normal_(0, value[0].numel() ** -0.5, generator=generator)
+        guidance_families.fill(module.diffusion_model, torch.Generator().manual_seed(0))
         return model_patcher.CoreModelPatcher(module, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
 
 

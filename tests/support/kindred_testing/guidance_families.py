@@ -85,15 +85,20 @@ def random_model(family: str, size: str = "tiny", dtype=torch.float32, seed: int
     generator = torch.Generator(device).manual_seed(seed)
     with torch.inference_mode():
         module = config.get_model({}, "", device=device)
-        for value in module.diffusion_model.state_dict().values():
-            if not value.is_floating_point():
-                continue
-            if value.ndim < 2:
-                value.normal_(0, 0.02, generator=generator).add_(1.0 if value.ndim == 1 else 0.0)
-            else:
-                value.normal_(0, value[0].numel() ** -0.5, generator=generator)
+        fill(module.diffusion_model, generator)
         offload = torch.device("cpu")
         return comfy("comfy.model_patcher").CoreModelPatcher(module, load_device=management.get_torch_device(), offload_device=offload)
+
+
+def fill(network: torch.nn.Module, generator: torch.Generator) -> None:
+    """Random weights whose layers keep the size of what passes through them; in inference mode."""
+    for value in network.state_dict().values():
+        if not value.is_floating_point():
+            continue
+        if value.ndim < 2:
+            value.normal_(0, 0.02, generator=generator).add_(1.0 if value.ndim == 1 else 0.0)
+        else:
+            value.normal_(0, value[0].numel() ** -0.5, generator=generator)
 
 
 def random_conditioning(family: str, seed: int):
