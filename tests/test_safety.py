@@ -8,6 +8,7 @@ import pytest
 import torch
 from kindred_testing import ROOT, pack, package
 from kindred_testing.server import PromptError, TestServer
+from kindred_testing.sources import imported
 
 # Modules that run, fetch or unpickle, and calls that do. `importlib` alone is allowed: with names that stand in the code.
 MODULES = {
@@ -27,14 +28,7 @@ def forbidden(source: str) -> list[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module == "aiohttp" and [alias.name for alias in node.names] == ["web"]:
             continue  # answers of the host's own server; the client's side is another name
-        names = (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or ""]
-            if isinstance(node, ast.ImportFrom) and not node.level
-            else []
-        )
-        found += [f"import {name}" for name in names if name.split(".")[0] in MODULES]
+        found += [f"import {name}" for name in imported(node) if name.split(".")[0] in MODULES]
         if not isinstance(node, ast.Call):
             continue
         call, given = ast.unparse(node.func), {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from kindred_testing import ROOT
+from kindred_testing.sources import imported
 
 ROOMS = ("nodes", "training", "embedding", "guidance", "evaluation", "host", "formats")
 BELOW = {  # what a room may import of the pack, besides itself
@@ -30,14 +31,7 @@ def test_arrows_go_down_and_the_host_has_one_door(path):
         if isinstance(node, ast.ImportFrom) and node.level == depth:
             names = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
             assert set(names) <= BELOW[room] | {room}, f"line {node.lineno} imports {names}"
-        names = (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or ""]
-            if isinstance(node, ast.ImportFrom) and not node.level
-            else []
-        )
-        for name in names:
+        for name in imported(node):
             top = name.split(".")[0]
             inside = top in ("comfy", "comfy_extras", "comfy_execution", "folder_paths", "server", "execution", "nodes", "latent_preview", "node_helpers")
             assert room == "host" or not inside, f"line {node.lineno} imports {name}: ComfyUI's internals are reached through host/"
