@@ -27,11 +27,7 @@ def test_the_promised_ones_are_there_with_their_thumbnails():
 @pytest.fixture(scope="module")
 def info(server):
     for folder in ("my_dog", "my_cat"):
-        place = server.base / "input" / folder
-        place.mkdir(exist_ok=True)
-        draw = np.random.default_rng(len(folder))
-        for index in range(2):
-            Image.fromarray(draw.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(place / f"{index}.png")
+        server.noise_photos(folder, len(folder), 64, 64)
     return server.get("/object_info", timeout=120)
 
 

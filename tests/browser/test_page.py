@@ -3,13 +3,11 @@
 import json
 import time
 
-import numpy as np
 import pytest
 import torch
 from kindred_testing import ROOT
 from kindred_testing.browser import RENDERERS, Page, browser, missing
 from kindred_testing.server import TestServer
-from PIL import Image
 from safetensors.torch import save_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=missing() or "")]
@@ -25,11 +23,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def chromium(server):
-    folder = server.base / "input" / "browser"
-    folder.mkdir(exist_ok=True)
-    draw = np.random.default_rng(1)
-    for index in range(2):
-        Image.fromarray(draw.integers(0, 255, (70, 80, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    server.noise_photos("browser")
     saved = server.base / "models" / "loras" / "kindred" / "in-a-list.safetensors"  # a list without an entry has no value to keep
     saved.parent.mkdir(parents=True, exist_ok=True)
     save_file({"diffusion_model.out.2.diff_b": torch.zeros(4)}, saved)

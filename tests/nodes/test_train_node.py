@@ -14,12 +14,7 @@ CHECKPOINT = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": Te
 
 @pytest.fixture(scope="module")
 def photos(server):
-    folder = server.base / "input" / "noise"
-    folder.mkdir(exist_ok=True)
-    draw = np.random.default_rng(1)
-    for index in range(2):
-        Image.fromarray(draw.integers(0, 255, (70, 80, 3), dtype=np.uint8)).save(folder / f"{index}.png")
-    return "noise"
+    return server.noise_photos("noise")
 
 
 def prompt(photos: str, name: str, method: dict | None = None, **settings) -> dict:

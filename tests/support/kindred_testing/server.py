@@ -7,6 +7,9 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from .host import COMFYUI, ROOT, make_base_directory
 
 
@@ -37,3 +40,12 @@ class TestServer(demo_server.ComfyServer):
     def input_image(self, path: Path) -> str:
         shutil.copy(path, self.base / "input" / path.name)
         return path.name
+
+    def noise_photos(self, folder: str, seed: int = 1, height: int = 70, width: int = 80) -> str:
+        """Two pictures of noise in a folder of the input folder, for a training that need not learn anything; the folder's name."""
+        place = self.base / "input" / folder
+        place.mkdir(exist_ok=True)
+        draw = np.random.default_rng(seed)
+        for index in range(2):
+            Image.fromarray(draw.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(place / f"{index}.png")
+        return folder
