@@ -1,6 +1,6 @@
 """The evidence: what plain tuning breaks, and what each of the three cures mends, on the miniature world. Resumable.
 
-    python bench/evidence.py --work FOLDER [--subjects 6] [--seeds 1] [--prompts 8] [--threads 2]
+    python bench/evidence.py --work FOLDER [--subjects 6] [--seeds 1] [--prompts 8] [--processes 2]
     python bench/evidence.py --work FOLDER --report        # tables and plots of what is there, without running anything
 
 For each subject and seed: trainings (K/V and token, kept after several step counts; with SPL at five weights; DOP; direction-only tokens), then every way
@@ -74,27 +74,34 @@ def cells() -> list[Cell]:
 
 
 def run(options) -> None:
-    """Everything that is not in the results yet, seed by seed, so that a stopped run has whole subjects."""
-    log = options.work / "evidence.jsonl"
+    """Everything that is not in the results yet, in processes that take the trainings in turn; seed by seed, so that a stopped run has whole subjects."""
+    if options.processes > 1:
+        own = [sys.executable, *sys.argv, "--processes", "1", "--threads", str(options.threads)]
+        workers = [subprocess.Popen([*own, "--share", f"{index}/{options.processes}"]) for index in range(options.processes)]
+        codes = [worker.wait() for worker in workers]  # of every one
+        if any(codes):
+            raise SystemExit("evidence: a process failed (its words are above). Start the same command again: what is done stays done.")
+        return
+    log, (index, of) = options.work / "evidence.jsonl", map(int, options.share.split("/"))
     done = {(entry["subject"], entry["seed"], entry["key"], entry["prompts"]) for entry in entries(log)}
     wanted = {cell.key(): cell for cell in cells()}  # a cell of two sections is drawn once
     lab, began = None, time.monotonic()
-    for seed in range(1, options.seeds + 1):
-        for subject in SUBJECTS[: options.subjects]:
-            missing = [cell for key, cell in wanted.items() if (subject, seed, key, options.prompts) not in done]
-            if not missing:
-                continue
-            lab = lab or Lab(options.base, threads=options.threads)
-            prompts = lab.prompts(subject, options.prompts, seed=seed)
-            for training in dict.fromkeys(cell.training for cell in missing):
-                tuned = learned(lab, subject, seed, training)
-                for cell in (cell for cell in missing if cell.training == training):
-                    at = tuned.get(cell.step)
-                    scores = lab.score(lab.draw(at, prompts, cell.way, seed=1000 + seed), subject, prompts)
-                    entry = {"subject": subject, "seed": seed, "key": cell.key(), "prompts": options.prompts, "drift": round(at.drift, 4) if at else 0.0}
-                    with log.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps({**entry, "scores": {name: [round(v, 4) for v in values] for name, values in scores.items()}}) + "\n")
-                print(f"{(time.monotonic() - began) / 60:5.1f} min  seed {seed}  {subject:9}{training or 'base'}", flush=True)
+    for subject, seed in [(subject, seed) for seed in range(1, options.seeds + 1) for subject in SUBJECTS[: options.subjects]][index::of]:
+        missing = [cell for key, cell in wanted.items() if (subject, seed, key, options.prompts) not in done]
+        if not missing:
+            continue
+        lab = lab or Lab(options.base, threads=options.threads)
+        prompts = lab.prompts(subject, options.prompts, seed=seed)
+        for training in dict.fromkeys(cell.training for cell in missing):
+            tuned = learned(lab, subject, seed, training)
+            for cell in (cell for cell in missing if cell.training == training):
+                at = tuned.get(cell.step)
+                scores = lab.score(lab.draw(at, prompts, cell.way, seed=1000 + seed), subject, prompts)
+                entry = {"subject": subject, "seed": seed, "key": cell.key(), "prompts": options.prompts, "drift": round(at.drift, 4) if at else 0.0}
+                entry["scores"] = {name: [round(v, 3) for v in values] for name, values in scores.items()}
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(entry, separators=(",", ":")) + "\n")  # one short write: the processes do not tear each other's lines
+            print(f"{(time.monotonic() - began) / 60:5.1f} min  seed {seed}  {subject:9}{training or 'base'}", flush=True)
 
 
 def learned(lab: Lab, subject: str, seed: int, training: str) -> dict:
@@ -120,7 +127,9 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 2)), help="side by side, about 2 GB each (default: one for each core)")
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--share", default="0/1", help=argparse.SUPPRESS)
     parser.add_argument("--report", action="store_true", help="only write the report of what is there")
     real = parser.add_argument_group("the papers' protocol on a real model (see papers.py)")
     for name in ("checkpoint", "photos", "prompts-file", "clip", "dino", "blip2"):

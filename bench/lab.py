@@ -71,8 +71,9 @@ class Lab:
 
         start_host()
         torch.set_num_threads(threads)
-        from base import storage
+        from base import loop, storage
 
+        self.precision = "bf16" if loop.fast_in_half(torch.device("cpu")) else "fp32"  # of training and drawing
         if checkpoint is None:
             checkpoint = host.BASE / "models" / "checkpoints" / "miniature.safetensors"
             storage.expand(ROOT / "demo" / "base" / "miniature.safetensors.xz", checkpoint)
@@ -93,7 +94,8 @@ class Lab:
         class_word = subjects.SUBJECTS[subject].class_word
         photos = torch.stack([_tensor(photo) for photo in subjects.photos(subject, SIDE)])
         concept = self.pack("training.concept").make_concept([photos], TOKEN, class_word, initializer=initializer or class_word)
-        chosen = self.pack("training.settings").TrainSettings(**{"resolution": SIDE, "augment": False, **settings})
+        usual = {"resolution": SIDE, "augment": False, "precision": self.precision}
+        chosen = self.pack("training.settings").TrainSettings(**{**usual, **settings})
         kept: dict[int, Learned] = {}
 
         def watch(run, done: int) -> None:
@@ -157,7 +159,8 @@ class Lab:
         latent = torch.zeros(len(prompts), 4, SIDE // 8, SIDE // 8)
         noise = comfy.sample.prepare_noise(latent, seed)
         sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "karras", self.sampling_steps)
-        done = guider.sample(noise, latent, comfy.samplers.sampler_object("dpmpp_2m"), sigmas, seed=seed, disable_pbar=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
+            done = guider.sample(noise, latent, comfy.samplers.sampler_object("dpmpp_2m"), sigmas, seed=seed, disable_pbar=True)
         return self.vae.decode(done).movedim(-1, 1).float().clamp(0, 1)
 
     def _encoded(self, clip, texts: Sequence[str], class_texts: Sequence[str] | None, way: Way) -> list:

@@ -79,7 +79,9 @@ def train(settings: Settings, work: Path, log: loop.Log):
         family = torch.randint(len(pairs), (half // 4,), generator=g)
         views = torch.randperm(pairs.shape[2], generator=g)[:2]
         twins = pairs[family][:, :, views].flatten(0, 2).float() / 255  # 2 individuals x 2 views a family
-        logits, identity = judge(disturb(torch.cat([named.batch(index), twins]), g))
+        with loop.autocast(torch.device("cpu")):
+            logits, identity = judge(disturb(torch.cat([named.batch(index), twins]), g))
+        logits, identity = {name: x.float() for name, x in logits.items()}, identity.float()
         # Coats without a name are read as well: on plain coats alone it learned faces so poorly that it took a two-tone dog for a bear.
         truth = torch.cat([labels[index], pair_labels[family][:, :, views].flatten(0, 2)])
         read = {name: F.cross_entropy(logits[name], truth[:, i], ignore_index=-1) for i, name in enumerate(values)}

@@ -54,10 +54,14 @@ def generator(seed: int, *where: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
+def fast_in_half(device: torch.device) -> bool:
+    """Does the hardware compute in bfloat16? A processor without AVX-512 or AMX emulates it, four times slower than single precision."""
+    return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where the hardware computes with it; a processor without AVX-512 or AMX emulates it, four times slower than single precision."""
-    fast = device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+    """bfloat16 where the hardware computes with it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast_in_half(device))
 
 
 def flat_then_linear(step: int, steps: int, warm: int = 50, flat: float = 0.5, last: float = 0.01) -> float:

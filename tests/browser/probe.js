@@ -102,6 +102,38 @@ window.probe = {
         }
   },
 
+  /** A second Train Concept with the first one's inputs and other values, and a plot that asks for its loss. */
+  twin(values) {
+    const first = app.graph._nodes.find((node) => node.type === "KindredTrain");
+    const twin = first.clone();
+    twin.pos = [first.pos[0] + first.size[0] + 60, first.pos[1]];
+    app.graph.add(twin);
+    first.inputs.forEach((input, index) => {
+      if (input.link == null) return;
+      const link = app.graph.links.get(input.link);
+      app.graph.getNodeById(link.origin_id).connect(link.origin_slot, twin, twin.inputs.findIndex((other) => other.name === input.name));
+    });
+    for (const [name, value] of Object.entries(values)) twin.widgets.find((widget) => widget.name === name).value = value;
+    const plot = this.add("LossGraphNode", twin.pos[0] + twin.size[0] + 60, twin.pos[1]);
+    twin.connect(twin.outputs.findIndex((output) => output.name === "loss"), plot, "loss");
+  },
+
+  /** WCAG's contrast of an element's text with what lies behind it. */
+  contrast(selector, index) {
+    const colour = (text) => {
+      const context = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d");
+      context.fillStyle = text;
+      context.fillRect(0, 0, 1, 1);
+      return [...context.getImageData(0, 0, 1, 1).data];
+    };
+    const light = ([r, g, b]) => [r, g, b].map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+    const element = document.querySelectorAll(selector)[index];
+    let behind = element;
+    while (behind.parentElement && colour(getComputedStyle(behind).backgroundColor)[3] < 200) behind = behind.parentElement;
+    const [high, low] = [light(colour(getComputedStyle(element).color)), light(colour(getComputedStyle(behind).backgroundColor))].sort((a, b) => b - a);
+    return (high + 0.05) / (low + 0.05);
+  },
+
   /** What the panels say, one for each Train Concept in the order of their ids. */
   panels() {
     return app.graph._nodes
@@ -114,6 +146,7 @@ window.probe = {
           state: element.dataset.state,
           run: run?.id ?? null,
           step: run?.step ?? 0,
+          drawn: run?.curves.length ?? 0,
           loss: element.querySelector("path.mean.loss")?.getAttribute("d") ?? "",
           spl: element.querySelector("path.mean.spl")?.getAttribute("d") ?? "",
           text: element.innerText,

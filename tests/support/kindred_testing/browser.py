@@ -93,6 +93,11 @@ class Page:
         self.page.dispatch_event("#graph-canvas", "drop", {"dataTransfer": transfer})
         self.page.wait_for_timeout(1200)
 
+    def theme(self, palette: str) -> None:
+        """Change the colours of the page as its settings dialog does."""
+        self.page.evaluate("palette => app.extensionManager.setting.set('Comfy.ColorPalette', palette)", palette)
+        self.page.wait_for_timeout(500)
+
     def screenshot(self, name: str) -> Path:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         path = SCREENSHOTS / f"{name}.png"
