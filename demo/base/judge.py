@@ -66,7 +66,7 @@ def disturb(x: torch.Tensor, g: torch.Generator) -> torch.Tensor:
 
 
 def train(settings: Settings, work: Path, log: loop.Log):
-    named, (pairs, pair_labels) = pictures.load(settings, work), families(1500, 10_000_000, settings.size)
+    named, (pairs, pair_labels) = pictures.load(settings, work), families(3000, 10_000_000, settings.size)
     values = {name: list(words) for name, words in scene.ATTRIBUTES.items()}
     labels = torch.tensor([_labels(label) for label in named.labels])
     torch.manual_seed(settings.seed + 3)

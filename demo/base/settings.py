@@ -41,16 +41,16 @@ class Settings:
     unet_muon: float = 2e-3
     unet_rest: tuple[str, ...] = ("middle_block.2", "output_blocks.1.0", "output_blocks.1.1")  # left as identities: a third of the work
     unet_ema: float = 0.998
-    # Its second stage: from the first one's result, with the resting blocks woken. The shipped weights were made without it (0 steps).
-    unet_more_steps: int = 0
+    # Its second stage: from the first one's result, with the resting blocks woken.
+    unet_more_steps: int = 1_600
     unet_more_lr: float = 3e-4
-    unet_more_muon: float = 0.0  # AdamW alone: see loop.Optimizers
+    unet_more_muon: float = 1e-3  # 0 = AdamW alone, for a processor that emulates bfloat16: see loop.Optimizers
     unet_more_flat: float = 0.35  # share of the steps before the rates begin to fall
     empty_captions: float = 0.1
     min_snr: float = 5.0
 
     # The judge, a small convolutional network that sees renders only.
-    judge_steps: int = 3_300
+    judge_steps: int = 6_000
     judge_batch: int = 64
     judge_lr: float = 2e-3
 
