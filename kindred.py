@@ -98,7 +98,7 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 
 def side_by_side() -> list[str]:
     """The whole suite in a process for each core, file by file: every process has a host, a small model and a server of its own (about 3 GB)."""
-    return ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile", "--no-loadscope-reorder"]
+    return ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile", "--no-loadscope-reorder", "--durations", "30"]
 
 
 def run(command: list, environment: dict[str, str]) -> int:

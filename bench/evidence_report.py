@@ -21,9 +21,9 @@ TOOLS = evaluation("bootstrap", "canvas")
 bootstrap, canvas = TOOLS["bootstrap"], TOOLS["canvas"]
 TITLES = {
     "a": "Plain K/V + token tuning against step count, and with SPL",
-    "b": "Personalization Guidance: omega and guidance scale, against AutoGuidance and SAG",
-    "c": "Test-time Embedding Adjustment: rotation, norm, level, auto alpha",
-    "d": "All three together, each alone, and the rivals",
+    "b": "LoRA: Personalization Guidance: omega and guidance scale, against AutoGuidance and SAG",
+    "c": "LoRA: Test-time Embedding Adjustment: rotation, norm, level, auto alpha",
+    "d": "K/V + token: all three together, each alone, and the rivals",
 }
 MEASURES = {"prompt": "prompt fidelity", "subject": "subject fidelity"}
 
@@ -61,7 +61,7 @@ def write(entries: list[dict], cells: list, steps: int, commit: str, folder: Pat
     if not results.runs:
         print("evidence: no subject has all its cells yet; run without --report.")
         return None
-    base = next(cell.key() for cell in cells if cell.section == "d" and cell.name == "plain")
+    base = {cell.section: cell for cell in cells if cell.baseline}
     subjects, seeds = sorted({run[0] for run in results.runs}), sorted({run[1] for run in results.runs})
     prompts = sorted({run[2] for run in results.runs})
     lines = [
@@ -69,11 +69,12 @@ def write(entries: list[dict], cells: list, steps: int, commit: str, folder: Pat
         "",
         f"{datetime.date.today().isoformat()}, commit {commit}, {platform.machine()}, torch {torch.__version__}, CPU; made by `python bench/evidence.py`.",
         f"**{len(results.runs)} trainings a setting: {len(subjects)} subjects ({', '.join(subjects)}) x {len(seeds)} seed{'s' * (len(seeds) > 1)}, "
-        f"{' or '.join(map(str, prompts))} prompts each, {len(results.values(base, 'prompt')[0])} pictures a row.** The full protocol is 6 subjects x 3 seeds x 24 prompts.",
+        f"{' or '.join(map(str, prompts))} prompts each, {len(results.values(base['d'].key(), 'prompt')[0])} pictures a row.** The full protocol is 6 subjects x 3 seeds x 24 prompts.",
         "",
         "Prompt fidelity: share of class, accessory and place of the prompt that the judge sees. Subject fidelity: mean cosine of the judge's identity vectors",
         "with the five photos'. Intervals are 95%; the bootstrap draws whole trainings, and with so few of them it is rather too narrow than too wide.",
-        f"Differences are to plain tuning after {steps} steps with CFG 5, picture by picture from the same noise. **Bold** where the interval does not hold zero.",
+        f"Drift is 1 - cosine of the token's prompt with the class word's. Trainings have {steps} steps; guidance is 5 where nothing else is said. Differences are",
+        "to the section's baseline (marked), picture by picture from the same noise. **Bold** where the interval does not hold zero.",
         *([f"{results.left_out} unfinished trainings are left out."] if results.left_out else []),
     ]
     for section, title in TITLES.items():
@@ -83,7 +84,7 @@ def write(entries: list[dict], cells: list, steps: int, commit: str, folder: Pat
             "",
             f"![{title}](evidence/{section}.png)",
             "",
-            *_table([c for c in cells if c.section == section], results, base),
+            *_table([c for c in cells if c.section == section], results, base[section].key()),
         ]
     (folder / "evidence").mkdir(parents=True, exist_ok=True)
     for section, plot in _plots(cells, results).items():
@@ -97,14 +98,16 @@ def write(entries: list[dict], cells: list, steps: int, commit: str, folder: Pat
 
 def _table(cells: list, results: Results, base: str) -> list[str]:
     lines = [
-        "| | prompt fidelity | class | accessory | place | subject fidelity | prompt, against plain | subject, against plain |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | prompt fidelity | class | accessory | place | subject fidelity | drift | prompt, against the baseline | subject, against the baseline |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for cell in cells:
         key = cell.key()
         parts = [f"{results.mean(key, name).value:.2f}" for name in ("class", "accessory", "place")]
         changes = ["" if key == base else _change(results.difference(key, base, name)) for name in MEASURES]
-        lines.append("| " + " | ".join([cell.name, str(results.mean(key, "prompt")), *parts, str(results.mean(key, "subject")), *changes]) + " |")
+        name = f"{cell.name} (baseline)" if cell.baseline else cell.name
+        means = str(results.mean(key, "prompt")), *parts, str(results.mean(key, "subject")), f"{results.drift(key):.3f}"
+        lines.append("| " + " | ".join([name, *means, *changes]) + " |")
     return lines
 
 
@@ -131,8 +134,8 @@ def _plots(cells: list, results: Results) -> dict[str, torch.Tensor]:
         return lambda c: c.way.alpha if c.way.level == level and c.way.norm == "midpoint" and c.way.alpha != "auto" else None
 
     alpha = [line("prompt level", "c", turned("prompt")), line("token level", "c", turned("token"))]
-    zero = next(cell.key() for cell in cells if cell.section == "d" and cell.name == "plain")
-    alpha = [(name, [(0.0, zero), *points]) for name, points in alpha]
+    zero = next(cell.key() for cell in cells if cell.section == "c" and cell.baseline)
+    alpha[1][1].insert(0, (0.0, zero))  # the prompts' line has it by itself
     return {
         "a": _curves("training steps", steps, results),
         "b": _curves("omega (1 = CFG, 0 = base model as the weak one)", omega, results),

@@ -99,6 +99,7 @@ def is_direct(layer: torch.nn.Module, forward, x: torch.Tensor) -> bool:
         and getattr(forward, "__func__", None) is kind.forward is host.forward
         and kind.forward_comfy_cast_weights is host.forward_comfy_cast_weights
         and type(x) is torch.Tensor
+        and not torch.is_autocast_enabled(x.device.type)  # it casts what a layer is given, but not a product into memory of ours
         and not isinstance(weight, QuantizedTensor)
         and all(value.dtype == x.dtype and value.device == x.device for value in (weight, bias) if value is not None)
         and not (layer.weight_function or layer.bias_function)

@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[[], *WORKFLOWS], help="which (default: all)")
     parser.add_argument("--thumbnails", action="store_true", help="leave the workflow files as they are")
     parser.add_argument("--layout", action="store_true", help="leave the thumbnails as they are")
-    parser.add_argument("--steps", type=int, default=240, help="of the trainings (default 240, about four minutes each on a quiet core)")
+    parser.add_argument("--steps", type=int, help="of the trainings (default: the demo's for each concept)")
     options = parser.parse_args()
     names = options.names or list(WORKFLOWS)
     settings = SimpleNamespace(checkpoint=None, cpu=not demo.has_card(), port=None)
@@ -163,7 +163,7 @@ def prepare_photos(folder: str, subject: str) -> None:
         (place / name).write_bytes(data)
 
 
-def thumbnail(server, name: str, what: Workflow, checkpoint: str, steps: int) -> None:
+def thumbnail(server, name: str, what: Workflow, checkpoint: str, steps: int | None) -> None:
     """Run the file as it lies here on the miniature base and make a picture of what it shows."""
     prompt = workflows.to_prompt(workflows.load(HERE / f"{name}.json"), server.get("/object_info", timeout=120))
     fit(prompt, checkpoint, steps)
@@ -181,8 +181,9 @@ def thumbnail(server, name: str, what: Workflow, checkpoint: str, steps: int) ->
     print(f"{name}.jpg: {sheet.width} x {sheet.height}")
 
 
-def fit(prompt: dict, checkpoint: str, steps: int) -> None:
-    """What the miniature base needs in place of Stable Diffusion 1.5's settings: 64 pixels, and trainings of a minute."""
+def fit(prompt: dict, checkpoint: str, steps: int | None) -> None:
+    """What the miniature base needs in place of Stable Diffusion 1.5's settings: 64 pixels, and the demo's trainings of a minute."""
+    steps = steps or demo.SMALL.training["steps"] * sum(node["class_type"] == "KindredConcept" for node in prompt.values())
     for node in prompt.values():
         inputs, kind = node["inputs"], node["class_type"]
         if kind == "CheckpointLoaderSimple":
@@ -192,7 +193,7 @@ def fit(prompt: dict, checkpoint: str, steps: int) -> None:
         elif kind == "KindredConcept":
             inputs["initializer"] = inputs["class_word"]
         elif kind == "KindredTrain":
-            inputs.update({"steps": steps, "learning_rate": 4e-4, "method.token_learning_rate": 2e-3, "batch_size": 4, "augment": False, "resolution": 64})
+            inputs.update({**demo.SMALL.training, "steps": steps, "resolution": demo.SMALL.resolution})
             inputs.update(preview_every=max(1, steps // 4), preview_prompt="a photo of a {token} {class} wearing headphones on the beach", preview_cfg=5.0)
         elif kind == "KindredSave":
             inputs["overwrite"] = True

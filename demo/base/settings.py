@@ -50,7 +50,7 @@ class Settings:
     min_snr: float = 5.0
 
     # The judge, a small convolutional network that sees renders only.
-    judge_steps: int = 6_000
+    judge_steps: int = 3_600
     judge_batch: int = 64
     judge_lr: float = 2e-3
 

@@ -41,7 +41,7 @@ def test_the_report_says_what_the_results_hold_and_leaves_unfinished_trainings_o
     path = evidence_report.write(entries, cells, evidence.STEPS, "abcdef0", tmp_path)
     text = path.read_text("utf-8")
     assert "**+0.250 [+0.250, +0.250]**" in text and "2 seeds" in text and "abcdef0" in text
-    assert all(f"| {cell.name} |" in text for cell in cells)
+    assert all(f"| {cell.name}{' (baseline)' * cell.baseline} |" in text for cell in cells)
     for section in "abcd":
         with Image.open(tmp_path / "evidence" / f"{section}.png") as plot:
             assert len(plot.convert("RGB").getcolors(1 << 20)) > 8, f"{section}: an empty plot"

@@ -64,6 +64,18 @@ def test_exact_beside_the_weights_as_they_are_stored(pair, kind, stored):
     assert g.error(plain, truth) > 0.05
 
 
+@pytest.mark.parametrize("kind", ["lora", "diff", "dora", "lokr", "loha", "oft"])
+def test_sampled_under_autocast(pair, kind):
+    """As some samplers and scripts do: float32 weights, bfloat16 products. Within the rounding that CFG has there, too."""
+    tuned = g.with_lora(pair.base, g.lora(pair.base, kind=kind, seed=54), 0.8)
+    truth = [g.sample(model, pair.positive, pair.negative, steps=1) for model in (g.personalize(tuned, pair.base, OMEGA), tuned)]
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, plain = [g.sample(model, pair.positive, pair.negative, steps=1) for model in (g.personalize(tuned, pair.base, OMEGA), tuned)]
+    assert g.error(plain, truth[1]) < 0.05  # the aim's measure: what autocast does to plain CFG
+    assert g.error(ours, truth[0]) < 0.06
+    assert g.error(ours, truth[1]) > 0.05, "guidance is there"
+
+
 def plain_state(pair, patcher) -> dict:
     """The weights that the module of a loaded patcher holds now, as float32."""
     values = dict(patcher.model.named_parameters()) | dict(patcher.model.named_buffers())
