@@ -75,6 +75,7 @@ def cells() -> list[Cell]:
     found += [Cell("d", "plain", baseline=True), Cell("d", "SPL", "SPL 1"), Cell("d", "PG", way=pg), Cell("d", "TEA", way=tea)]
     found += [Cell("d", "SPL + PG", "SPL 1", way=pg), Cell("d", "SPL + TEA", "SPL 1", way=tea), Cell("d", "PG + TEA", way=both)]
     found += [Cell("d", "all three", "SPL 1", way=both), Cell("d", "DOP", "DOP"), Cell("d", "direction only", "direction only")]
+    found += [Cell("d", "SPL 10", "SPL 10"), Cell("d", "SPL 10 + PG", "SPL 10", way=pg), Cell("d", "all three, SPL 10", "SPL 10", way=both)]
     return found
 
 

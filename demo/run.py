@@ -41,6 +41,7 @@ class Scale:
 
     resolution: int
     training: dict  # inputs of the Train node, where they are not the workflow's
+    spl_weight: float  # where the meaning is kept
     sampling_steps: int
     cfg: float
     pictures: int  # of each prompt
@@ -52,22 +53,25 @@ SMALL = Scale(
     64,
     # No augmentation: the miniature world's base knows creatures of one size, and no words for far and near.
     {
-        "steps": 100,
+        "steps": 120,
         "batch_size": 4,
         "method": "lora + token",
         "method.rank": 16,
         "method.targets": "attention + feed-forward",
+        "method.train_text_encoder": True,
         "learning_rate": 1e-3,
-        "method.token_learning_rate": 2e-3,
+        "method.text_learning_rate": 1e-3,
+        "method.token_learning_rate": 5e-2,
         "augment": False,
     },
+    10.0,
     20,
     5.0,
     2,
     compare.SMALL,
     WORLD_PROMPTS,
 )
-REAL = Scale(512, {"steps": 500, "learning_rate": 2e-5}, 30, 7.5, 1, compare.REAL, PROMPTS)
+REAL = Scale(512, {"steps": 500, "learning_rate": 2e-5}, 1.0, 30, 7.5, 1, compare.REAL, PROMPTS)
 STORED = Path(__file__).resolve().parent / "base" / "miniature.safetensors.xz"
 
 
@@ -154,10 +158,8 @@ def learn(server: ComfyServer, options, scale: Scale, checkpoint: str, folder: s
     workflows.find(train, "Base model")["ckpt_name"] = checkpoint
     workflows.find(train, "Photos")["folder"] = folder
     workflows.find(train, "Concept").update(token=options.token, class_word=class_word)
-    if scale is SMALL:  # its text encoder knows no rare word that a token could start from
-        workflows.find(train, "Concept")["initializer"] = class_word
     settings = {**scale.training, "resolution": options.resolution or scale.resolution, "seed": options.seed, "preview_every": 0}
-    settings["spl_weight"] = 1.0 if training == compare.KEPT else 0.0
+    settings["spl_weight"] = scale.spl_weight if training == compare.KEPT else 0.0
     if options.steps:
         settings["steps"] = options.steps
     if options.learning_rate:
