@@ -146,7 +146,6 @@ window.probe = {
           state: element.dataset.state,
           run: run?.id ?? null,
           step: run?.step ?? 0,
-          drawn: run?.curves.length ?? 0,
           loss: element.querySelector("path.mean.loss")?.getAttribute("d") ?? "",
           spl: element.querySelector("path.mean.spl")?.getAttribute("d") ?? "",
           text: element.innerText,

@@ -86,7 +86,7 @@ def test_two_trainers_each_draw_their_own_run_while_another_workflow_is_looked_a
 
 
 def test_a_stopped_run_says_where_it_is_and_is_continued_on_the_same_curve(page, opened):
-    steps = 60
+    steps = 40
     opened(steps=steps, preview_every=0)
     queue(page)
     wait(page, lambda panel: panel["step"] >= 4)
@@ -98,8 +98,9 @@ def test_a_stopped_run_says_where_it_is_and_is_continued_on_the_same_curve(page,
     page.theme("light")
     try:
         queue(page)
-        going = wait(page, lambda panel: panel["state"] == "running" and panel["step"] > stopped["step"] + 2)
-        assert going["run"] != stopped["run"] and going["loss"].count("L") == going["drawn"] - 1, "the curve begins at the first run's first step"
+        # drawn from the first run's first step, not from where this one begins
+        going = wait(page, lambda panel: panel["state"] == "running" and panel["run"] != stopped["run"] and panel["loss"].count("L") > stopped["step"])
+        assert going["step"] < steps
         page.probe("look", ["KindredTrain"], 1.2)
         page.page.wait_for_timeout(400)
         page.screenshot(f"panel-light-{page.renderer}")
