@@ -62,6 +62,7 @@ def test_a_real_run_is_drawn_through_a_reload_and_kept_in_the_workflow(page, ope
     page.screenshot(f"panel-done-{page.renderer}")
 
 
+@pytest.mark.parametrize("page", ["vue"], indirect=True)  # passed in both on 2026-11-26; one of them saves a minute
 def test_two_trainers_each_draw_their_own_run_while_another_workflow_is_looked_at(page, opened):
     tab = opened()
     page.probe("twin", {"steps": STEPS + 6, "seed": 7})
@@ -85,6 +86,7 @@ def test_two_trainers_each_draw_their_own_run_while_another_workflow_is_looked_a
     page.screenshot(f"panel-twins-{page.renderer}")
 
 
+@pytest.mark.parametrize("page", ["canvas"], indirect=True)
 def test_a_stopped_run_says_where_it_is_and_is_continued_on_the_same_curve(page, opened):
     steps = 40
     opened(steps=steps, preview_every=0)
