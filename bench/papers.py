@@ -6,7 +6,7 @@
 --photos holds one folder of photos a subject. --prompts-file is DreamBooth's file with its classes and two lists, or a text file of prompts, one a line,
 that say `{}` where the subject stands (ViCo's lists are printed in Steering Guidance, table 14); classes then come from lines `subject,class` in it. The
 scorers are folders in transformers' layout; nothing is downloaded. 500 steps at 512 pixels need a GPU. Pictures stay in --work, and what is there is not
-drawn again. Not run yet on any model.
+drawn again. Run so far with the miniature base and toy scorers (`--side 64 --steps 3 --sampling-steps 4`, 2026-11-26): real weights are not at hand where this is built.
 """
 
 from __future__ import annotations
