@@ -41,7 +41,6 @@ class Scale:
 
     resolution: int
     training: dict  # inputs of the Train node, where they are not the workflow's
-    spl_weight: float  # where the meaning is kept
     sampling_steps: int
     cfg: float
     pictures: int  # of each prompt
@@ -64,14 +63,13 @@ SMALL = Scale(
         "method.token_learning_rate": 5e-2,
         "augment": False,
     },
-    10.0,
     20,
     5.0,
     2,
     compare.SMALL,
     WORLD_PROMPTS,
 )
-REAL = Scale(512, {"steps": 500, "learning_rate": 2e-5}, 1.0, 30, 7.5, 1, compare.REAL, PROMPTS)
+REAL = Scale(512, {"steps": 500, "learning_rate": 2e-5}, 30, 7.5, 1, compare.REAL, PROMPTS)
 STORED = Path(__file__).resolve().parent / "base" / "miniature.safetensors.xz"
 
 
@@ -159,7 +157,7 @@ def learn(server: ComfyServer, options, scale: Scale, checkpoint: str, folder: s
     workflows.find(train, "Photos")["folder"] = folder
     workflows.find(train, "Concept").update(token=options.token, class_word=class_word)
     settings = {**scale.training, "resolution": options.resolution or scale.resolution, "seed": options.seed, "preview_every": 0}
-    settings["spl_weight"] = scale.spl_weight if training == compare.KEPT else 0.0
+    settings["spl_weight"] = 1.0 if training == compare.KEPT else 0.0
     if options.steps:
         settings["steps"] = options.steps
     if options.learning_rate:

@@ -191,7 +191,7 @@ def fit(prompt: dict, checkpoint: str, steps: int | None) -> None:
         elif kind == "EmptyLatentImage":
             inputs.update(width=inputs["width"] // 8, height=inputs["height"] // 8)
         elif kind == "KindredTrain":
-            inputs.update({**demo.SMALL.training, "steps": steps, "resolution": demo.SMALL.resolution, "spl_weight": demo.SMALL.spl_weight})
+            inputs.update({**demo.SMALL.training, "steps": steps, "resolution": demo.SMALL.resolution})
             inputs.update(preview_every=max(1, steps // 4), preview_prompt="a photo of a {token} {class} wearing headphones on the beach", preview_cfg=5.0)
         elif kind == "KindredSave":
             inputs["overwrite"] = True
