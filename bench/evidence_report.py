@@ -140,7 +140,7 @@ def _plots(cells: list, results: Results) -> dict[str, torch.Tensor]:
         "a": _curves("training steps", steps, results),
         "b": _curves("omega (1 = CFG, 0 = base model as the weak one)", omega, results),
         "c": _curves("alpha", alpha, results),
-        "d": _scatter([cell for cell in cells if cell.section == "d"], results),
+        "d": _forest([cell for cell in cells if cell.section == "d"], results),
     }
 
 
@@ -197,28 +197,27 @@ def _curves(label: str, lines: list[Line], results: Results) -> torch.Tensor:
     return board.tensor()
 
 
-def _scatter(cells: list, results: Results) -> torch.Tensor:
-    """Each method where it stands between both fidelities, with a cross of its intervals."""
-    board = canvas.Canvas(WIDTH, 640, canvas.THEMES["light"])
-    found = [(cell.name, results.mean(cell.key(), "subject"), results.mean(cell.key(), "prompt")) for cell in cells]
-    xs, ys = ([value for _, *pair in found for value in (pair[i].low, pair[i].high)] for i in range(2))
-    axes = _Axes(board, (MARGIN, 24, WIDTH - MARGIN, 616), "prompt fidelity", xs, ys, "subject fidelity")
-    for name, subject, prompt in found:
-        colour = board.theme.series[1] if name == "all three" else board.theme.series[0] if name == "plain" else board.theme.series[2]
-        x, y = axes.x(subject.value), axes.y(prompt.value)
-        board.line(axes.x(subject.low), y, axes.x(subject.high), y, colour, 1)
-        board.line(x, axes.y(prompt.low), x, axes.y(prompt.high), colour, 1)
-        board.dot(x, y, 7, colour, board.theme.panel)
-    taken = [(axes.x(s.value) - 9, axes.y(p.value) - 9, axes.x(s.value) + 9, axes.y(p.value) + 9) for _, s, p in found]
-    for name, subject, prompt in found:
-        left, top, _, _ = box = _free(axes.x(subject.value), axes.y(prompt.value), board.width_of(name, 20), taken)
-        taken.append(box)
-        board.text(left, top + 17, name, 20)
+def _forest(cells: list, results: Results) -> torch.Tensor:
+    """What each method changes in both fidelities, picture by picture against the baseline: a row for each, with its intervals."""
+    base = next(cell.key() for cell in cells if cell.baseline)
+    rows, row, names = [cell for cell in cells if not cell.baseline], 38, 250
+    board = canvas.Canvas(WIDTH, 150 + row * len(rows), canvas.THEMES["light"])
+    half = (WIDTH - 2 * MARGIN - names - 20) / 2
+    for index, cell in enumerate(rows):
+        board.text(MARGIN, 90 + row * index, cell.name, 22, anchor="lm")
+    for number, (measure, title) in enumerate(MEASURES.items()):
+        found = [results.difference(cell.key(), base, measure) for cell in rows]
+        x0, x1 = _room([0.0, *(end for i in found for end in (i.low, i.high))])
+        left, bottom = MARGIN + names + number * (half + 20), board.size[1] - 20
+        board.box(left, 16, left + half, bottom, board.theme.panel, 14)
+        board.text(left + 20, 48, f"{title}, change", 22)
+        place = lambda value, left=left, x0=x0, x1=x1: left + 20 + (value - x0) / (x1 - x0) * (half - 40)  # noqa: E731
+        for tick in canvas.ticks(x0, x1, 5):
+            board.line(place(tick), 68, place(tick), bottom - 38, board.theme.faint if tick == 0 else board.theme.line, 2 if tick == 0 else 1)
+            board.text(place(tick), bottom - 14, f"{tick:+.2g}" if tick else "0", 19, board.theme.faint, "ms")
+        for index, interval in enumerate(found):
+            y, sure = 90 + row * index, interval.low > 0 or interval.high < 0
+            colour = board.theme.series[2] if sure else board.theme.faint
+            board.line(place(interval.low), y, place(interval.high), y, colour, 3)
+            board.dot(place(interval.value), y, 5, colour, board.theme.panel)
     return board.tensor()
-
-
-def _free(x: float, y: float, width: float, taken: list[tuple[float, float, float, float]]) -> tuple[float, float, float, float]:
-    """A box for a label of `width` near (x, y) that meets the fewest others."""
-    places = [(x + side * 12 - (width if side < 0 else 0), y - 11 + step * 22) for step in (-1, 1, -2, 2, 0, -3, 3) for side in (1, -1)]
-    boxes = [(left, top, left + width, top + 22) for left, top in places]
-    return min(boxes, key=lambda b: sum(b[0] < t[2] and t[0] < b[2] and b[1] < t[3] and t[1] < b[3] for t in taken))
