@@ -4,9 +4,10 @@
     python bench/evidence.py --work FOLDER --report        # tables and plots of what is there, without running anything
 
 For each subject and seed: trainings (K/V and token, kept after several step counts; with SPL at five weights; DOP; direction-only tokens; a LoRA on UNet and
-text encoder with a token, for guidance and TEA), then every way to draw the same prompts from the same noise. The judge says whether class, accessory and place of the prompt are there (prompt fidelity) and how like the
-photos the subject is (subject fidelity). One line a cell goes to FOLDER/evidence.jsonl; what stands there is not done again. The report is written to
-bench/evidence.md and bench/evidence/*.png. The full protocol of 3 seeds and 24 prompts is `--seeds 3 --prompts 24`; the report says what was run.
+text encoder with a token, for guidance and TEA), then every way to draw the same prompts from the same noise. The judge says whether class, accessory and
+place of the prompt are there (prompt fidelity) and how like the photos the subject is (subject fidelity). One line a cell goes to FOLDER/evidence.jsonl; what
+stands there is not done again (`--start bench/evidence/results.jsonl.xz` begins with the results of the report). The report is written to bench/evidence.md and
+bench/evidence/, and says what was run; the full protocol is `--seeds 3 --prompts 24`.
 With `--checkpoint` the papers' own protocol runs on a real model instead: see papers.py.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import lzma
 import os
 import subprocess
 import sys
@@ -26,6 +28,7 @@ sys.path.append(str(ROOT / "bench"))
 
 from lab import Lab, Way  # noqa: E402
 
+RESULTS = ROOT / "bench" / "evidence" / "results.jsonl.xz"
 SUBJECTS = ("biscuit", "mango", "honey", "clover", "bolt", "pepper", "marble", "bamboo")
 STEPS, SAMPLING = 80, 8
 SNAPSHOTS = (20, 40)
@@ -153,6 +156,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 2)), help="side by side, about 2 GB each (default: one for each core)")
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--share", default="0/1", help=argparse.SUPPRESS)
+    parser.add_argument("--start", type=Path, metavar="FILE", help="results to go on from where FOLDER has none, such as bench/evidence/results.jsonl.xz")
     parser.add_argument("--report", action="store_true", help="only write the report of what is there")
     real = parser.add_argument_group("the papers' protocol on a real model (see papers.py)")
     for name in ("checkpoint", "photos", "prompts-file", "clip", "dino", "blip2"):
@@ -170,11 +174,15 @@ def main() -> None:
         if not (options.photos and options.prompts_file):
             parser.error("--checkpoint needs --photos and --prompts-file")
         return papers.main(options)
+    log = options.work / "evidence.jsonl"
+    if options.start and not log.is_file():
+        log.write_bytes(lzma.decompress(options.start.read_bytes()))
     if not options.report:
         run(options)
     import evidence_report
 
-    evidence_report.write(entries(options.work / "evidence.jsonl"), cells(), STEPS, commit())
+    if evidence_report.write(entries(log), cells(), STEPS, commit()):
+        RESULTS.write_bytes(lzma.compress(log.read_bytes(), preset=9))
     return None
 
 

@@ -75,7 +75,7 @@ def write(entries: list[dict], cells: list, steps: int, commit: str, folder: Pat
         "with the five photos'. Intervals are 95%; the bootstrap draws whole trainings, and with so few of them it is rather too narrow than too wide.",
         f"Drift is 1 - cosine of the token's prompt with the class word's. Trainings have {steps} steps; guidance is 5 where nothing else is said. Differences are",
         "to the section's baseline (marked), picture by picture from the same noise. **Bold** where the interval does not hold zero.",
-        *([f"{results.left_out} unfinished trainings are left out."] if results.left_out else []),
+        *([f"Left out, because some way to draw is missing: {results.left_out}."] if results.left_out else []),
     ]
     for section, title in TITLES.items():
         lines += [

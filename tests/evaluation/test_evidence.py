@@ -1,6 +1,7 @@
 """The evidence's report: what it reads from the results of trainings is what stands in them."""
 
 import json
+import lzma
 import sys
 
 import pytest
@@ -45,6 +46,15 @@ def test_the_report_says_what_the_results_hold_and_leaves_unfinished_trainings_o
     for section in "abcd":
         with Image.open(tmp_path / "evidence" / f"{section}.png") as plot:
             assert len(plot.convert("RGB").getcolors(1 << 20)) > 8, f"{section}: an empty plot"
+
+
+def test_the_report_that_is_shown_is_of_the_results_beside_it():
+    found = [json.loads(line) for line in lzma.decompress(evidence.RESULTS.read_bytes()).decode().splitlines()]
+    assert {entry["key"] for entry in found} <= {cell.key() for cell in evidence.cells()}, "the ways to draw have changed since: run bench/evidence.py again"
+    results = evidence_report.Results(found, [cell.key() for cell in evidence.cells()])
+    text = (ROOT / "bench" / "evidence.md").read_text("utf-8")
+    assert f"**{len(results.runs)} trainings a setting" in text
+    assert all(str(results.mean(cell.key(), "subject")) in text for cell in evidence.cells())
 
 
 def test_a_stopped_run_finds_its_results_again(tmp_path):
