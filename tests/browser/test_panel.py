@@ -65,7 +65,7 @@ def test_a_real_run_is_drawn_through_a_reload_and_kept_in_the_workflow(page, ope
 @pytest.mark.parametrize("page", ["vue"], indirect=True)  # passed in both on 2026-11-26; one of them saves a minute
 def test_two_trainers_each_draw_their_own_run_while_another_workflow_is_looked_at(page, opened):
     tab = opened()
-    page.probe("twin", {"steps": STEPS + 6, "seed": 7})
+    page.probe("twin", {"steps": STEPS + 4, "seed": 7})
     queue(page)
     wait(page, lambda panel: panel["step"] >= 2)
 
@@ -79,8 +79,8 @@ def test_two_trainers_each_draw_their_own_run_while_another_workflow_is_looked_a
     first = wait(page, finished, number=0)
     second = wait(page, finished, number=1)
     assert first["run"] != second["run"]
-    assert [panel["loss"].count("L") for panel in (first, second)] == [STEPS - 1, STEPS + 5], "no step is missing, nor is one of the other's there"
-    assert f"/ {STEPS}" in first["text"] and f"/ {STEPS + 6}" in second["text"]
+    assert [panel["loss"].count("L") for panel in (first, second)] == [STEPS - 1, STEPS + 3], "no step is missing, nor is one of the other's there"
+    assert f"/ {STEPS}" in first["text"] and f"/ {STEPS + 4}" in second["text"]
     page.probe("look", ["KindredTrain"], 0.8)
     page.page.wait_for_timeout(400)
     page.screenshot(f"panel-twins-{page.renderer}")
@@ -88,7 +88,7 @@ def test_two_trainers_each_draw_their_own_run_while_another_workflow_is_looked_a
 
 @pytest.mark.parametrize("page", ["canvas"], indirect=True)
 def test_a_stopped_run_says_where_it_is_and_is_continued_on_the_same_curve(page, opened):
-    steps = 40
+    steps = 26
     opened(steps=steps, preview_every=0)
     queue(page)
     wait(page, lambda panel: panel["step"] >= 4)
