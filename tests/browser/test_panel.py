@@ -50,7 +50,8 @@ def test_a_real_run_is_drawn_through_a_reload_and_kept_in_the_workflow(page, ope
     page.probe("look", ["KindredTrain"], 1.2)
     page.screenshot(f"panel-running-{page.renderer}")
 
-    done = wait(page, lambda panel: finished(panel) and len(panel["previews"]) == 2 and all(panel["previews"]))
+    done = ended(page)
+    assert len(done["previews"]) == 2 and all(done["previews"])
     assert done["step"] == STEPS and done["loss"].count("L") == STEPS - 1, "all steps, also those that no event told"
     trip = page.probe("roundTrip")
     assert trip["before"] == trip["after"]
@@ -76,8 +77,7 @@ def test_two_trainers_each_draw_their_own_run_while_another_workflow_is_looked_a
     page.page.locator(".workflow-tab", has_text=tab).first.click()
     page.page.wait_for_function("() => app.graph._nodes.some((node) => node.type === 'KindredTrain')")
 
-    first = wait(page, finished, number=0)
-    second = wait(page, finished, number=1)
+    first, second = ended(page, 0), ended(page, 1)
     assert first["run"] != second["run"]
     assert [panel["loss"].count("L") for panel in (first, second)] == [STEPS - 1, STEPS + 3], "no step is missing, nor is one of the other's there"
     assert f"/ {STEPS}" in first["text"] and f"/ {STEPS + 4}" in second["text"]
@@ -109,13 +109,16 @@ def test_a_stopped_run_says_where_it_is_and_is_continued_on_the_same_curve(page,
         assert page.probe("contrast", ".kindred-panel", 0) > 4.5
     finally:
         page.theme("dark")
-    done = wait(page, finished)
+    done = ended(page)
     assert done["step"] == steps and done["loss"].count("L") == steps - 1
     assert page.probe("contrast", ".kindred-panel", 0) > 4.5
 
 
-def finished(panel: dict) -> bool:
-    return panel["state"] == "done" and (panel["saved"] or {}).get("id") == panel["run"]
+def ended(page, number: int = 0) -> dict:
+    """A panel whose run has ended and is kept in the workflow. What it draws follows what it knows after a quarter of a second."""
+    wait(page, lambda panel: panel["state"] == "done" and (panel["saved"] or {}).get("id") == panel["run"], number=number)
+    page.page.wait_for_timeout(1000)
+    return page.probe("panels")[number]
 
 
 def queue(page) -> None:
