@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 2)), help="side by side, about 2 GB each (default: one for each core)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="side by side, about 2 GB each (default: one for each core)")
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--share", default="0/1", help=argparse.SUPPRESS)
     parser.add_argument("--start", type=Path, metavar="FILE", help="results to go on from where FOLDER has none, such as bench/evidence/results.jsonl.xz")

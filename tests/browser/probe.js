@@ -119,7 +119,7 @@ window.probe = {
   },
 
   /** WCAG's contrast of an element's text with what lies behind it. */
-  contrast(selector, index) {
+  contrast(selector) {
     const colour = (text) => {
       const context = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d");
       context.fillStyle = text;
@@ -127,7 +127,7 @@ window.probe = {
       return [...context.getImageData(0, 0, 1, 1).data];
     };
     const light = ([r, g, b]) => [r, g, b].map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-    const element = document.querySelectorAll(selector)[index];
+    const element = document.querySelector(selector);
     let behind = element;
     while (behind.parentElement && colour(getComputedStyle(behind).backgroundColor)[3] < 200) behind = behind.parentElement;
     const [high, low] = [light(colour(getComputedStyle(element).color)), light(colour(getComputedStyle(behind).backgroundColor))].sort((a, b) => b - a);

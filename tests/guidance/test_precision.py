@@ -71,7 +71,7 @@ def test_sampled_under_autocast(pair, kind):
     truth = [g.sample(model, pair.positive, pair.negative, steps=1) for model in (g.personalize(tuned, pair.base, OMEGA), tuned)]
     with torch.autocast("cpu", torch.bfloat16):
         ours, plain = [g.sample(model, pair.positive, pair.negative, steps=1) for model in (g.personalize(tuned, pair.base, OMEGA), tuned)]
-    assert g.error(plain, truth[1]) < 0.05  # the aim's measure: what autocast does to plain CFG
+    assert g.error(plain, truth[1]) < 0.05  # what autocast does to plain CFG
     assert g.error(ours, truth[0]) < 0.06
     assert g.error(ours, truth[1]) > 0.05, "guidance is there"
 
