@@ -1,12 +1,14 @@
 """Writes `en/nodeDefs.json` from what a running server says of the pack's nodes, and names what the other languages lack or have too much.
 
 For developers, after a change of a node's texts:  python locales/collect.py http://127.0.0.1:8188
-The front end asks for these files by itself; a dot in an input's name is an underscore in theirs.
+The front end asks for these files by itself; a dot in an input's name is an underscore in theirs, and a text is a message of vue-i18n, in
+which braces and some other signs mean something unless they are quoted.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import urllib.request
 from pathlib import Path
@@ -24,11 +26,12 @@ def english(object_info: dict) -> dict:
     nodes = {}
     for name, info in ours(object_info).items():
         inputs = {}
-        for key, options in _inputs(info["input"]):
+        for key, options in inputs_of(info["input"]):
             inputs.setdefault(key.replace(".", "_"), _entry(key.rpartition(".")[2], options.get("tooltip")))
         tooltips = info.get("output_tooltips") or [None] * len(info["output_name"])
         outputs = {str(index): _entry(output, tooltip) for index, (output, tooltip) in enumerate(zip(info["output_name"], tooltips, strict=True))}
-        nodes[name] = {"display_name": info["display_name"], "description": info["description"], "inputs": inputs} | ({"outputs": outputs} if outputs else {})
+        nodes[name] = {"display_name": message(info["display_name"]), "description": message(info["description"]), "inputs": inputs}
+        nodes[name] |= {"outputs": outputs} if outputs else {}
     return nodes
 
 
@@ -56,7 +59,7 @@ def languages() -> list[str]:
     return sorted(path.parent.name for path in HERE.glob("*/nodeDefs.json"))
 
 
-def _inputs(groups: dict, prefix: str = ""):
+def inputs_of(groups: dict, prefix: str = ""):
     """(name, options) of every input, those inside a choice and each place of a growing one included."""
     for kind in ("required", "optional"):
         for name, (what, *rest) in (groups.get(kind) or {}).items():
@@ -64,7 +67,7 @@ def _inputs(groups: dict, prefix: str = ""):
             yield prefix + name, options
             if what == "COMFY_DYNAMICCOMBO_V3":
                 for option in options["options"]:
-                    yield from _inputs(option["inputs"], f"{prefix}{name}.")
+                    yield from inputs_of(option["inputs"], f"{prefix}{name}.")
             elif what == "COMFY_AUTOGROW_V3":
                 template = options["template"]
                 (_, inner), *_ = next(iter(template["input"].values())).values()
@@ -72,8 +75,13 @@ def _inputs(groups: dict, prefix: str = ""):
                     yield f"{prefix}{name}.{template['prefix']}{index}", inner
 
 
+def message(text: str) -> str:
+    """The vue-i18n message that shows `text` as it stands: https://vue-i18n.intlify.dev/guide/essentials/syntax.html#special-characters"""
+    return re.sub(r"[{}@|$]", lambda sign: f"{{'{sign[0]}'}}", text)
+
+
 def _entry(name: str, tooltip: str | None) -> dict:
-    return {"name": name} | ({"tooltip": tooltip} if tooltip else {})
+    return {"name": message(name)} | ({"tooltip": message(tooltip)} if tooltip else {})
 
 
 def main(address: str) -> None:

@@ -1,14 +1,10 @@
 """What people read: tooltips, help pages and translations have a word for every node and input, and none for what is no more."""
 
-import importlib.util
 import re
 
 import pytest
 from kindred_testing import ROOT, host_version
-
-_spec = importlib.util.spec_from_file_location("kindred_locales", ROOT / "locales" / "collect.py")
-locales = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(locales)
+from kindred_testing.locales import collect as locales
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +14,7 @@ def nodes(server):
 
 def inputs(node: dict) -> dict[str, dict]:
     """Input name, without the choice or list it belongs to -> its options; a growing input by its own name alone."""
-    found = {name.rpartition(".")[2]: options for name, options in locales._inputs(node["input"])}
+    found = {name.rpartition(".")[2]: options for name, options in locales.inputs_of(node["input"])}
     return {name: options for name, options in found.items() if not re.fullmatch(r"(concept|image)_\d+", name)}
 
 
