@@ -7,7 +7,7 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-from .host import ROOT
+from .host import ROOT, host_version
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 SCREENSHOTS = ROOT / ".kindred" / "screenshots"
@@ -15,6 +15,8 @@ PROBE = ROOT / "tests" / "browser" / "probe.js"
 RENDERERS = {"canvas": False, "vue": True}  # the front end's classic node renderer, and Nodes 2.0
 # What the host says by itself, with no pack at all: a new user's files that are not there yet, the look-up of its first workflow's models.
 HOSTS_OWN = ("/api/userdata", "user.css", "missingModelDownload", "ComfyApp graph accessed before initialization")
+if host_version() < (0, 24):
+    HOSTS_OWN += ("[Jobs API] Error fetching jobs",)  # its front end does not know the text outputs (of core's Preview Any, too) that its server lists
 
 
 def chromium() -> str | None:
