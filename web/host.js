@@ -50,6 +50,22 @@ export function fit(node) {
 }
 
 /**
+ * Nodes 2.0 folds advanced inputs away, but makes room for all of them when it opens a workflow: let a folded node be as high as what it shows.
+ */
+export function foldAdvanced(node) {
+  const whole = node.computeSize;
+  node.computeSize = function (...given) {
+    const size = whole.apply(this, given);
+    if (LiteGraph.vueNodesMode && !this.showAdvanced) size[1] -= heightOfAdvanced(this);
+    return size;
+  };
+}
+
+/** How much of a node's height, in the canvas's units, its advanced inputs take. */
+export const heightOfAdvanced = (node) =>
+  (node.widgets ?? []).filter((widget) => widget.options?.advanced && !widget.hidden).length * (LiteGraph.NODE_WIDGET_HEIGHT + 4);
+
+/**
  * A DOM element as a widget at place `index`; it is no input, and nothing of it is saved or sent.
  * The front end saves values by position and reads them without gaps, so the gap that such a widget leaves is closed.
  */

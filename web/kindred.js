@@ -2,7 +2,7 @@
  * Kindred's part of the page: a live panel on Train Concept, and pictures of what omega and alpha do.
  * The front end imports every module below this folder; this is the only one that does something by being imported.
  */
-import { app } from "./host.js";
+import { app, foldAdvanced } from "./host.js";
 import { addHints } from "./hints/hints.js";
 import { Panel } from "./panel/panel.js";
 import { watchRuns } from "./runs.js";
@@ -18,6 +18,8 @@ app.registerExtension({
   name: "Kindred",
   setup: watchRuns,
   nodeCreated(node) {
+    if (!node.comfyClass?.startsWith("Kindred")) return;
+    foldAdvanced(node);
     if (node.comfyClass === "KindredTrain") Panel.on(node);
     addHints(node);
   },

@@ -88,8 +88,7 @@ def lay_out(address: str, names: list[str]) -> None:
             what = WORKFLOWS[name]
             places = {str(index + 1): [node.x, node.y, node.width, node.height, title] for index, (title, node) in enumerate(what.nodes.items())}
             identity = str(uuid.uuid5(uuid.NAMESPACE_URL, f"kindred/workflows/{name}"))  # runs are told by it: two workflows must not share one
-            made = page.evaluate(LAY_OUT, [to_prompt(what), identity, places, what.groups, what.note, what.note_place])
-            (HERE / f"{name}.json").write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", "utf-8")
+            made, folded = page.evaluate(LAY_OUT, [to_prompt(what), identity, places, what.groups, what.note, what.note_place])
             boxes = [group["bounding"] for group in made["groups"]] + [[*node["pos"], *node["size"]] for node in made["nodes"]]
             left, top, right, bottom = min(b[0] for b in boxes), min(b[1] for b in boxes) - 30, max(b[0] + b[2] for b in boxes), max(b[1] + b[3] for b in boxes)
             page.set_viewport_size({"width": int(right - left) + 600, "height": int(bottom - top) + 600})
@@ -99,6 +98,9 @@ def lay_out(address: str, names: list[str]) -> None:
             page.wait_for_timeout(1500)
             page.screenshot(path=shots / f"{name}.png", clip={"x": 100, "y": 120, "width": right - left + 20, "height": bottom - top + 20})
             print(f"{name}: {len(made['nodes'])} nodes; overlapping: {', '.join(overlaps(made)) or 'none'}")
+            for node in made["nodes"]:  # as Nodes 2.0 shows them; the canvas, which folds nothing away, makes room by itself
+                node["size"][1] -= folded[str(node["id"])]
+            (HERE / f"{name}.json").write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", "utf-8")
             page.context.close()
         browser.close()
 
@@ -147,7 +149,9 @@ LAY_OUT = """async ([prompt, identity, places, groups, note, notePlace]) => {
   }
   app.graph.setDirtyCanvas(true, true);
   app.canvas.ds.reset(); app.canvas.ds.scale = 0.62; app.canvas.ds.offset = [130, 110];
-  return app.graph.serialize();
+  const { heightOfAdvanced } = await import('/extensions/ComfyUI-Kindred/host.js');
+  const folded = app.graph._nodes.map(node => [node.id, node.comfyClass?.startsWith('Kindred') ? heightOfAdvanced(node) : 0]);
+  return [app.graph.serialize(), Object.fromEntries(folded)];
 }"""
 
 
