@@ -222,8 +222,8 @@ def start(options) -> ComfyServer:
 
 
 def stay(server: ComfyServer, checkpoint: str) -> int:
-    print(f"\nkindred: ComfyUI with Kindred runs at {server.address} (model {checkpoint}); the workflows are in {ROOT / 'workflows'}. Ctrl-C ends it.")
     try:
+        print(f"\nkindred: ComfyUI with Kindred runs at {server.address} (model {checkpoint}); the workflows are in {ROOT / 'workflows'}. Ctrl-C ends it.")
         server.process.wait()
     except KeyboardInterrupt:
         print("\nkindred: stopped; the server has ended.")

@@ -169,8 +169,7 @@ class TrainableDenoiser:
         scale = self.latent_scale
         given = {"width": noisy.shape[-1] * scale, "height": noisy.shape[-2] * scale, **(rest[0] if rest else {})}
         given |= {"cross_attn": conditioning.to(self.device), "device": self.device, "noise": noisy[:1], "prompt_type": "positive"}
-        if pooled is not None:
-            given["pooled_output"] = pooled.to(self.device)
+        given["pooled_output"] = None if pooled is None else pooled.to(self.device)  # the host gives it, too, where an encoder has none
         return {name: condition.process_cond(batch_size=1, area=None) for name, condition in self.model.extra_conds(**given).items()}
 
 

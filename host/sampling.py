@@ -75,11 +75,17 @@ def core_input(node: str, name: str, tooltip: str | None = None):
     return {"CONDITIONING": io.Conditioning, "LATENT": io.Latent, "MODEL": io.Model}[kind].Input(name, **options)
 
 
-def curve_function(curve):
-    """The host's curve (an object, or the raw points of its editor) as x -> y. ValueError where the host has no curves."""
+def has_curves() -> bool:
+    """Does the host have curves that are drawn? They came with 0.24."""
     try:
-        from comfy_api.input import CurveInput
+        from comfy_api.input import CurveInput  # noqa: F401
     except ImportError:
-        raise ValueError("This ComfyUI has no curves yet; they came with 0.24. Set `omega_curve` to linear or cosine, or update ComfyUI.") from None
+        return False
+    return True
+
+
+def curve_function(curve):
+    """The host's curve (an object, or the raw points of its editor) as x -> y."""
+    from comfy_api.input import CurveInput
 
     return CurveInput.from_raw(curve).interp

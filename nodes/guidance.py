@@ -82,14 +82,18 @@ def _course() -> list:
             advanced=True,
             tooltip="After this part of sampling there is no guidance: only the positive prompt runs, at half the time a step.",
         ),
-        io.Curve.Input(
-            "curve",
-            optional=True,
-            socketless=False,
-            advanced=True,
-            tooltip="Used where `omega_curve` is curve: across, sampling from noise to image; up, from `omega` to `omega_end`.",
-        ),
+        *_drawn_curve(),
     ]
+
+
+def _drawn_curve() -> list:
+    """Left out where the host has none: in 0.18 its page opens no node that has one."""
+    from ..host import sampling
+
+    if not sampling.has_curves():
+        return []
+    tooltip = "Used where `omega_curve` is curve: across, sampling from noise to image; up, from `omega` to `omega_end`."
+    return [io.Curve.Input("curve", optional=True, socketless=False, advanced=True, tooltip=tooltip)]
 
 
 def _schedule(omega, omega_end=None, omega_curve="constant", start_percent=0.0, end_percent=1.0, curve=None):
@@ -97,6 +101,8 @@ def _schedule(omega, omega_end=None, omega_curve="constant", start_percent=0.0, 
     from ..host import sampling
 
     if omega_curve == "curve":
+        if not sampling.has_curves():
+            raise ValueError("This ComfyUI has no curves yet; they came with 0.24. Set `omega_curve` to linear or cosine, or update ComfyUI.")
         if curve is None:
             raise ValueError("`omega_curve` is curve, and `curve` is not given: draw one on the node, or connect a Curve Editor.")
         omega_curve = sampling.curve_function(curve)

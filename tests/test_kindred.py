@@ -61,8 +61,8 @@ def test_too_little_room_is_said_before_anything_is_installed(door, monkeypatch,
 def test_an_older_comfyui_gets_a_layer_over_the_environment(door, tmp_path, monkeypatch):
     """What it needs otherwise is installed beside, what is alike is shared, and the second run installs nothing."""
     base = Path(sys.executable)
-    if not (base.parent.parent / "kindred.json").is_file():
-        pytest.skip("this Python was not made by kindred.py, which makes the layer over its own")
+    if not (base.parent.parent / "kindred.json").is_file() or (door.site_packages(base) / "kindred_layer.pth").is_file():
+        pytest.skip("the layer is made over an environment of kindred.py, which this Python's is not, or is such a layer itself")
     monkeypatch.setattr(door, "HOME", tmp_path)
     old = tmp_path / "0.0.0"
     old.mkdir()

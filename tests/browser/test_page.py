@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from kindred_testing import ROOT, host_version
+from kindred_testing import ROOT
 from kindred_testing.browser import missing
 from kindred_testing.locales import collect as locales
 
@@ -21,8 +21,7 @@ def test_each_node_mounts_connects_and_is_saved_without_loss(page, server):
         for choice in choices:
             where = f"{name} {choice or ''} in {page.renderer}"
             built = page.probe("build", name, choice)
-            without_curves = ["curve: CURVE"] if name == "KindredGuider" and host_version() < (0, 24) else []
-            assert built["unconnected"] == without_curves, where
+            assert built["unconnected"] == [], where
             page.page.wait_for_function("([id, panel]) => probe.mounted(id).panel === panel", arg=[built["id"], name == "KindredTrain"])
             mounted = page.probe("mounted", built["id"])
             assert (mounted["element"] is not None) == (page.renderer == "vue"), where

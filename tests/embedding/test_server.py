@@ -51,6 +51,7 @@ def pictures(server, positives: dict[str, dict], **more) -> dict[str, bytes]:
     return {name: Image.open(io.BytesIO(images[f"{name} image"][0])).tobytes() for name in positives}
 
 
+@pytest.mark.hosts
 def test_alpha_0_with_the_norm_kept_is_cores_image(server):
     wires = {"conditioning": ["carried", 0], "class_conditioning": ["class", 0]}
     made = pictures(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from kindred_testing import guidance_families as families
 from kindred_testing import guidance_models as g
-from kindred_testing import pack
+from kindred_testing import host_version, pack
 
 OMEGAS = (0.0, 0.3, 0.6)
 
@@ -67,6 +67,7 @@ def test_twenty_steps(pair, kind):
     assert torch.equal(g.sample(alone, pair.positive, pair.negative, steps=20), g.sample(tuned, pair.positive, pair.negative, steps=20))
 
 
+@pytest.mark.hosts
 def test_stacked_loras_of_different_strengths(pair):
     tuned = g.with_lora(g.with_lora(pair.base, g.lora(pair.base, seed=1), 0.7), g.lora(pair.base, seed=2, rank=8, kind="loha"), -0.4)
     check(pair, tuned)
@@ -145,9 +146,14 @@ def test_lora_on_a_slice_of_the_outputs(pair):
 
 
 def test_two_checkpoints(pair):
-    """A full fine-tune beside its base, each with a module of its own; omega 0 is core's DualModelGuider, bit for bit."""
+    """A full fine-tune beside its base, each with a module of its own."""
     other, _ = g.base_model(seed=1)
     check(pair, other, omegas=(0.0, 0.4))
+
+
+@pytest.mark.skipif(host_version() < (0, 24), reason="DualModelGuider came with 0.24")
+def test_omega_zero_of_two_checkpoints_is_cores_dual_model_guider(pair):
+    other, _ = g.base_model(seed=1)
     custom, schema = g.comfy("comfy_extras.nodes_custom_sampler"), {"positive": pair.positive, "negative": pair.negative, "cfg": 7.5}
     with torch.inference_mode():
         core = custom.DualModelGuider.execute(model=other, model_negative=pair.base, **schema).args[0]
@@ -193,6 +199,7 @@ def test_instruction_editing_beside_its_base(pair):
         assert g.error(g.sample(g.personalize(editing, pair.base, omega), positive, negative), truth) < 1e-5
 
 
+@pytest.mark.hosts
 def test_omega_one_is_core_bit_for_bit(pair):
     plain = g.sample(pair.tuned, pair.positive, pair.negative)
     assert torch.equal(g.sample(g.personalize(pair.tuned, pair.base, 1.0), pair.positive, pair.negative), plain)

@@ -6,6 +6,8 @@ import pytest
 from kindred_testing import ROOT, host_version
 from kindred_testing.locales import collect as locales
 
+LATER = set() if host_version() >= (0, 24) else {"curve"}  # inputs that this host is too old for, and the pages and languages tell of
+
 
 @pytest.fixture(scope="module")
 def nodes(server):
@@ -18,6 +20,7 @@ def inputs(node: dict) -> dict[str, dict]:
     return {name: options for name, options in found.items() if not re.fullmatch(r"(concept|image)_\d+", name)}
 
 
+@pytest.mark.hosts
 def test_every_node_input_and_output_says_what_it_is(nodes):
     for name, node in nodes.items():
         assert node["description"] and node["display_name"] and node["category"] == "personalization", name
@@ -36,7 +39,7 @@ def test_every_node_has_its_page(nodes):
         assert {"When to use it", "Inputs", "Example"} <= set(headings), (name, headings)
         assert not [key for key in inputs(nodes[name]) if f"`{key}`" not in page], name
         listed = re.findall(r"^(?:\| |- )((?:`\w+`(?:, )?)+)", page.split("## Inputs\n")[1].split("\n## ")[0], re.MULTILINE)
-        stale = set(re.findall(r"`(\w+)`", " ".join(listed))) - inputs(nodes[name]).keys()
+        stale = set(re.findall(r"`(\w+)`", " ".join(listed))) - inputs(nodes[name]).keys() - LATER
         assert not stale, (name, stale)
         if name not in ("KindredPhotos", "KindredSave", "KindredGrid"):
             assert re.search(r"^Papers?: ", page, re.MULTILINE), name
@@ -44,7 +47,8 @@ def test_every_node_has_its_page(nodes):
 
 @pytest.mark.parametrize("language", locales.languages())
 def test_every_language_has_every_word_and_no_stale_one(nodes, language):
-    assert locales.differences(locales.english(nodes), locales.read(language)) == []
+    differences = locales.differences(locales.english(nodes), locales.read(language))
+    assert [place for place in differences if place.rpartition(".")[2] not in LATER] == []
 
 
 def test_the_english_words_are_the_nodes_own(nodes):
