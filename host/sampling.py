@@ -85,7 +85,9 @@ def has_curves() -> bool:
 
 
 def curve_function(curve):
-    """The host's curve (an object, or the raw points of its editor) as x -> y."""
+    """The host's curve (an object, or the raw points of its editor) as x -> y. ValueError where the host has no curves."""
+    if not has_curves():
+        raise ValueError("This ComfyUI has no curves yet; they came with 0.24. Set `omega_curve` to linear or cosine, or update ComfyUI.")
     from comfy_api.input import CurveInput
 
     return CurveInput.from_raw(curve).interp

@@ -101,9 +101,7 @@ def _schedule(omega, omega_end=None, omega_curve="constant", start_percent=0.0, 
     from ..host import sampling
 
     if omega_curve == "curve":
-        if not sampling.has_curves():
-            raise ValueError("This ComfyUI has no curves yet; they came with 0.24. Set `omega_curve` to linear or cosine, or update ComfyUI.")
-        if curve is None:
+        if curve is None and sampling.has_curves():
             raise ValueError("`omega_curve` is curve, and `curve` is not given: draw one on the node, or connect a Curve Editor.")
         omega_curve = sampling.curve_function(curve)
     return Schedule(omega, omega_end, omega_curve, start_percent, end_percent)

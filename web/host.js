@@ -77,7 +77,15 @@ export function addElement(node, name, element, index, options) {
   after(node, "onSerialize", (saved) => {
     if (saved.widgets_values) saved.widgets_values = saved.widgets_values.filter((_, place) => node.widgets[place]?.serialize !== false);
   });
+  const mount = () => setTimeout(() => takePlace(node, element), 500);
+  after(node, "onAdded", mount);
+  after(node, "onConfigure", mount);
   return widget;
+}
+
+/** Older front ends' Nodes 2.0 leave the element of a node that had this one's id in its place. */
+function takePlace(node, element) {
+  if (!element.isConnected && node.graph) document.querySelector(`[data-node-id="${node.id}"] .${element.classList[0]}`)?.replaceWith(element);
 }
 
 /** Let a widget be as high as `height()` says in both renderers, whatever room the node has. */
