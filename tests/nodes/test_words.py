@@ -3,10 +3,8 @@
 import re
 
 import pytest
-from kindred_testing import ROOT, host_version
+from kindred_testing import ROOT, host_version, later_inputs
 from kindred_testing.locales import collect as locales
-
-LATER = set() if host_version() >= (0, 24) else {"curve"}  # inputs that this host is too old for, and the pages and languages tell of
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +37,7 @@ def test_every_node_has_its_page(nodes):
         assert {"When to use it", "Inputs", "Example"} <= set(headings), (name, headings)
         assert not [key for key in inputs(nodes[name]) if f"`{key}`" not in page], name
         listed = re.findall(r"^(?:\| |- )((?:`\w+`(?:, )?)+)", page.split("## Inputs\n")[1].split("\n## ")[0], re.MULTILINE)
-        stale = set(re.findall(r"`(\w+)`", " ".join(listed))) - inputs(nodes[name]).keys() - LATER
+        stale = set(re.findall(r"`(\w+)`", " ".join(listed))) - inputs(nodes[name]).keys() - later_inputs()
         assert not stale, (name, stale)
         if name not in ("KindredPhotos", "KindredSave", "KindredGrid"):
             assert re.search(r"^Papers?: ", page, re.MULTILINE), name
@@ -48,7 +46,7 @@ def test_every_node_has_its_page(nodes):
 @pytest.mark.parametrize("language", locales.languages())
 def test_every_language_has_every_word_and_no_stale_one(nodes, language):
     differences = locales.differences(locales.english(nodes), locales.read(language))
-    assert [place for place in differences if place.rpartition(".")[2] not in LATER] == []
+    assert [place for place in differences if place.rpartition(".")[2] not in later_inputs()] == []
 
 
 def test_the_english_words_are_the_nodes_own(nodes):
