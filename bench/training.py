@@ -19,8 +19,6 @@ import argparse
 import dataclasses
 import statistics
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 import torch
@@ -89,9 +87,6 @@ def main() -> None:
         for baseline in ("core's TrainLoraNode, rank 16", "diffusers, LoRA 16"):
             if baseline + suffix in table.rows:
                 against(f"ours, LoRA 16{suffix}", baseline + suffix)
-    print(
-        f"\nbetween the steps (events, states every 100 steps, previews off): {between(pack, base, concept, dataclasses.replace(common, steps=40)):.2%} of the run"
-    )
 
 
 def timed(do):
@@ -209,34 +204,6 @@ def diffusers_way(latent: int, two_levels: bool, checkpointing: bool):
         loss.item()
 
     return timed(step)
-
-
-def between(pack, base, concept, settings) -> float:
-    """The share of a run's time, from its first step to its last, that is not spent in steps."""
-    trainer, progress = pack("training.trainer"), pack("host.progress").TrainingProgress(None, settings.steps)
-    kind = pack("training.run").Run
-    spent, marks, step = [], [], kind.step
-
-    def measured(self, index):
-        start = time.perf_counter()
-        try:
-            return step(self, index)
-        finally:
-            spent.append(time.perf_counter() - start)
-
-    def on_step(value):
-        marks.append(time.perf_counter())
-        progress.step(value)
-
-    kind.step = measured
-    try:
-        with tempfile.TemporaryDirectory() as place, torch.inference_mode():
-            # 40 steps and one state stand for 100 steps and one: what is told is more than what a run of 100 pays.
-            trainer.train(*base, [concept], settings, on_step, keeping=trainer.Keeping(Path(place), "bench", settings.steps // 2))
-    finally:
-        kind.step = step
-    whole = marks[-1] - marks[0]
-    return 1 - sum(spent[1:]) / whole
 
 
 def large(base):
