@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from kindred_testing import ROOT
+from kindred_testing import ROOT, host_version
 from kindred_testing.browser import missing
 from kindred_testing.locales import collect as locales
 
@@ -53,9 +53,10 @@ def test_a_workflow_dropped_as_a_file_opens_whole(page, file):
     opened = page.page.evaluate("() => app.graph._nodes.map(node => [node.type, node.type in LiteGraph.registered_node_types])")
     assert sorted(kind for kind, _ in opened) == sorted(node["type"] for node in wanted["nodes"])
     assert all(known for _, known in opened), opened
-    for height, needed in page.page.evaluate("() => app.graph._nodes.filter(node => node.kindredPanel).map(node => [node.size[1], node.computeSize()[1]])"):
-        assert abs(height - needed) < 120, "as high as what it shows"
-        assert (height < 900) == (page.renderer == "vue"), "which folds two dozen inputs away"
+    if host_version() >= (0, 30):  # older front ends scale nodes as they open a file
+        for height, needed in page.page.evaluate("() => app.graph._nodes.filter(node => node.kindredPanel).map(node => [node.size[1], node.computeSize()[1]])"):
+            assert abs(height - needed) < 60, "as high as what it shows"
+            assert (height < 900) == (page.renderer == "vue"), "which folds two dozen inputs away"
     page.probe("look", None, 0.5)
     page.page.wait_for_timeout(400)
     page.screenshot(f"{file.stem}-{page.renderer}")
