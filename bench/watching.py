@@ -2,8 +2,8 @@
 
     python bench/watching.py [--steps 100] [--rounds 5]
 
-The real server answers a real client, a process of its own that reads every event. The smallest model is the hardest case: a step of 0.1 s tells as
-much as one of a second. Reported is the share of a run, from its first step to its last, that goes into
+The real server answers a real client, a process of its own that reads every event. The smallest model is the hardest case: its short steps tell as
+much as long ones do. Reported is the share of a run, from its first step to its last, that goes into
     telling     the calls from the training's thread and all that the server's thread does meanwhile (it takes turns with the training)
     states      what a resumed run needs, written every 100 steps
 and, for what no clock of ours sees, the processor time of whole runs that are watched against runs that are not, in alternation.
