@@ -29,13 +29,18 @@ MEASURES = {"prompt": "prompt fidelity", "subject": "subject fidelity"}
 
 
 class Results:
-    """The scores by cell key, over the trainings (subject, seed) for which every cell is there."""
+    """The scores by cell key, over the trainings (subject, seed) for which every cell is there. A seed counts when it is there for all subjects."""
 
     def __init__(self, entries: list[dict], keys: Sequence[str]):
         found: dict[tuple, dict[str, dict]] = {}
         for entry in entries:
             found.setdefault((entry["subject"], entry["seed"], entry["prompts"]), {})[entry["key"]] = entry
-        self.runs = {run: by_key for run, by_key in found.items() if all(key in by_key for key in keys)}
+        whole = {run: by_key for run, by_key in found.items() if all(key in by_key for key in keys)}
+        of_seed: dict[tuple, set[str]] = {}
+        for subject, *seed in whole:
+            of_seed.setdefault(tuple(seed), set()).add(subject)
+        most = max(map(len, of_seed.values()), default=0)
+        self.runs = {run: by_key for run, by_key in whole.items() if len(of_seed[run[1:]]) == most}
         self.left_out = len(found) - len(self.runs)
 
     def values(self, key: str, measure: str) -> tuple[list[float], list[tuple]]:
@@ -75,7 +80,7 @@ def write(entries: list[dict], cells: list, steps: int, commit: str, folder: Pat
         "with the five photos'. Intervals are 95%; the bootstrap draws whole trainings, and with so few of them it is rather too narrow than too wide.",
         f"Drift is 1 - cosine of the token's prompt with the class word's. Trainings have {steps} steps; guidance is 5 where nothing else is said. Differences are",
         "to the section's baseline (marked), picture by picture from the same noise. **Bold** where the interval does not hold zero.",
-        *([f"Left out, because some way to draw is missing: {results.left_out}."] if results.left_out else []),
+        *([f"Left out, because their seed is not whole yet: {results.left_out} trainings."] if results.left_out else []),
     ]
     for section, title in TITLES.items():
         lines += [
