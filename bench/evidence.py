@@ -6,8 +6,8 @@
 For each subject and seed: trainings (K/V and token, kept after several step counts; with SPL at five weights; DOP; direction-only tokens; a LoRA on UNet and
 text encoder with a token, for guidance and TEA), then every way to draw the same prompts from the same noise. The judge says whether class, accessory and
 place of the prompt are there (prompt fidelity) and how like the photos the subject is (subject fidelity). One line a cell goes to FOLDER/evidence.jsonl; what
-stands there is not done again (`--start bench/evidence/results.jsonl.xz` begins with the results of the report, and of a seed that is not whole yet). The report is written to bench/evidence.md and
-bench/evidence/, and says what was run; the full protocol is `--seeds 3 --prompts 24`.
+stands there is not done again (`--start bench/evidence/results.jsonl.xz` begins with the results of the report, and of a seed that is not whole yet).
+The report is written to bench/evidence.md and bench/evidence/, and says what was run; the full protocol is `--seeds 3 --prompts 24`.
 With `--checkpoint` the papers' own protocol runs on a real model instead: see papers.py.
 """
 

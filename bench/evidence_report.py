@@ -6,6 +6,7 @@ import datetime
 import itertools
 import platform
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,11 +37,9 @@ class Results:
         for entry in entries:
             found.setdefault((entry["subject"], entry["seed"], entry["prompts"]), {})[entry["key"]] = entry
         whole = {run: by_key for run, by_key in found.items() if all(key in by_key for key in keys)}
-        of_seed: dict[tuple, set[str]] = {}
-        for subject, *seed in whole:
-            of_seed.setdefault(tuple(seed), set()).add(subject)
-        most = max(map(len, of_seed.values()), default=0)
-        self.runs = {run: by_key for run, by_key in whole.items() if len(of_seed[run[1:]]) == most}
+        subjects = Counter(run[1:] for run in whole)  # of each seed
+        most = max(subjects.values(), default=0)
+        self.runs = {run: by_key for run, by_key in whole.items() if subjects[run[1:]] == most}
         self.left_out = len(found) - len(self.runs)
 
     def values(self, key: str, measure: str) -> tuple[list[float], list[tuple]]:

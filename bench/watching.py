@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
-import socket
 import statistics
 import subprocess
 import sys
@@ -53,13 +52,12 @@ class Watcher:
     """The host's server in a thread of this process, and a client in another process: `with Watcher() as watcher`."""
 
     def __enter__(self):
+        from kindred_testing.server import demo_server
         from server import PromptServer
 
         self.server = PromptServer.instance
         self.loop = self.server.loop
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = demo_server.free_port()
         self.server.add_routes()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
