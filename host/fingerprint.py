@@ -101,7 +101,7 @@ def _weights(patcher: ModelPatcher, keys: list[str]) -> list[bytes]:
 def _tensor(value: torch.Tensor) -> bytes:
     if isinstance(value, QuantizedTensor):
         value = value.dequantize()
-    value = value.detach().contiguous()
+    value = value.data.contiguous()  # not `detach`: one that was loaded in inference mode and moved since has no version counter to share
     data = value.reshape(-1).view(torch.uint8).cpu().numpy().data if value.numel() else b""
     return _sha(f"{value.dtype} {list(value.shape)}".encode(), data)
 

@@ -119,3 +119,15 @@ def test_a_models_hash_is_that_of_its_file(caplog):
         comfy.model_management.unload_all_models()
         next(model.model.diffusion_model.parameters()).view(-1)[5] += 1e-3
     assert model_hash(model) != before
+
+
+def test_a_base_models_hash_does_not_depend_on_how_its_memory_is_laid_out():
+    """Loaded in inference mode, as by a loader node, and given another layout afterwards, its parameters are no plain tensors any more."""
+    from kindred_testing import guidance_families
+
+    model_hash = pack("host.fingerprint").model_hash
+    with torch.inference_mode():
+        moved = guidance_families.random_model("SD15", seed=3)
+    before = model_hash(guidance_families.random_model("SD15", seed=3))
+    moved.model.diffusion_model.to(memory_format=torch.channels_last)
+    assert model_hash(moved) == before
