@@ -57,10 +57,19 @@ def free_port() -> int:
 class ComfyServer:
     """`with ComfyServer(comfyui, base) as server:` starts the server in `base` and ends it, whatever happens inside."""
 
-    def __init__(self, comfyui: Path, base: Path, arguments: tuple[str, ...] = (), log: Path | None = None, port: int | None = None):
+    def __init__(
+        self,
+        comfyui: Path,
+        base: Path,
+        arguments: tuple[str, ...] = (),
+        log: Path | None = None,
+        port: int | None = None,
+        environment: dict[str, str] | None = None,
+    ):
         self.comfyui, self.base, self.arguments = Path(comfyui), Path(base), arguments
         self.log = log or self.base / "server.log"
         self.port = port or free_port()
+        self.environment = environment or {}  # of the server, where ours has no such variable
         self.process: subprocess.Popen | None = None
 
     @property
@@ -93,7 +102,7 @@ class ComfyServer:
             *self.arguments,
         ]
         # Passive: threads that wait for work sleep. On a busy machine the default, spinning, makes a step take ten times as long.
-        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONIOENCODING": "utf-8"}
+        environment = {"OMP_WAIT_POLICY": "PASSIVE", **self.environment, **os.environ, "PYTHONIOENCODING": "utf-8"}
         with self.log.open("wb") as log:
             # A group of its own: Ctrl-C reaches only us, and we end the server in order.
             self.process = subprocess.Popen(
