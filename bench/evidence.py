@@ -20,7 +20,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,10 +76,12 @@ def cells() -> list[Cell]:
     found += [Cell("a", f"SPL 1, {step} steps", "SPL 1", step) for step in SNAPSHOTS]
     found += [Cell("a", f"{name}, {STEPS} steps", name) for name in TRAININGS if name.startswith("SPL")]
     found += _guidance() + _turning()
-    pg, tea, both = Way(omega=0.6), Way(alpha=0.2), Way(omega=0.6, alpha=0.2)
+    pg, tea, both = Way(omega=0.6), Way(alpha=0.2, align="token"), Way(omega=0.6, alpha=0.2, align="token")
     found += [Cell("d", "plain", baseline=True), Cell("d", "SPL", "SPL 1"), Cell("d", "PG", way=pg), Cell("d", "TEA", way=tea)]
     found += [Cell("d", "SPL + PG", "SPL 1", way=pg), Cell("d", "SPL + TEA", "SPL 1", way=tea), Cell("d", "PG + TEA", way=both)]
     found += [Cell("d", "all three", "SPL 1", way=both), Cell("d", "DOP", "DOP"), Cell("d", "direction only", "direction only")]
+    # What plain tuning has made of the class word: what TEA turns toward.
+    found += [Cell("d", "plain, its class prompt", way=Way(alpha=1.0, beta=1.0, norm="class", align="position"))]
     found += [Cell("d", "SPL 10", "SPL 10"), Cell("d", "SPL 10 + PG", "SPL 10", way=pg), Cell("d", "all three, SPL 10", "SPL 10", way=both)]
     return found
 
@@ -94,12 +96,14 @@ def _guidance() -> list[Cell]:
 
 def _turning() -> list[Cell]:
     alphas = (0.1, 0.2, 0.3, 0.4, 0.5)
-    ways = {"alpha 0": Way()}
-    ways |= {f"prompt, alpha {alpha:g}": Way(alpha=alpha) for alpha in alphas}
-    ways |= {f"prompt, alpha {alpha:g}, norm class 1": Way(alpha=alpha, norm="class", beta=1.0) for alpha in (0.2, 0.4)}
-    ways |= {f"token, alpha {alpha:g}": Way(alpha=alpha, level="token") for alpha in alphas}
-    ways |= {"prompt, auto alpha": Way(alpha="auto")}
-    return [Cell("c", name, "LoRA", way=way, baseline=way == Way()) for name, way in ways.items()]
+    plain = Way(align="token")  # drawn once more, by the training that the others of this section are drawn with
+    ways = {"alpha 0": plain}
+    ways |= {f"prompt, alpha {alpha:g}": replace(plain, alpha=alpha) for alpha in alphas}
+    ways |= {f"prompt, alpha {alpha:g}, norm class 1": replace(plain, alpha=alpha, norm="class", beta=1.0) for alpha in (0.2, 0.4)}
+    ways |= {f"prompt, alpha {alpha:g}, by position": replace(plain, alpha=alpha, align="position") for alpha in (0.2, 0.4)}
+    ways |= {f"token, alpha {alpha:g}": replace(plain, alpha=alpha, level="token") for alpha in alphas}
+    ways |= {"prompt, auto alpha": replace(plain, alpha="auto")}
+    return [Cell("c", name, "LoRA", way=way, baseline=way == plain) for name, way in ways.items()]
 
 
 def run(options) -> None:

@@ -55,6 +55,11 @@ class Results:
         before, _ = self.values(base, measure)
         return bootstrap.mean([a - b for a, b in zip(after, before, strict=True)], groups)
 
+    def in_half(self) -> float:
+        """The share of the results that were trained and drawn in bfloat16."""
+        precisions = [entry.get("precision") for by_key in self.runs.values() for entry in by_key.values()]
+        return precisions.count("bf16") / len(precisions)
+
     def drift(self, key: str) -> float:
         return sum(by_key[key]["drift"] for by_key in self.runs.values()) / len(self.runs)
 
@@ -79,6 +84,8 @@ def write(entries: list[dict], cells: list, steps: int, commit: str, folder: Pat
         "with the five photos'. Intervals are 95%; the bootstrap draws whole trainings, and with so few of them it is rather too narrow than too wide.",
         f"Drift is 1 - cosine of the token's prompt with the class word's. Trainings have {steps} steps; guidance is 5 where nothing else is said. Differences are",
         "to the section's baseline (marked), picture by picture from the same noise. **Bold** where the interval does not hold zero.",
+        "TEA at the level of the prompt lets each word meet its own; by position, the words behind `<v1> dog` meet their neighbours of the shorter class prompt.",
+        f"{results.in_half():.0%} of the results come from processors that compute in bfloat16, the others from float32; what a section compares within a training is of one kind.",
         *([f"Left out, because their seed is not whole yet: {results.left_out} trainings."] if results.left_out else []),
     ]
     for section, title in TITLES.items():
@@ -134,12 +141,13 @@ def _plots(cells: list, results: Results) -> dict[str, torch.Tensor]:
     omega = [line("guidance 5", "b", lambda c: c.way.omega if c.way.cfg == 5 and c.way.mode == "personalization" else None)]
     omega += [line(f"guidance {cfg:g}", "b", lambda c, cfg=cfg: c.way.omega if c.way.cfg == cfg else None) for cfg in (2.5, 7.5)]
 
-    def turned(level: str):
-        return lambda c: c.way.alpha if c.way.level == level and c.way.norm == "midpoint" and c.way.alpha != "auto" else None
+    def turned(level: str, align: str = "token"):
+        return lambda c: c.way.alpha if (c.way.level, c.way.align, c.way.norm) == (level, align, "midpoint") and c.way.alpha != "auto" else None
 
-    alpha = [line("prompt level", "c", turned("prompt")), line("token level", "c", turned("token"))]
+    alpha = [line("prompt level", "c", turned("prompt")), line("token level", "c", turned("token")), line("by position", "c", turned("prompt", "position"))]
     zero = next(cell.key() for cell in cells if cell.section == "c" and cell.baseline)
-    alpha[1][1].insert(0, (0.0, zero))  # the prompts' line has it by itself
+    for _, points in alpha[1:]:
+        points.insert(0, (0.0, zero))  # the first line has it by itself
     return {
         "a": _curves("training steps", steps, results),
         "b": _curves("omega (1 = CFG, 0 = base model as the weak one)", omega, results),

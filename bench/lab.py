@@ -34,6 +34,7 @@ class Way:
 
     omega       of Personalization Guidance, 1 = CFG;  mode, scale: the guider's relatives (autoguidance, subject-agnostic)
     alpha       TEA's rotation, beta and norm its length; level "prompt" (Conditioning SLERP) or "token" (Token SLERP); "auto" = chosen per prompt
+    align       which rows of the two prompts meet there: "token" (each word its own) or "position"; "" where nothing turns
     """
 
     omega: float = 1.0
@@ -44,6 +45,7 @@ class Way:
     beta: float = 0.5
     norm: str = "midpoint"
     level: str = "prompt"
+    align: str = ""
 
 
 @dataclass
@@ -149,10 +151,10 @@ class Lab:
 
         way = way or Way()
         clip = tuned.clip if tuned else self.clip
-        positive = self._encoded(clip, [p.text if tuned else p.class_text for p in prompts], [p.class_text for p in prompts], way if tuned else Way())
-        negative = self._encoded(self.clip, [""] * len(prompts), None, Way())
+        positive = self._encoded(clip, [p.text if tuned else p.class_text for p in prompts], way if tuned else Way())
+        negative = self._encoded(self.clip, [""] * len(prompts), Way())
         model = tuned.model if tuned else self.model
-        without = self._encoded(self.clip, [p.class_text for p in prompts], None, Way()) if way.mode == "subject-agnostic" else None
+        without = self._encoded(self.clip, [p.class_text for p in prompts], Way()) if way.mode == "subject-agnostic" else None
         if way.omega == 1.0 and way.mode == "personalization":
             guider = comfy.samplers.CFGGuider(model)
             guider.set_conds(positive, negative)
@@ -167,15 +169,19 @@ class Lab:
             done = guider.sample(noise, latent, comfy.samplers.sampler_object("dpmpp_2m"), sigmas, seed=seed, disable_pbar=True)
         return self.vae.decode(done).movedim(-1, 1).float().clamp(0, 1)
 
-    def _encoded(self, clip, texts: Sequence[str], class_texts: Sequence[str] | None, way: Way) -> list:
+    def _encoded(self, clip, texts: Sequence[str], way: Way) -> list:
         """The host's CONDITIONING of all texts as one batch, turned toward the class as ``way`` says."""
         if way.alpha and way.level == "token":
             clip = self.pack("embedding.carried").adjust_clip(clip, TOKEN, "", way.alpha, way.beta, way.norm)[0]
         rows = []
-        for text, class_text in zip(texts, class_texts or texts, strict=True):
+        for text in texts:
             encoded = self._known(clip, text)
             if way.alpha and way.level == "prompt":
-                encoded = self._turned(clip, encoded, text, class_text, way)
+                alpha = None if way.alpha == "auto" else way.alpha
+                turned = self.pack("embedding.prompt").encode_concept(
+                    clip, text, class_clip=self.clip, alpha=alpha, beta=way.beta, norm=way.norm, align=way.align
+                )
+                encoded = turned.conditioning
             rows.append(encoded[0][0])
         return [[torch.cat(rows), {}]]
 
@@ -185,11 +191,6 @@ class Lab:
         if text not in known:
             known[text] = clip.encode_from_tokens_scheduled(clip.tokenize(text))
         return known[text]
-
-    def _turned(self, clip, encoded: list, text: str, class_text: str, way: Way) -> list:
-        if way.alpha == "auto":
-            return self.pack("embedding.prompt").encode_concept(clip, text, class_clip=self.clip, alpha=None, beta=way.beta, norm=way.norm).conditioning
-        return self.pack("embedding.conditioning").adjust_conditioning(encoded, self._known(self.clip, class_text), way.alpha, way.beta, way.norm)
 
     # -- score -------------------------------------------------------------------------------------------------------------
 

@@ -119,9 +119,11 @@ def _learn(pack, models, options, training: str, subject: Subject, token: str):
 
 def _draw(pack, models, model, clip, options, template: str, token: str, class_word: str, alpha: float, seed: int) -> torch.Tensor:
     encode, side = pack("host.drawing").conditioning, options.side or SIDE
-    positive = encode(clip, template.replace("{}", f"{token} {class_word}"))
-    if alpha:
-        positive = pack("embedding.conditioning").adjust_conditioning(positive, encode(models[1], template.replace("{}", class_word)), alpha)
+    prompt, class_prompt = template.replace("{}", f"{token} {class_word}"), template.replace("{}", class_word)
+    positive = encode(clip, prompt)
+    if alpha:  # by token: the class prompt is a word shorter, and by position every word behind it would meet its neighbour
+        partners = pack("embedding.prompt").text_partners(clip, prompt, class_prompt)
+        positive = pack("embedding.conditioning").adjust_conditioning(positive, encode(models[1], class_prompt), alpha, partners=partners)
     sampling = {**SAMPLING, **({"steps": options.sampling_steps} if options.sampling_steps else {})}
     return pack("host.drawing").draw(model, models[2], positive, encode(models[1], ""), side, side, 1, seed, sampling)[0]
 
