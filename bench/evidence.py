@@ -27,13 +27,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "bench"))
 
 from lab import Lab, Way  # noqa: E402
+from processor import KEEP_MEMORY  # noqa: E402
 
 RESULTS = ROOT / "bench" / "evidence" / "results.jsonl.xz"
 SUBJECTS = ("biscuit", "mango", "honey", "clover", "bolt", "pepper", "marble", "bamboo")
 STEPS, SAMPLING = 80, 8
 SNAPSHOTS = (20, 40)
-# Memory that a step frees stays with the process: giving it back and taking it again cost a sixth of the time. For glibc; others do not read it.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(8 << 30), "MALLOC_TOP_PAD_": str(256 << 20)}
 # The token starts from a rare word, as in ClassDiffusion, at rates that overfit in a minute: there is something to cure.
 KV = {"method": "kv + token", "learning_rate": 1e-3, "token_learning_rate": 5e-2}
 LORA = {
@@ -110,7 +109,7 @@ def run(options) -> None:
     """Everything that is not in the results yet, in processes that take the trainings in turn; seed by seed, so that a stopped run has whole subjects."""
     if options.processes > 1:
         own = [sys.executable, *sys.argv, "--processes", "1", "--threads", str(options.threads)]
-        workers = [subprocess.Popen([*own, "--share", f"{index}/{options.processes}"], env={**ALLOCATOR, **os.environ}) for index in range(options.processes)]
+        workers = [subprocess.Popen([*own, "--share", f"{index}/{options.processes}"], env={**KEEP_MEMORY, **os.environ}) for index in range(options.processes)]
         codes = [worker.wait() for worker in workers]  # of every one
         if any(codes):
             raise SystemExit("evidence: a process failed (its words are above). Start the same command again: what is done stays done.")

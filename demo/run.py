@@ -19,6 +19,7 @@ BASE = HOME / "base"
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # not the pack's root: its `nodes` would shadow the host's
 
 import compare  # noqa: E402
+import processor  # noqa: E402
 import workflow as workflows  # noqa: E402
 from grid import Column, comparison  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -70,12 +71,6 @@ SMALL = Scale(
     WORLD_PROMPTS,
 )
 REAL = Scale(512, {"steps": 500, "learning_rate": 2e-5}, 30, 7.5, 1, compare.REAL, PROMPTS)
-# How the server is started on a processor. The host's own switches: text encoders in the precision that they are computed in, instead of
-# cast from 16 bits at every use; the layout that a processor's convolutions are fastest in; torch's attention.
-PROCESSOR = ("--cpu", "--fp32-text-enc", "--force-channels-last", "--use-pytorch-cross-attention")
-# Threads look for work for some 20 microseconds before they sleep: two thirds of the time of sleeping at once while the machine is quiet,
-# a quarter more when it is busy. And glibc keeps the memory that a step frees, instead of taking it anew. Other systems read none of this.
-ENVIRONMENT = {"GOMP_SPINCOUNT": "1000", "MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(2 << 30), "MALLOC_TOP_PAD_": str(256 << 20)}
 STORED = Path(__file__).resolve().parent / "base" / "miniature.safetensors.xz"
 
 
@@ -224,7 +219,7 @@ def start(options) -> ComfyServer:
     link(ROOT, BASE / "custom_nodes" / "ComfyUI-Kindred")
     on_processor = options.cpu or not has_card()
     print("kindred: starting ComfyUI ...")
-    arguments, environment = (PROCESSOR, ENVIRONMENT) if on_processor else ((), {})
+    arguments, environment = (processor.SWITCHES, processor.ENVIRONMENT) if on_processor else ((), {})
     return ComfyServer(Path(os.environ["COMFYUI_PATH"]), BASE, arguments, port=options.port or free_port(), environment=environment)
 
 
