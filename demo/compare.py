@@ -64,7 +64,9 @@ def graph(template: dict, way: Way, drawing: Drawing, prompt: str, class_prompt:
     find("Load")["name"] = drawing.names[way.training]
     find("Size").update(width=drawing.side, height=drawing.side, batch_size=drawing.count)
     find("Prompt")["text"], find("Class prompt")["text"] = prompt, class_prompt
-    find("SLERP")["alpha"], find("Guidance")["omega"] = drawing.alpha, drawing.omega
+    # By token: "bear" meets "bear" although the prompt has one word more.
+    find("SLERP").update(alpha=drawing.alpha, align="token", clip=find("Prompt")["clip"], text=prompt, class_text=class_prompt)
+    find("Guidance")["omega"] = drawing.omega
     for title in ("CFG", "Guidance", "CFG with SLERP"):
         find(title).update(seed=drawing.seed, steps=drawing.steps, cfg=drawing.cfg)
     if way.turned:

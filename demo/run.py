@@ -175,12 +175,14 @@ def draw(server: ComfyServer, options, scale: Scale, drawing: compare.Drawing, p
     """Every prompt in every way, scored where the miniature world's judge knows what is asked for; the comparison picture."""
     templates = options.prompt or [f"a photo of a {{token}} {{class}} {scene}" for scene in scale.prompts]
     prompts = [template.replace("{token}", options.token).replace("{class}", class_word) for template in templates]
+    # The class prompt has the class word in the place of the whole phrase: "a photo of a bear ...", as the prompt would be without the subject.
+    class_prompts = [template.replace("{token} {class}", "{class}").replace("{token}", "{class}").replace("{class}", class_word) for template in templates]
     workflow = workflows.to_prompt(workflows.load(ROOT / "workflows" / "use_a_saved_concept.json"), server.get("/object_info", timeout=120))
     told = compare.scores(photos) if scale is SMALL and STORED.is_file() and not options.prompt else None
     cells, columns = [], []
     for way in scale.ways:
         print(f"kindred: drawing {len(prompts)} prompts, {way.title}")
-        drawn = [compare.draw(server, workflow, way, drawing, prompt, prompt.replace(options.token, class_word)) for prompt in prompts]
+        drawn = [compare.draw(server, workflow, way, drawing, *pair) for pair in zip(prompts, class_prompts, strict=True)]
         cells.append(drawn)
         lines = told([one for row in drawn for one in row], [prompt for prompt, row in zip(prompts, drawn, strict=True) for _ in row]) if told else ()
         print("".join(f"         {line}\n" for line in lines), end="")
