@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # not the pack's root:
 import compare  # noqa: E402
 import processor  # noqa: E402
 import workflow as workflows  # noqa: E402
+from base.rooms import formats  # noqa: E402
 from grid import Column, comparison  # noqa: E402
 from PIL import Image  # noqa: E402
 from server import ComfyServer, Interrupted, PromptError, free_port  # noqa: E402
@@ -176,7 +177,7 @@ def draw(server: ComfyServer, options, scale: Scale, drawing: compare.Drawing, p
     templates = options.prompt or [f"a photo of a {{token}} {{class}} {scene}" for scene in scale.prompts]
     prompts = [template.replace("{token}", options.token).replace("{class}", class_word) for template in templates]
     # The class prompt has the class word in the place of the whole phrase: "a photo of a bear ...", as the prompt would be without the subject.
-    class_prompts = [template.replace("{token} {class}", "{class}").replace("{token}", "{class}").replace("{class}", class_word) for template in templates]
+    class_prompts = [formats("token_text")["token_text"].replace_tokens(prompt, {options.token: class_word}) for prompt in prompts]
     workflow = workflows.to_prompt(workflows.load(ROOT / "workflows" / "use_a_saved_concept.json"), server.get("/object_info", timeout=120))
     told = compare.scores(photos) if scale is SMALL and STORED.is_file() and not options.prompt else None
     cells, columns = [], []

@@ -82,7 +82,7 @@ def class_prompt(text: str, carried: dict[str, LearnedToken]) -> str:
     for name in names:
         if not carried[name].class_word.strip():
             raise ValueError(f"The token {name!r} has no class word. Give it one with Token SLERP (alpha 0, beta 0 leaves the token as it is).")
-    return encoders.replace_tokens(text, carried)
+    return encoders.replace_tokens(text, {name: token.class_word for name, token in carried.items()})
 
 
 def token_partners(clip, tokens, class_tokens) -> dict[str, torch.Tensor]:

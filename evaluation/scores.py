@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from ..formats.token import LearnedToken
+from ..formats.token import check_token_text
 from ..formats.token_text import replace_tokens
 from .metrics import Report, Scorer, evaluate
 
@@ -29,7 +29,8 @@ def score(images, references, prompts: str, scorers: Sequence[Scorer], token: st
         raise ValueError("prompts is empty. Write the prompt that the pictures were drawn with, or one a line for each picture.")
     pictures = together(images, "images")
     lines = lines * (len(pictures) if len(lines) == 1 else 1)
-    spoken = [replace_tokens(line, {token: LearnedToken(token, class_word.strip(), {})}) if token.strip() else line for line in lines]
+    class_words = {check_token_text(token.strip()): class_word} if token.strip() else {}
+    spoken = [replace_tokens(line, class_words) for line in lines]
     groups = lines if 1 < len(set(lines)) < len(lines) else ()
     report = evaluate(pictures, together(references, "references"), spoken, scorers, groups)
     report.prompts = lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from .token import FILE_PREFIX, LearnedToken
+from .token import FILE_PREFIX
 
 _HOLE = "\ue001"  # private use: where a token stood
 _ENDING = r"\.(?:safetensors|pt|bin)"
@@ -50,13 +50,13 @@ def mentions(text: str, tokens: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(token for token in found if token is not None))
 
 
-def replace_tokens(text: str, tokens: Mapping[str, LearnedToken]) -> str:
-    """`text` as an encoder without the tokens should read it: the class word in their place, once.
+def replace_tokens(text: str, class_words: Mapping[str, str]) -> str:
+    """`text` as an encoder without the tokens should read it: the class word (by token) in their place, once; nothing where that is "".
 
     "a photo of a <v1> dog" -> "a photo of a dog";  "a photo of <v1>" -> "a photo of dog";  "a (<v1>:1.3) dog" -> "a dog".
     A text that names none of them comes back as it is.
     """
-    pattern = token_pattern(tokens)
+    pattern = token_pattern(class_words)
     if pattern is None:
         return text
 
@@ -64,7 +64,7 @@ def replace_tokens(text: str, tokens: Mapping[str, LearnedToken]) -> str:
         token = named(match)
         if token is None:
             return match.group()
-        word = tokens[token].class_word.strip()
+        word = class_words[token].strip()
         if not word:
             return _HOLE
         kind = r"\s+".join(map(re.escape, word.split()))

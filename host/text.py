@@ -178,7 +178,7 @@ def _carrying_part(part, carried: dict[str, LearnedToken]):
     """
     clone = copy.copy(part)
     own = {text: token.vectors[part.embedding_key] for text, token in carried.items() if part.embedding_key in token.vectors}
-    foreign = {text: token for text, token in carried.items() if text not in own}
+    foreign = {text: token.class_word for text, token in carried.items() if text not in own}
     order, pattern = list(own), token_pattern(own)
     if clone.embedding_directory is None:  # then the host takes `embedding:` for plain text: only our marks may be read
         clone.embedding_directory = []

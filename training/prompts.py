@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from ..formats.token import LearnedToken
 from ..host import text
 
 
@@ -38,4 +37,4 @@ class Prompts:
 
 def without_token(prompt: str, token: str, class_word: str) -> str:
     """The prompt with the class word in the token's place: "a <v1> dog asleep" -> "a dog asleep"."""
-    return text.replace_tokens(prompt, {token: LearnedToken(token, class_word, {})})
+    return text.replace_tokens(prompt, {token: class_word})

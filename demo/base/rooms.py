@@ -16,9 +16,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def evaluation(*names: str) -> dict[str, ModuleType]:
     """Modules of the room ``evaluation`` by name."""
-    if "kindred_evaluation" not in sys.modules:
-        place = ROOT / "evaluation" / "__init__.py"
-        spec = importlib.util.spec_from_file_location("kindred_evaluation", place, submodule_search_locations=[str(place.parent)])
-        sys.modules["kindred_evaluation"] = module = importlib.util.module_from_spec(spec)
+    return _modules("evaluation", names)
+
+
+def formats(*names: str) -> dict[str, ModuleType]:
+    """Modules of the room ``formats`` by name."""
+    return _modules("formats", names)
+
+
+def _modules(room: str, names: tuple[str, ...]) -> dict[str, ModuleType]:
+    alias = f"kindred_{room}"
+    if alias not in sys.modules:
+        place = ROOT / room / "__init__.py"
+        spec = importlib.util.spec_from_file_location(alias, place, submodule_search_locations=[str(place.parent)])
+        sys.modules[alias] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    return {name: importlib.import_module(f"kindred_evaluation.{name}") for name in names}
+    return {name: importlib.import_module(f"{alias}.{name}") for name in names}

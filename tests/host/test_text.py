@@ -132,7 +132,7 @@ def test_words_around_and_inside_names():
         "a <v1> doghouse": "a dog doghouse",
         "nothing  here": "nothing  here",
     }.items():
-        assert host_text.replace_tokens(text, tokens) == want
+        assert host_text.replace_tokens(text, {name: token.class_word for name, token in tokens.items()}) == want
 
 
 def test_an_embedding_file_may_be_carried_under_its_own_name():
