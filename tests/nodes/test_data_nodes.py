@@ -24,16 +24,12 @@ def files(server) -> dict:
     return {path: path.stat().st_mtime_ns for path in sorted((server.base / "output/kindred/prior").rglob("*")) if path.is_file()}
 
 
-def forget(server) -> None:
-    server.post("/free", {"free_memory": True, "unload_models": True})  # nothing comes from the executor's cache
-
-
 def test_prior_images_are_drawn_once_and_kept(server):
     first = server.run(prior_prompt())
     drawn = files(server)
     assert len(first.images["3"]) == 3 and len(drawn) == 3
     assert all(path.suffix == ".png" and path.parent.parent.name == "prior" for path in drawn)
-    forget(server)
+    server.forget()
     second = server.run(prior_prompt())
     assert "2" in second.executed and files(server) == drawn
     assert first.images["3"] == second.images["3"]
@@ -58,7 +54,7 @@ def test_an_interrupt_keeps_what_is_drawn_and_the_next_run_goes_on(server):
     assert kept.items() <= grown.items() and len(grown) == len(kept) + 1
     content = [path.read_bytes() for path in grown]
     shutil.rmtree(folder)
-    forget(server)
+    server.forget()
     server.run(prior_prompt(seed=7, count=len(kept) + 1))
     assert [path.read_bytes() for path in sorted(folder.iterdir())] == content
 

@@ -128,7 +128,7 @@ def test_training_through_the_server_learns_the_dog_and_leaves_the_base_as_it_wa
     """Held-out loss of the saved files under the same checkpoint; and the base model's picture, before and after, in the same process."""
     import torch
     from kindred_testing import pack
-    from kindred_testing.models import load, sd15_checkpoint
+    from kindred_testing.models import sd15
     from kindred_testing.training import held_out_loss, untrained_token
 
     plain = {"1": CHECKPOINT, **draw(["1", 0], ["1", 1], "a photo of a dog in the park")}
@@ -139,7 +139,7 @@ def test_training_through_the_server_learns_the_dog_and_leaves_the_base_as_it_wa
     plain["23"]["inputs"]["seed"] = 3
     assert np.array_equal(picture(server.run(plain)), before)
 
-    base = load(sd15_checkpoint())
+    base = sd15()
     folder = server.base / "models"
     with torch.inference_mode():
         lora, (token,) = pack("formats.concept_file").load(
@@ -185,7 +185,7 @@ def test_two_trainers_in_one_graph_do_not_disturb_each_other(server, photos):
     both["6"] = copy.deepcopy(both["4"])
     both["6"]["inputs"]["seed"] = 12
     both["7"] = {"class_type": "KindredSave", "inputs": {**both["5"]["inputs"], "lora": ["6", 2], "tokens": ["6", 3], "name": "both-b"}}
-    server.post("/free", {"free_memory": True, "unload_models": True})  # nothing comes from the cache
+    server.forget()
     server.run(both)
     import json
     import struct

@@ -155,9 +155,9 @@ def test_without_augmentation_each_view_is_encoded_once():
 @pytest.mark.parametrize("crop", ["square", "buckets"])
 def test_what_is_held_never_changes_a_batch(crop, monkeypatch):
     """The real VAE: encoded ahead, on demand with little held, from the middle on, and again: the very same bits."""
-    from kindred_testing.models import load, sd15_checkpoint
+    from kindred_testing.models import sd15
 
-    vae = load(sd15_checkpoint())[2]
+    vae = sd15()[2]
     calls = []
 
     def encode(pixels):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from kindred_testing import diffusion_families, guidance_families, pack, text_models
-from kindred_testing.models import load, sd15_checkpoint
+from kindred_testing.models import sd15
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def sdxl_model():
 )
 def test_a_family_trains_and_predicts_as_the_host_does(make_model, make_text, encoders, concept):
     model, clip = make_model(), make_text()
-    vae = load(sd15_checkpoint())[2]
+    vae = sd15()[2]
     trainer, host = pack("training.trainer"), pack("host.training")
     with torch.inference_mode():
         result = trainer.train(model, clip, vae, [concept], trainer.TrainSettings(steps=3, resolution=64, learning_rate=1e-3))
@@ -103,7 +103,7 @@ def test_sd3_learns_tokens_of_all_three_encoders_through_its_own_text(concept):
 def test_a_family_that_cannot_be_trained_is_named(concept):
     network = {"image_model": "hunyuan3d2", "in_channels": 64, "context_in_dim": 64, "hidden_size": 64, "num_heads": 1, "depth": 1, "depth_single_blocks": 1, "guidance_embed": False}  # fmt: skip
     model, clip = diffusion_families.make("Hunyuan3Dv2", network), text_models.sd15()
-    vae = load(sd15_checkpoint())[2]
+    vae = sd15()[2]
     trainer = pack("training.trainer")
     with torch.inference_mode(), pytest.raises(ValueError, match=r"cannot train this model \(Hunyuan3Dv2, prediction FLOW\).*Supported are"):
         trainer.train(model, clip, vae, [concept], trainer.TrainSettings(steps=1, resolution=64))

@@ -9,9 +9,9 @@ from kindred_testing import pack
 
 @pytest.fixture(scope="module")
 def base():
-    from kindred_testing.models import load, sd15_checkpoint
+    from kindred_testing.models import sd15
 
-    return load(sd15_checkpoint())
+    return sd15()
 
 
 def settings(**changes):
@@ -53,7 +53,7 @@ def test_missing_and_damaged_pictures_are_drawn_again_just_as_they_were(base, tm
 
 def test_the_name_tells_everything_that_pictures_depend_on(base):
     """Each change of weights, patches, options, text or settings gives another folder; loading the same file again, and a run in between, the same."""
-    from kindred_testing.models import load, sd15_checkpoint
+    from kindred_testing.models import sd15
 
     prior = pack("training.prior")
     model, clip, vae = base
@@ -77,7 +77,7 @@ def test_the_name_tells_everything_that_pictures_depend_on(base):
     flow = import_module("comfy_extras.nodes_model_advanced").ModelSamplingDiscrete().patch(model, "v_prediction", False)[0]
     earlier = clip.clone()
     earlier.clip_layer(-2)
-    other = load(sd15_checkpoint(seed=1))
+    other = sd15(seed=1)
     names = [
         name(),
         name(model=patched(0.5)),
@@ -93,7 +93,7 @@ def test_the_name_tells_everything_that_pictures_depend_on(base):
         *(name(**change) for change in ({"seed": 1}, {"steps": 2}, {"cfg": 5.0}, {"width": 128}, {"scheduler": "karras"}, {"batch_size": 1})),
     ]
     assert len(set(names)) == len(names)
-    assert name(*load(sd15_checkpoint())) == names[0] == name(model=model.clone(), clip=clip.clone())
+    assert name(*sd15()) == names[0] == name(model=model.clone(), clip=clip.clone())
     assert name(model=patched(0.5)) == names[1] and name(model=guided(2.0)) == names[4]
     # A patched clone that is loaded at the moment changes the shared module, but not what `model` means.
     management = import_module("comfy.model_management")

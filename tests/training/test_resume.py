@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 from kindred_testing import COMFYUI, ROOT, pack
-from kindred_testing.models import load, sd15_checkpoint
+from kindred_testing.models import sd15, sd15_checkpoint
 from safetensors.torch import load_file
 
 # Everything that has a state of its own: two adapters and a token, momentum, warm-up and cosine, average, accumulation, prior images.
@@ -34,7 +34,7 @@ FULL = {
 
 @pytest.fixture(scope="module")
 def base():
-    return load(sd15_checkpoint())
+    return sd15()
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_another_run_is_refused_and_the_difference_named(base, concept, tmp_path
     with pytest.raises(ValueError, match=r"the photos of <v1> was 3 \(.*the prior images of <v1> was 2 .*is 1"):
         train(base, other, FULL, tmp_path, "continue")
     with pytest.raises(ValueError, match="the model was"):
-        train(load(sd15_checkpoint(1)), concept, FULL, tmp_path, "continue")
+        train(sd15(1), concept, FULL, tmp_path, "continue")
     with pytest.raises(ValueError, match="no interrupted training 'dog' to continue"):
         train(base, concept, FULL, tmp_path / "elsewhere", "continue")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from kindred_testing import pack
-from kindred_testing.models import load, sd15_checkpoint
+from kindred_testing.models import sd15
 from kindred_testing.training import held_out_loss, untrained_token
 from PIL import Image
 
@@ -16,7 +16,7 @@ SETTINGS = {"steps": 24, "resolution": 64, "learning_rate": 1e-3, "seed": 7}
 
 @pytest.fixture(scope="module")
 def base():
-    return load(sd15_checkpoint())
+    return sd15()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import uuid
 import torch
 
 from .host import pack, start_host
-from .models import load, sd15_checkpoint
+from .models import sd15
 
 LINEARS = (
     "attn1.to_q",
@@ -38,7 +38,7 @@ def comfy(place: str):
 
 def base_model(seed: int = 0):
     """(model, clip): the tiny SD 1.5, freshly loaded (a module of its own)."""
-    model, clip, _ = load(sd15_checkpoint(seed))
+    model, clip, _ = sd15(seed)
     return model, clip
 
 

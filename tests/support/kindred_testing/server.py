@@ -26,7 +26,7 @@ PromptError, Interrupted = demo_server.PromptError, demo_server.Interrupted
 
 
 class TestServer(demo_server.ComfyServer):
-    """`run`, `submit`, `wait`, `interrupt` of the driver; `input_image` puts a picture where LoadImage finds it."""
+    """`run`, `submit`, `wait`, `interrupt` of the driver; `input_image` puts a picture where LoadImage finds it; `forget` empties the cache."""
 
     __test__ = False
     CHECKPOINT = "tiny.safetensors"
@@ -40,6 +40,15 @@ class TestServer(demo_server.ComfyServer):
     def input_image(self, path: Path) -> str:
         shutil.copy(path, self.base / "input" / path.name)
         return path.name
+
+    def forget(self) -> None:
+        """Nothing of the next prompt comes from the executor's cache.
+
+        The host frees between two prompts, and a prompt sent right after the request may still be taken first: so a small one is.
+        """
+        self.post("/free", {"free_memory": True, "unload_models": True})
+        image = {"class_type": "EmptyImage", "inputs": {"width": 1, "height": 1, "batch_size": 1, "color": 0}}
+        self.run({"1": image, "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}})
 
     def noise_photos(self, folder: str, seed: int = 1, height: int = 70, width: int = 80) -> str:
         """Two pictures of noise in a folder of the input folder, for a training that need not learn anything; the folder's name."""
