@@ -89,7 +89,7 @@ def scores(references: list[Image.Image]) -> Callable[[list[Image.Image], list[s
     """For the miniature world: a function that puts the judge's two means of pictures and their prompts into words."""
     import numpy as np
     import torch
-    from base.rooms import ROOT, evaluation
+    from rooms import ROOT, evaluation
 
     rooms = evaluation("judge", "bootstrap")
     judge = rooms["judge"].Judge.load(ROOT / "demo" / "base" / "judge.safetensors")

@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # not the pack's root:
 import compare  # noqa: E402
 import processor  # noqa: E402
 import workflow as workflows  # noqa: E402
-from base.rooms import formats  # noqa: E402
 from grid import Column, comparison  # noqa: E402
 from PIL import Image  # noqa: E402
+from rooms import formats  # noqa: E402
 from server import ComfyServer, Interrupted, PromptError, free_port  # noqa: E402
 
 PROMPTS = ("wearing headphones", "on the beach")  # for a real model

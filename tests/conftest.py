@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import Counter
 
 import pytest
 from kindred_testing import SHARED, host, start_host
@@ -21,6 +22,12 @@ def pytest_configure(config):
 
 def pytest_unconfigure(config):
     shutil.rmtree(host.BASE, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items):
+    """Files with the most slow tests first, so that two processes end at about the same time."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")
