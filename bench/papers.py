@@ -6,7 +6,7 @@
 --photos holds one folder of photos a subject. --prompts-file is DreamBooth's file with its classes and two lists, or a text file of prompts, one a line,
 that say `{}` where the subject stands (ViCo's lists are printed in Steering Guidance, table 14); classes then come from lines `subject,class` in it. The
 scorers are folders in transformers' layout; nothing is downloaded. 500 steps at 512 pixels need a GPU. Pictures stay in --work, and what is there is not
-drawn again. Run so far with the miniature base and toy scorers (`--side 64 --steps 3 --sampling-steps 4`, 2026-11-26): real weights are not at hand where this is built.
+drawn again. Run so far with the miniature base and toy scorers (`--side 64 --steps 3 --sampling-steps 4`, 2026-11-27): real weights are not at hand where this is built.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ TRAININGS = {  # Steering Guidance, appendix: DreamBooth-LoRA of rank 4 at 1e-4,
     "ClassDiffusion": {"method": "kv + token"},
 }
 WAYS = {"CFG": (1.0, 0.0), "PG, omega 0.6": (0.6, 0.0), "PG, omega 0": (0.0, 0.0), "CFG + TEA": (1.0, 0.2), "PG 0.6 + TEA": (0.6, 0.2)}  # (omega, alpha)
-PUBLISHED = {  # SD 1.5 on ViCo's 16 concepts x 31 prompts: DINO, CLIP-I, CLIP-T (Steering Guidance, tables 1 and 2)
-    ("DB-LoRA", "CFG"): (0.4701, 0.7349, 0.3345),
-    ("DB-LoRA", "PG, omega 0.6"): (0.5024, 0.7510, 0.3288),
-    ("DB-LoRA", "PG, omega 0"): (0.4985, 0.7516, 0.3260),
-    ("ClassDiffusion", "CFG"): (0.5287, 0.7517, 0.3305),
-    ("ClassDiffusion", "PG, omega 0"): (0.5700, 0.7656, 0.3297),
+PUBLISHED = {  # SD 1.5 on ViCo's 16 concepts x 31 prompts (Steering Guidance, tables 1 and 2)
+    ("DB-LoRA", "CFG"): {"DINO": 0.4701, "CLIP-I": 0.7349, "CLIP-T": 0.3345},
+    ("DB-LoRA", "PG, omega 0.6"): {"DINO": 0.5024, "CLIP-I": 0.7510, "CLIP-T": 0.3288},
+    ("DB-LoRA", "PG, omega 0"): {"DINO": 0.4985, "CLIP-I": 0.7516, "CLIP-T": 0.3260},
+    ("ClassDiffusion", "CFG"): {"DINO": 0.5287, "CLIP-I": 0.7517, "CLIP-T": 0.3305},
+    ("ClassDiffusion", "PG, omega 0"): {"DINO": 0.5700, "CLIP-I": 0.7656, "CLIP-T": 0.3297},
 }
 
 
@@ -135,11 +135,11 @@ def _photo(pack, path: Path) -> torch.Tensor:
 def _table(pack, scores: dict) -> str:
     mean = pack("evaluation.bootstrap").mean
     names = [name for name in next(iter(scores.values())) if name != "subject"]
-    lines = ["| training | drawing | " + " | ".join(names) + " | published: DINO, CLIP-I, CLIP-T |", "|---|---|" + "---|" * (len(names) + 1)]
+    lines = ["| training | drawing | " + " | ".join(f"{name} | published" for name in names) + " |", "|---|---|" + "---|---|" * len(names)]
     for (training, way), values in scores.items():
-        cells = [str(mean(values[name], values["subject"])) for name in names]
-        published = ", ".join(f"{value:.4f}" for value in PUBLISHED.get((training, way), ()))
-        lines.append(f"| {training} | {way} | " + " | ".join(cells) + f" | {published} |")
+        published = PUBLISHED.get((training, way), {})
+        cells = [f"{mean(values[name], values['subject'])} | {f'{published[name]:.4f}' if name in published else ''}" for name in names]
+        lines.append(f"| {training} | {way} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", "95% intervals over subjects. The published numbers are of other subjects unless the photos are ViCo's."]) + "\n"
 
 
