@@ -16,7 +16,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "demo"))
 
-from rooms import evaluation  # noqa: E402
+from base.rooms import evaluation  # noqa: E402
 
 TOOLS = evaluation("bootstrap", "canvas")
 bootstrap, canvas = TOOLS["bootstrap"], TOOLS["canvas"]

@@ -15,7 +15,7 @@ PLAIN, KEPT = "plain", "spl"  # the two trainings: without and with the Semantic
 
 @dataclass(frozen=True)
 class Way:
-    """A column: a training, and the picture of the workflow that it takes. `turned`: its prompt goes through Conditioning SLERP as well."""
+    """A column: a training, and the picture of the workflow that it takes. `turned`: its prompt goes through Text Encode Concept as well."""
 
     title: str
     subtitle: str
@@ -30,13 +30,13 @@ SMALL = (
     Way("plain tuning", "LoRA and token, plain CFG", PLAIN, "plain CFG"),
     Way("+ SPL", "meaning kept in training", KEPT, "plain CFG"),
     Way("+ Guidance", "weak model at omega {omega}", PLAIN, "Personalization Guidance"),
-    Way("+ TEA", "prompt turned, alpha {alpha}", PLAIN, "Conditioning SLERP"),
+    Way("+ TEA", "prompt turned, alpha {alpha}", PLAIN, "TEA"),
     ALL,
 )
 REAL = (
     Way("SPL", "the trained concept, plain CFG", KEPT, "plain CFG"),
     Way("+ Guidance", "weak model at omega {omega}", KEPT, "Personalization Guidance"),
-    Way("+ TEA", "prompt turned, alpha {alpha}", KEPT, "Conditioning SLERP"),
+    Way("+ TEA", "prompt turned, alpha {alpha}", KEPT, "TEA"),
     ALL,
 )
 
@@ -56,21 +56,20 @@ class Drawing:
     alpha: float
 
 
-def graph(template: dict, way: Way, drawing: Drawing, prompt: str, class_prompt: str) -> dict:
+def graph(template: dict, way: Way, drawing: Drawing, prompt: str) -> dict:
     """The workflow's prompt in API form, filled in and cut down to the branch of `way`."""
     whole = copy.deepcopy(template)
     find = lambda title: workflows.find(whole, title)  # noqa: E731
     find("Base model")["ckpt_name"] = drawing.checkpoint
     find("Load")["name"] = drawing.names[way.training]
     find("Size").update(width=drawing.side, height=drawing.side, batch_size=drawing.count)
-    find("Prompt")["text"], find("Class prompt")["text"] = prompt, class_prompt
-    # By token: "bear" meets "bear" although the prompt has one word more.
-    find("SLERP").update(alpha=drawing.alpha, align="token", clip=find("Prompt")["clip"], text=prompt, class_text=class_prompt)
+    find("Text")["value"] = prompt
+    find("Prompt with TEA")["alpha"] = drawing.alpha
     find("Guidance")["omega"] = drawing.omega
-    for title in ("CFG", "Guidance", "CFG with SLERP"):
+    for title in ("CFG", "Guidance", "CFG with TEA"):
         find(title).update(seed=drawing.seed, steps=drawing.steps, cfg=drawing.cfg)
     if way.turned:
-        find("Guidance")["positive"] = [workflows.node_id(whole, "SLERP"), 0]
+        find("Guidance")["positive"] = [workflows.node_id(whole, "Prompt with TEA"), 0]
     kept, new = set(), {workflows.node_id(whole, way.picture)}
     while new:
         kept |= new
@@ -78,9 +77,9 @@ def graph(template: dict, way: Way, drawing: Drawing, prompt: str, class_prompt:
     return {node: whole[node] for node in kept}
 
 
-def draw(server, template: dict, way: Way, drawing: Drawing, prompt: str, class_prompt: str) -> list[Image.Image]:
+def draw(server, template: dict, way: Way, drawing: Drawing, prompt: str) -> list[Image.Image]:
     """The pictures of one column for one prompt."""
-    only = graph(template, way, drawing, prompt, class_prompt)
+    only = graph(template, way, drawing, prompt)
     result = server.run(only)
     return [Image.open(io.BytesIO(data)).convert("RGB") for data in result.images[workflows.node_id(only, way.picture)]]
 
@@ -89,7 +88,7 @@ def scores(references: list[Image.Image]) -> Callable[[list[Image.Image], list[s
     """For the miniature world: a function that puts the judge's two means of pictures and their prompts into words."""
     import numpy as np
     import torch
-    from rooms import ROOT, evaluation
+    from base.rooms import ROOT, evaluation
 
     rooms = evaluation("judge", "bootstrap")
     judge = rooms["judge"].Judge.load(ROOT / "demo" / "base" / "judge.safetensors")

@@ -23,7 +23,6 @@ import processor  # noqa: E402
 import workflow as workflows  # noqa: E402
 from grid import Column, comparison  # noqa: E402
 from PIL import Image  # noqa: E402
-from rooms import formats  # noqa: E402
 from server import ComfyServer, Interrupted, PromptError, free_port  # noqa: E402
 
 PROMPTS = ("wearing headphones", "on the beach")  # for a real model
@@ -116,6 +115,9 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     if options.photos and not options.class_word:
         parser.error("--photos needs --class-word: say in one word what the subject is, for example --class-word dog")
+    for prompt in options.prompt or ():
+        if "{token}" not in prompt and options.token not in prompt:
+            parser.error(f"--prompt {prompt!r} does not name the subject. Write {{token}} where it stands: 'a photo of a {{token}} {{class}} on the beach'")
     return options
 
 
@@ -176,14 +178,12 @@ def draw(server: ComfyServer, options, scale: Scale, drawing: compare.Drawing, p
     """Every prompt in every way, scored where the miniature world's judge knows what is asked for; the comparison picture."""
     templates = options.prompt or [f"a photo of a {{token}} {{class}} {scene}" for scene in scale.prompts]
     prompts = [template.replace("{token}", options.token).replace("{class}", class_word) for template in templates]
-    # The class prompt has the class word in the place of the whole phrase: "a photo of a bear ...", as the prompt would be without the subject.
-    class_prompts = [formats("token_text")["token_text"].replace_tokens(prompt, {options.token: class_word}) for prompt in prompts]
     workflow = workflows.to_prompt(workflows.load(ROOT / "workflows" / "use_a_saved_concept.json"), server.get("/object_info", timeout=120))
     told = compare.scores(photos) if scale is SMALL and STORED.is_file() and not options.prompt else None
     cells, columns = [], []
     for way in scale.ways:
         print(f"kindred: drawing {len(prompts)} prompts, {way.title}")
-        drawn = [compare.draw(server, workflow, way, drawing, *pair) for pair in zip(prompts, class_prompts, strict=True)]
+        drawn = [compare.draw(server, workflow, way, drawing, prompt) for prompt in prompts]
         cells.append(drawn)
         lines = told([one for row in drawn for one in row], [prompt for prompt, row in zip(prompts, drawn, strict=True) for _ in row]) if told else ()
         print("".join(f"         {line}\n" for line in lines), end="")

@@ -191,6 +191,7 @@ def test_ctrl_c_ends_the_demo_with_nothing_left_behind(place):
         (["--photos", "/nowhere", "--class-word", "dog"], "There is no folder"),
         (["--photos", "/"], "needs --class-word"),
         (["--subject", "nobody"], "There is no drawn subject 'nobody'"),
+        (["--prompt", "a dog on the moon"], "Write {token} where it stands"),
     ],
 )
 def test_the_demo_says_what_is_wrong(place, arguments, words):

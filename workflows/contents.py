@@ -117,23 +117,22 @@ USE = Workflow(
         "Base model": base(),
         "Load": load(230),
         "Size": size(450),
-        "Prompt": say(60, PROMPT, "@Load:1", 140),
-        "Class prompt": say(260, PROMPT.replace("<v1>", "dog"), "@Base model:1", 140),
-        "Negative": say(460, "", "@Base model:1", 110),
-        "SLERP": Node(
-            "KindredConditioningSLERP",
-            400,
-            640,
-            400,
-            330,
-            {"conditioning": "@Prompt:0", "class_conditioning": "@Class prompt:0", "alpha": 0.2, "beta": 0.5, "norm": "midpoint", "align": "position"},
+        "Text": Node("PrimitiveStringMultiline", 400, 60, 400, 140, {"value": PROMPT}),
+        "Prompt": say(260, "@Text:0", "@Load:1", 90),
+        "Prompt with TEA": Node(
+            "KindredTextEncode", 400, 410, 400, 300, {"clip": "@Load:1", "text": "@Text:0", "alpha": 0.2, "beta": 0.5, "class_clip": "@Base model:1"}
         ),
+        "Negative": say(850, "", "@Base model:1", 110),
         "CFG": ksampler(880, 60),
         "Guidance": guided(880, 490, 0.6),
-        "CFG with SLERP": ksampler(880, 950, "@SLERP:0"),
+        "CFG with TEA": ksampler(880, 950, "@Prompt with TEA:0"),
         **{
             title: node
-            for name, sampler, y in (("plain CFG", "CFG", 60), ("Personalization Guidance", "Guidance", 490), ("Conditioning SLERP", "CFG with SLERP", 950))
+            for name, sampler, y in (
+                ("plain CFG", "CFG", 60),
+                ("Personalization Guidance", "Guidance", 490),
+                ("TEA", "CFG with TEA", 950),
+            )
             for title, node in (("Decode " + name, decode(1250, y, sampler)), (name, save(1540, y, "Decode " + name, name)))
         },
     },
@@ -142,12 +141,13 @@ USE = Workflow(
         ("2  say it", 380, -20, 440, 1010),
         ("3  draw it: plain CFG", 860, -20, 1040, 430),
         ("Personalization Guidance: guided by the weights between base and tuned, at the cost of CFG", 860, 420, 1040, 430),
-        ("Conditioning SLERP: the prompt turned back toward its kind", 860, 880, 1040, 430),
+        ("Test-time Embedding Adjustment: the prompt turned back toward its kind", 860, 880, 1040, 430),
     ],
-    "The prompt names the subject by its token. The class prompt is the same one with the class word in the token's place, encoded by the base model's CLIP.\n\n"
+    "Write the prompt once; it names the subject by its token. *Prompt with TEA* is Text Encode Concept: it builds the same prompt without the token "
+    "(a photo of a dog ...) and turns yours part of the way toward it, as the base model's CLIP reads it.\n\n"
     "**omega** 0 to 0.3 favours the subject, 0.4 to 0.6 balances, 1 is plain CFG. **alpha** 0.1 to 0.3 brings back what the prompt asks for beside the subject.",
     (0, 620, 320, 300),
-    ("plain CFG", "Personalization Guidance", "Conditioning SLERP"),
+    ("plain CFG", "Personalization Guidance", "TEA"),
 )
 
 

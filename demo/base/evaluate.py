@@ -22,10 +22,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
-from rooms import evaluation  # noqa: E402
 from world import scene  # noqa: E402
 
 from base import parts  # noqa: E402
+from base.rooms import evaluation  # noqa: E402
 
 Combo = tuple[str, str, str, str]
 

@@ -19,11 +19,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from rooms import evaluation  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 from world import scene, subjects  # noqa: E402
 
 from base import loop, pictures  # noqa: E402
+from base.rooms import evaluation  # noqa: E402
 from base.settings import Settings  # noqa: E402
 
 
