@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[[], *WORKFLOWS], help="which (default: all)")
     parser.add_argument("--thumbnails", action="store_true", help="leave the workflow files as they are")
     parser.add_argument("--layout", action="store_true", help="leave the thumbnails as they are")
-    parser.add_argument("--steps", type=int, help="of the trainings (default: 120 for each concept)")
+    parser.add_argument("--steps", type=int, help="of the trainings (default: 300 for each concept)")
     options = parser.parse_args()
     names = options.names or list(WORKFLOWS)
     settings = SimpleNamespace(checkpoint=None, cpu=not demo.has_card(), port=None)
@@ -187,7 +187,7 @@ def thumbnail(server, name: str, what: Workflow, checkpoint: str, steps: int | N
 
 def fit(prompt: dict, checkpoint: str, steps: int | None) -> None:
     """What the miniature base needs in place of Stable Diffusion 1.5's settings: 64 pixels, and the demo's way to train."""
-    steps = steps or 120 * sum(node["class_type"] == "KindredConcept" for node in prompt.values())
+    steps = steps or 300 * sum(node["class_type"] == "KindredConcept" for node in prompt.values())
     for node in prompt.values():
         inputs, kind = node["inputs"], node["class_type"]
         if kind == "CheckpointLoaderSimple":
