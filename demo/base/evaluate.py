@@ -2,7 +2,8 @@
 
     python demo/base/evaluate.py CHECKPOINT --comfyui PATH [--count 256] [--out FOLDER]
 
-Writes ``evaluation.json`` and a grid of the first pictures. Every picture has a prompt and a seed of its own.
+Writes ``evaluation.json``, a grid of the first pictures, and one of those that the judge finds wrong, in the order of their prompts in the file.
+Every picture has a prompt of its own; noise is drawn for a batch, so that another --batch gives other pictures.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def main() -> None:
     host = Host(options.comfyui.resolve(), options.checkpoint.resolve(), cpu=not torch.cuda.is_available())
 
     held = scene.held_out()
-    result: dict = {"steps": options.steps, "cfg": options.cfg, "end_token_cosine_after_a_swap": swaps(host)}
+    result: dict = {"steps": options.steps, "cfg": options.cfg, "batch": options.batch, "end_token_cosine_after_a_swap": swaps(host)}
     for kind, wanted in (("seen", False), ("held out", True)):
         combos = balanced([combo for combo in scene.combinations() if (combo in held) == wanted], options.count, seed=5)
         began, pictures = time.monotonic(), []
@@ -129,6 +130,7 @@ def main() -> None:
         right = judge.right(images, [dict(zip(scene.ATTRIBUTES, combo, strict=True)) for combo in combos])
         of_class = {c: [all(r.values()) for r, combo in zip(right, combos, strict=True) if combo[0] == c] for c in scene.CLASSES}
         edges = tools["judge"].sharpness
+        wrong = [i for i, r in enumerate(right) if not all(r.values())]
         result[kind] = {
             "images": len(images),
             "all four": str(tools["bootstrap"].share([all(r.values()) for r in right])),
@@ -136,15 +138,19 @@ def main() -> None:
             "by class": {c: f"{sum(r)}/{len(r)}" for c, r in of_class.items()},
             "sharpness against renders": round((edges(images).mean() / edges(truth.movedim(-1, 1) / 255).mean()).item(), 3),
             "seconds an image": round(seconds / len(images), 2),
+            "wrong": [f"{scene.caption(*combos[i])}: {', '.join(name for name, found in right[i].items() if not found)}" for i in wrong],
         }
         grid(images[:64], out / f"{kind.replace(' ', '-')}.png")
+        if wrong:
+            grid(images[wrong], out / f"{kind.replace(' ', '-')}-wrong.png", 8)
     (out / "evaluation.json").write_text(json.dumps(result, indent=1))
     print(json.dumps(result, indent=1))
 
 
 def grid(images: torch.Tensor, path: Path, columns: int = 16) -> None:
-    """Saves pictures [N, 3, H, W] in rows of ``columns``."""
-    rows = [torch.cat(list(images[at : at + columns]), 2) for at in range(0, len(images) - len(images) % columns or len(images), columns)]
+    """Saves pictures [N, 3, H, W] in rows of ``columns``; white where the last row has none."""
+    images = torch.cat([images, images.new_ones(-len(images) % columns, *images.shape[1:])])
+    rows = [torch.cat(list(images[at : at + columns]), 2) for at in range(0, len(images), columns)]
     Image.fromarray((torch.cat(rows, 1) * 255).round().byte().movedim(0, -1).numpy()).save(path)
 
 
