@@ -53,12 +53,13 @@ def main(arguments: list[str] | None = None) -> int:
             raise Problem(
                 f"Kindred needs Python 3.10 or newer; this is Python {sys.version.split()[0]}. Run it as, for example, `python3.11 kindred.py {options.command}`."
             )
+        os.environ["PYTHONPYCACHEPREFIX"] = str(HOME / "pycache")  # of the set-up's own imports, too
         comfyui = find_host(options)
         older = options.host not in (None, NEWEST)
         python = make_environment(fetched(NEWEST) if older else comfyui, testing=options.command == "test")
         if older:
             python = make_layer(python, comfyui, HOME / f"env-{options.host}")
-        environment = {**os.environ, "COMFYUI_PATH": str(comfyui), "PYTHONPYCACHEPREFIX": str(HOME / "pycache"), "PYTHONUTF8": "1"}
+        environment = {**os.environ, "COMFYUI_PATH": str(comfyui), "PYTHONUTF8": "1"}
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads sleep, so that a busy machine stays usable
         environment.pop("PYTHONPATH", None)
         if options.command == "test":
@@ -292,6 +293,8 @@ def succeeds(python: Path, code: str) -> bool:
 
 
 def pip(python: Path, what: str, *arguments) -> None:
+    if arguments[0] == "install":  # all of a package's bytecode is half of the time, and most of it is never run
+        arguments = ("install", "--no-compile", *arguments[1:])
     step(what, [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", *map(str, arguments)], None)
 
 
