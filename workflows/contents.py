@@ -47,6 +47,11 @@ def say(y: int, text: str, clip: str, height: int = 130, x: int = 400) -> Node:
     return Node("CLIPTextEncode", x, y, 400, height, {"clip": clip, "text": text})
 
 
+def turned(y: int, text: str, **more) -> Node:
+    """A prompt by Text Encode Concept, toward the class prompt as the base model reads it."""
+    return Node("KindredTextEncode", 400, y, 400, 300, {"clip": "@Load:1", "text": text, "alpha": 0.2, "beta": 0.5, **more, "class_clip": "@Base model:1"})
+
+
 SAMPLING = {"seed": 1, "steps": 30, "cfg": 7.5, "sampler_name": "dpmpp_2m", "scheduler": "karras", "denoise": 1.0}
 
 
@@ -119,20 +124,14 @@ USE = Workflow(
         "Size": size(450),
         "Text": Node("PrimitiveStringMultiline", 400, 60, 400, 140, {"value": PROMPT}),
         "Prompt": say(260, "@Text:0", "@Load:1", 90),
-        "Prompt with TEA": Node(
-            "KindredTextEncode", 400, 410, 400, 300, {"clip": "@Load:1", "text": "@Text:0", "alpha": 0.2, "beta": 0.5, "class_clip": "@Base model:1"}
-        ),
+        "Prompt with TEA": turned(410, "@Text:0"),
         "Negative": say(850, "", "@Base model:1", 110),
         "CFG": ksampler(880, 60),
         "Guidance": guided(880, 490, 0.6),
         "CFG with TEA": ksampler(880, 950, "@Prompt with TEA:0"),
         **{
             title: node
-            for name, sampler, y in (
-                ("plain CFG", "CFG", 60),
-                ("Personalization Guidance", "Guidance", 490),
-                ("TEA", "CFG with TEA", 950),
-            )
+            for name, sampler, y in (("plain CFG", "CFG", 60), ("Personalization Guidance", "Guidance", 490), ("TEA", "CFG with TEA", 950))
             for title, node in (("Decode " + name, decode(1250, y, sampler)), (name, save(1540, y, "Decode " + name, name)))
         },
     },
@@ -224,15 +223,8 @@ TEA = Workflow(
         "Load": load(230),
         "Size": size(450),
         "Off": say(60, PROMPT, "@Load:1"),
-        "TEA": Node("KindredTextEncode", 400, 250, 400, 300, {"clip": "@Load:1", "text": PROMPT, "alpha": 0.2, "beta": 0.5, "class_clip": "@Base model:1"}),
-        "TEA, automatic": Node(
-            "KindredTextEncode",
-            400,
-            670,
-            400,
-            300,
-            {"clip": "@Load:1", "text": PROMPT, "alpha": 0.2, "beta": 0.5, "auto_alpha": True, "class_clip": "@Base model:1"},
-        ),
+        "TEA": turned(250, PROMPT),
+        "TEA, automatic": turned(670, PROMPT, auto_alpha=True),
         "Negative": say(1070, "", "@Base model:1", 110),
         "Draw off": ksampler(880, 60, "@Off:0"),
         "Draw TEA": ksampler(880, 420, "@TEA:0"),

@@ -128,12 +128,13 @@ def main() -> None:
         images = torch.cat(pictures)
         truth = torch.stack([torch.from_numpy(np.asarray(scene.named(*combo, seed=i).draw(options.size)).copy()) for i, combo in enumerate(combos)])
         right = judge.right(images, [dict(zip(scene.ATTRIBUTES, combo, strict=True)) for combo in combos])
-        of_class = {c: [all(r.values()) for r, combo in zip(right, combos, strict=True) if combo[0] == c] for c in scene.CLASSES}
+        whole = [all(r.values()) for r in right]
+        of_class = {c: [r for r, combo in zip(whole, combos, strict=True) if combo[0] == c] for c in scene.CLASSES}
         edges = tools["judge"].sharpness
-        wrong = [i for i, r in enumerate(right) if not all(r.values())]
+        wrong = [i for i, r in enumerate(whole) if not r]
         result[kind] = {
             "images": len(images),
-            "all four": str(tools["bootstrap"].share([all(r.values()) for r in right])),
+            "all four": str(tools["bootstrap"].share(whole)),
             **{name: str(tools["bootstrap"].share([r[name] for r in right])) for name in scene.ATTRIBUTES},
             "by class": {c: f"{sum(r)}/{len(r)}" for c, r in of_class.items()},
             "sharpness against renders": round((edges(images).mean() / edges(truth.movedim(-1, 1) / 255).mean()).item(), 3),
