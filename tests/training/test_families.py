@@ -100,6 +100,35 @@ def test_sd3_learns_tokens_of_all_three_encoders_through_its_own_text(concept):
     assert history[-1][0] < history[0][0] and history[-1][1] < history[0][1], history
 
 
+def wan_vae():
+    """The autoencoder of films that Wan and Qwen-Image share, reduced: latents [n, 16, 1, h, w]."""
+    from comfy.ldm.wan.vae import WanVAE
+    from comfy.sd import VAE
+
+    module = WanVAE(dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[], temperal_downsample=[False, True, True])
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        return VAE(sd={key: torch.randn(value.shape, generator=generator) * 0.1 for key, value in module.state_dict().items()})
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("name", ["Qwen-Image", "Wan"])
+def test_models_of_videos_train_on_films_of_one_frame(name, batch_size, concept, monkeypatch):
+    """Case 37. What reaches the network are the photos' own latents, one frame each: not a film that the host's scale was broadcast to."""
+    model, clip, vae = diffusion_families.model(name), text_models.pixart(), wan_vae()
+    trainer, host = pack("training.trainer"), pack("host.denoiser")
+    seen, predict = [], host.TrainableDenoiser.predict
+    monkeypatch.setattr(host.TrainableDenoiser, "predict", lambda self, latents, *rest: seen.append(latents.cpu()) or predict(self, latents, *rest))
+    settings = trainer.TrainSettings(method="lora", steps=2, batch_size=batch_size, resolution=64, rank=2, spl_weight=0.0, augment=False, flip=False)
+    with torch.inference_mode():
+        result = trainer.train(model, clip, vae, [concept], settings)
+        photos = [model.model.process_latent_in(vae.encode(photo[None])) for photo in concept.images]
+    assert {tuple(latents.shape) for latents in seen} == {(batch_size, 16, 1, 8, 8)}
+    rows = [row[None] for latents in seen for row in latents]
+    assert all(min(float((row - photo).abs().max()) for photo in photos) < 1e-4 for row in rows)
+    assert any(value.abs().max() > 0 for key, value in result.lora.items() if "lora_up" in key)
+
+
 def test_a_family_that_cannot_be_trained_is_named(concept):
     network = {"image_model": "hunyuan3d2", "in_channels": 64, "context_in_dim": 64, "hidden_size": 64, "num_heads": 1, "depth": 1, "depth_single_blocks": 1, "guidance_embed": False}  # fmt: skip
     model, clip = diffusion_families.make("Hunyuan3Dv2", network), text_models.sd15()
