@@ -5,6 +5,8 @@ import torch
 from kindred_testing import diffusion_families, guidance_families, pack, text_models
 from kindred_testing.models import sd15
 
+BLOCKS = ("blocks", "joint_blocks", "double_blocks", "single_blocks", "double_layers", "single_layers", "layers", "transformer_blocks")
+
 
 @pytest.fixture(scope="module")
 def concept():
@@ -127,6 +129,25 @@ def test_models_of_videos_train_on_films_of_one_frame(name, batch_size, concept,
     rows = [row[None] for latents in seen for row in latents]
     assert all(min(float((row - photo).abs().max()) for photo in photos) < 1e-4 for row in rows)
     assert any(value.abs().max() > 0 for key, value in result.lora.items() if "lora_up" in key)
+
+
+@pytest.mark.parametrize("name", [*diffusion_families.UNETS, *diffusion_families.FAMILIES])
+def test_every_family_has_attention_layers_in_every_block(name):
+    """Case 37, 3: HunyuanDiT had "no layer that 'attention' means. Choose 'attention'"."""
+    network = diffusion_families.model(name).model.diffusion_model
+    found = pack("training.layers").target_layers(network, "attention")
+    blocks = [f"{attribute}.{index}." for attribute in BLOCKS for index, _ in enumerate(getattr(network, attribute, ()))]
+    assert found and (blocks or name in diffusion_families.UNETS)
+    assert [block for block in blocks if not any(layer.startswith(block) for layer in found)] == []
+
+
+def test_layers_that_are_missing_are_refused_with_a_choice_that_works():
+    layers = pack("training.layers")
+    transformer = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.ModuleDict({"attn": torch.nn.ModuleDict({"qkv": torch.nn.Linear(4, 12)})})])})
+    with pytest.raises(ValueError, match=r"no layer that 'cross-attention' means. Choose 'attention' or"):
+        layers.target_layers(transformer, "cross-attention")
+    with pytest.raises(ValueError, match="no adapter"):
+        layers.target_layers(torch.nn.Linear(4, 4), "attention")
 
 
 def test_a_family_that_cannot_be_trained_is_named(concept):
