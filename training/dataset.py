@@ -48,12 +48,12 @@ class Dataset:
     resolution       side of the square in pixels, a multiple of `latent_scale`
     batch_size       images in a batch; prior images come on top, one for each image whose concept has some
     steps            how many batches the run has; only how far to encode ahead depends on it, never a batch
-    augment          Custom Diffusion's scale augmentation: prompts and masks say what it did
+    augment          Custom Diffusion's scale augmentation of the images (not of prior images): prompts and masks say what it did
     flip             mirror half of the views
     latent_scale     pixels in one cell of the latents, each way
     latent_dimensions  2 for a model of pictures, 3 for one of videos, which takes a picture as a film of one frame
     crop             "square": the middle of each picture, as the papers do. "buckets": aspect ratios are kept, see `BucketOrder`
-    caption_dropout  probability that a row's prompt is the empty one
+    caption_dropout  probability that an image's prompt is the empty one
     """
 
     def __init__(
@@ -143,11 +143,15 @@ class Dataset:
         return shown if shown.sum() > 0 else mask
 
     def _look(self, sample) -> tuple[View, str]:
-        view, prefix = draw_view(sample, random_state(self.seed, 1, sample.place, sample.prior), self.augment, self.flip, self.resolution)
+        """The view of a sample and its prompt. A prior image is plain, as in Custom Diffusion: resized and cropped, perhaps mirrored, the bare class prompt."""
+        augment = self.augment and not sample.prior
+        view, prefix = draw_view(sample, random_state(self.seed, 1, sample.place, sample.prior), augment, self.flip, self.resolution)
+        concept = self.concepts[sample.concept]
+        if sample.prior:
+            return view, concept.class_prompt
         if self.caption_dropout and random_state(self.seed, 6, sample.place, sample.prior).random() < self.caption_dropout:
             return view, ""
-        concept = self.concepts[sample.concept]
-        return view, prefix + (concept.class_prompt if sample.prior else concept.prompts[sample.image])
+        return view, prefix + concept.prompts[sample.image]
 
     def _hold(self, start: int) -> None:
         """Have the views from batch `start` on, as many as fit, and forget all others."""
