@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import folder_paths
 
 from ..formats import published
 from ..formats.names import check_file_name
+from . import listing
+
+log = logging.getLogger(__name__)
 
 SUBFOLDER = "kindred"  # of models/loras; groups the concepts in the lists of core's loaders too
 
@@ -28,8 +32,15 @@ def run_folder() -> Path:
 
 
 def saved_concepts() -> list[str]:
-    """Names of the concepts that `Load Concept` offers, from every LoRA folder of the host, sorted; published folders end in `/`."""
-    files = [Path(name) for name in folder_paths.get_filename_list("loras")]
+    """Names of the concepts that `Load Concept` offers, from every LoRA folder of the host, sorted; published folders end in `/`.
+
+    Empty, with a line in the log, where the host cannot list its LoRA folders: the pack's other nodes do not depend on them.
+    """
+    try:
+        files = [Path(name) for name in folder_paths.get_filename_list("loras")]
+    except OSError as error:
+        log.warning("Kindred: the LoRA folders cannot be listed, so Load Concept offers none: %s", error)
+        return []
     saved = {file.stem for file in files if file.parent.name == SUBFOLDER and file.suffix == ".safetensors"}
     return sorted(saved | {f"{file.parent.as_posix()}/" for file in files if file.name in published.WEIGHTS and file.parent.name})
 
@@ -64,9 +75,8 @@ def find_embedding(name: str) -> Path | None:
 
 
 def photo_folders() -> list[str]:
-    """The folders inside the host's input folder that hold files, as `/`-separated names, sorted."""
-    root = Path(folder_paths.get_input_directory())
-    return sorted(place.relative_to(root).as_posix() for place in root.rglob("*") if place.is_dir() and any(entry.is_file() for entry in place.iterdir()))
+    """The folders inside the host's input folder that hold files, as `/`-separated names, sorted. Links to folders are not listed."""
+    return listing.folders(Path(folder_paths.get_input_directory()))
 
 
 def photo_folder(name: str) -> Path:
