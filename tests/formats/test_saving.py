@@ -133,6 +133,25 @@ def test_an_embedding_of_another_training_is_refused(tmp_path):
         values(tmp_path, "dog")
 
 
+def test_what_a_killed_process_left_is_finished_or_cleared(tmp_path):
+    """The LoRA got its name and the embedding did not: the concept is whole, and the next load or save gives the embedding its name. What no
+    LoRA asks for is cleared after a day: a host that shares only the embeddings may still need it."""
+    dog = save(tmp_path, "dog", 0.25)
+    entry = pack("formats.manifest").parse(pack("formats.manifest").metadata_of(dog.lora))[0]
+    hidden = dog.embeddings[0].rename(tmp_path / "embeddings" / entry.part)
+    assert values(tmp_path, "dog") == {0.25} and dog.embeddings[0].is_file() and not hidden.exists()
+    hidden = dog.embeddings[0].rename(hidden)
+    save(tmp_path, "cat")
+    assert dog.embeddings[0].is_file() and not hidden.exists()
+    stray = tmp_path / "embeddings" / f".kindred-token-{'0' * 24}.part"
+    stray.write_bytes(b"half")
+    save(tmp_path, "cat")
+    assert stray.is_file()
+    os.utime(stray, (time.time() - 90_000,) * 2)
+    save(tmp_path, "cat")
+    assert not stray.exists()
+
+
 # -- the disk ------------------------------------------------------------------------------------------------------------
 
 
