@@ -193,13 +193,19 @@ def load(
     if path.is_dir():
         state, tokens = published.load(path, widths)
         return convert(state, {}) if convert else state, tokens
-    lora, metadata = safefile.read(path)
-    try:
-        entries = manifest.parse(metadata)
-    except ValueError as error:
-        raise ValueError(f"The metadata of {str(path)!r} is damaged ({error}). Save the concept again.") from error
-    tokens = [_token(path, entry, widths, find_embedding) for entry in entries]
-    return convert(lora, metadata) if convert else lora, tokens
+    while True:
+        lora, metadata = safefile.read(path)
+        try:
+            entries = manifest.parse(metadata)
+        except ValueError as error:
+            raise ValueError(f"The metadata of {str(path)!r} is damaged ({error}). Save the concept again.") from error
+        try:
+            tokens = [_token(path, entry, widths, find_embedding) for entry in entries]
+        except ValueError:
+            if manifest.metadata_of(path).get(manifest.KEY) != metadata.get(manifest.KEY):
+                continue  # it was saved again while we read it
+            raise
+        return convert(lora, metadata) if convert else lora, tokens
 
 
 def _token(path: Path, entry: manifest.Entry, widths: dict[str, int], find_embedding: Callable[[str], Path | None]) -> LearnedToken:
@@ -209,7 +215,7 @@ def _token(path: Path, entry: manifest.Entry, widths: dict[str, int], find_embed
         f"The concept {path.stem!r} needs the embedding {entry.file!r} for its token {entry.token!r}, which is in none of the embeddings folders. "
         "Put it back beside the others."
     )
-    for file in (entry.file, entry.part):
+    for file in (entry.file, entry.part, entry.file):  # the last time for a part that got its name just between the two
         place = find_embedding(file)
         if place is None:
             continue

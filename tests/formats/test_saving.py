@@ -236,6 +236,22 @@ def test_two_processes_that_save_at_once_save_two_whole_concepts(tmp_path, saver
     assert len(saved(tmp_path)) == (1 if overwrite else 2 * TRIES) and not list(tmp_path.rglob("*.part"))
 
 
+@pytest.mark.slow
+def test_a_load_beside_a_process_that_saves_over_it_gets_one_whole_concept(tmp_path, savers):
+    saver, seen = savers[0], set()
+    save(tmp_path, "dog", 0.25, BOTH)
+    saver.say(tmp_path, name="dog", value=1.0, tokens=BOTH, overwrite=True, repeat=True)
+    child = int(saver.answer())
+    for _ in range(20 * TRIES):
+        found = values(tmp_path, "dog")
+        assert len(found) == 1, found
+        seen |= found
+    os.kill(child, signal.SIGKILL)
+    saver.answer()
+    print(f"\n{20 * TRIES} loads beside a saving process: {len(seen)} different whole concepts")
+    assert len(seen) > 2
+
+
 def check_after_kill(folder, overwrite, before: set[float], after: float) -> str:
     """Every concept that Load Concept lists is whole: the old or the new one; another save works at once, and clears what was left."""
     with contextlib.suppress(FileNotFoundError):
