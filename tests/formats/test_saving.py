@@ -242,12 +242,14 @@ def test_a_load_beside_a_process_that_saves_over_it_gets_one_whole_concept(tmp_p
     save(tmp_path, "dog", 0.25, BOTH)
     saver.say(tmp_path, name="dog", value=1.0, tokens=BOTH, overwrite=True, repeat=True)
     child = int(saver.answer())
-    for _ in range(20 * TRIES):
-        found = values(tmp_path, "dog")
-        assert len(found) == 1, found
-        seen |= found
-    os.kill(child, signal.SIGKILL)
-    saver.answer()
+    try:
+        for _ in range(20 * TRIES):
+            found = values(tmp_path, "dog")
+            assert len(found) == 1, found
+            seen |= found
+    finally:
+        os.kill(child, signal.SIGKILL)
+        saver.answer()
     print(f"\n{20 * TRIES} loads beside a saving process: {len(seen)} different whole concepts")
     assert len(seen) > 2
 
