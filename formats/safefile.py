@@ -25,24 +25,40 @@ def write(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        mode = _create(beside)
-        _save(_separate(tensors), beside, metadata or None)
-        beside.chmod(mode)  # the library leaves 0600
-        with beside.open("r+b") as file:
-            _canonical_header(file)
-            file.flush()
-            os.fsync(file.fileno())
+        prepare(tensors, beside, metadata)
         beside.replace(path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             beside.unlink()
-    if hasattr(os, "O_DIRECTORY"):  # the new name itself, where a folder can be synced
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    sync_folder(path.parent)
     return path
+
+
+def prepare(tensors: dict[str, torch.Tensor], part: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write the file `part`, which must not exist yet, down to the disk; the caller then gives it its real name. OSError leaves no file."""
+    mode = _create(part)
+    try:
+        _save(_separate(tensors), part, metadata or None)
+        part.chmod(mode)  # the library leaves 0600
+        with part.open("r+b") as file:
+            _canonical_header(file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in `folder` to the disk, where the system can."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
