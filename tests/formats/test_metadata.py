@@ -63,7 +63,9 @@ def test_the_keys_that_other_tools_look_for():
     assert made(family="SomethingNew")["modelspec.architecture"] == "somethingnew/lora"
 
 
-@pytest.mark.parametrize("text", ["/r/aww", "a dog in the style of /r/aww, 1/2", "C:/drive, ~/art, \\\\o/", "file:///etc", '["/home/anna", "w/ a hat"]', "<v1>/dog 犬 🐶"])
+@pytest.mark.parametrize(
+    "text", ["/r/aww", "a dog in the style of /r/aww, 1/2", "C:/drive, ~/art, \\\\o/", "file:///etc", '["/home/anna", "w/ a hat"]', "<v1>/dog 犬 🐶"]
+)
 def test_what_an_artist_wrote_is_kept_as_written(tmp_path, text):
     """Case 44: through Save Concept's writer, from every side, and back."""
     concept_file, token = pack("formats.concept_file"), pack("formats.token").LearnedToken
