@@ -12,7 +12,7 @@ import torch
 from comfy.weight_adapter import BOFTAdapter, GLoRAAdapter, LoHaAdapter, LoKrAdapter, LoRAAdapter, OFTAdapter
 from comfy.weight_adapter.base import weight_decompose
 
-from .patcher import patched
+from .patcher import DIFFUSION, patched
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,9 @@ _UNKNOWN = {
     "oft_R": "OFT of PEFT",
     "boft_R": "BOFT of PEFT",
     "hra_u": "HRA",
+    "lambda_layer": "T-LoRA",
+    "bm": "GLoRA with a middle factor",
+    "rescale": "rescaled OFT",
     "lora_embedding_A": "a LoRA of the token table",
     "lora_embedding_B": "a LoRA of the token table",
     "trainable_tokens_delta": "tokens trained by PEFT",
@@ -76,22 +79,31 @@ def load_lora(model, clip, state: dict[str, torch.Tensor], strength: float = 1.0
     matched = comfy.lora.load_lora(state, known, log_missing=False)
     fitting = {key: patch for key, patch in matched.items() if _fits(patch, _shape(key, shapes))}
     unread = sorted(state.keys() - _read(state, known, matched))
+    for key in unread:  # half of an adapter is another adapter
+        fitting.pop(known.get(_layer(key, known)), None)
     if not fitting:
-        reason = _kinds(unread) or "it was learned on another architecture. Load the kind of checkpoint that it was trained on."
+        reason = _kinds([*unread, *state.keys()]) or "it was learned on another architecture. Load the kind of checkpoint that it was trained on."
         raise ValueError(f"None of the file's {len(state)} weights fits this model ({type(model.model).__name__}): {reason}")
     misfits = [str(key if isinstance(key, str) else key[0]) for key in matched.keys() - fitting.keys()]
-    if unread or misfits:
+    if unread or misfits:  # misfits: whole layers
         notes.append(_left_out(unread, misfits, len(fitting), type(model.model).__name__))
-    fitting = {
-        key: _measured(patch, key, model if (key if isinstance(key, str) else key[0]).startswith("diffusion_model.") else clip.patcher)
-        for key, patch in fitting.items()
-    }
+    owner = {key: model if (key if isinstance(key, str) else key[0]).startswith(DIFFUSION) else clip.patcher for key in fitting}
+    fitting = {key: _exact(patch, key, owner[key]) for key, patch in fitting.items()}
     tuned = model.clone()
     tuned.add_patches(fitting, strength)
     if clip is not None:
         clip = clip.clone()
         clip.add_patches(fitting, strength)
     return Applied(tuned, clip, notes)
+
+
+def _layer(key: str, known) -> str | None:
+    """The layer of core's table that `key` belongs to."""
+    while "." in key:
+        key = key.rpartition(".")[0]
+        if key in known:
+            return key
+    return None
 
 
 def _left_out(unread: list[str], misfits: list[str], fitting: int, name: str) -> str:
@@ -107,6 +119,21 @@ def _kinds(unread: list[str]) -> str:
     """What kind of adapter the unread weights are, where core has no reader for it; else ""."""
     kinds = {kind for key in unread for end, kind in _UNKNOWN.items() if key.removesuffix(".weight").endswith(end)}
     return f"the file holds {', '.join(sorted(kinds))}, which ComfyUI cannot apply." if kinds else ""
+
+
+def _exact(patch, key, patcher):
+    """`patch` so that the host makes of it what its author's library makes: DoRA, and LoKr with a kernel of its own."""
+    if isinstance(patch, LoKrAdapter) and patch.weights[7] is not None:
+        patch = _without_kernel(patch)
+    return _measured(patch, key, patcher)
+
+
+def _without_kernel(patch: LoKrAdapter) -> LoKrAdapter:
+    """The same LoKr with its second factor multiplied out: the host's Kronecker product fails on what it makes of the three parts."""
+    w1, _, alpha, w1_a, w1_b, w2_a, w2_b, kernel, magnitude = patch.weights
+    w2 = torch.einsum("ij...,jr,ip->pr...", kernel.float(), w2_b.float(), w2_a.float()).contiguous()
+    scale = 1.0 if alpha is None else alpha / w2_b.shape[0]
+    return LoKrAdapter(patch.loaded_keys, (w1, w2 * scale, None, w1_a, w1_b, None, None, None, magnitude))
 
 
 def _measured(patch, key, patcher):
@@ -185,7 +212,7 @@ def _fits(patch, shape: torch.Size | None) -> bool:
         return tucker is not None or sizes == (shape[0], inputs)
     if isinstance(patch, (OFTAdapter, BOFTAdapter)):
         count, size = patch.weights[0].shape[-3:-1]
-        return count * size == shape[0] and (patch.weights[2] is not None or isinstance(patch, OFTAdapter))
+        return count * size == shape[0] and patch.weights[1] is None and (patch.weights[2] is not None or isinstance(patch, OFTAdapter))
     if isinstance(patch, GLoRAAdapter):  # the factors of the added part, in one order or the other
         first, second = patch.weights[2:4]
         return any(b.shape[0] == shape[0] and a.flatten(1).shape[1] == inputs for b, a in ((first, second), (second, first)))

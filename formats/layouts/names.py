@@ -123,3 +123,14 @@ def as_convolution(parts: Mapping[str, torch.Tensor], shape: torch.Size | None) 
     if parts["lora_up.weight"].ndim == 2:
         parts["lora_up.weight"] = parts["lora_up.weight"].reshape(*parts["lora_up.weight"].shape, *ones)
     return parts
+
+
+def without_bound(parts: Mapping[str, torch.Tensor], bound: float) -> dict[str, torch.Tensor]:
+    """`parts` of an OFT whose generator Q = B - B^T is held to the norm `bound` (0 = no bound), with the bound applied to B.
+
+    LyCORIS multiplies its `alpha` by the layer's outputs to get the bound, core does not: a file without one means the same to both.
+    """
+    blocks = parts["oft_blocks"]
+    length = (blocks.double() - blocks.double().transpose(-1, -2)).norm() + 1e-8
+    factor = min(1.0, bound / length.item()) if bound > 0 else 1.0
+    return {**parts, "oft_blocks": blocks if factor == 1.0 else (blocks.double() * factor).to(blocks.dtype), "alpha": torch.tensor(0.0)}

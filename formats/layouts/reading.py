@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 
 from . import peft_config
-from .names import LayerNames, Loaded, split
+from .names import LayerNames, Loaded, split, without_bound
 
 _WRAPPER = re.compile(r"(^|\.)base_model\.model\.")  # PEFT's own model around the trained one
 # The name of the adapter (`default`) stands in keys of older PEFT.
@@ -63,6 +63,8 @@ def to_core(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str], name
             tensors["dora_scale"] = _over_outputs(tensors.pop("magnitude"), names.shapes.get(layer))
         if "bias" in tensors and (layer is not None or own is not None):
             tensors["diff_b"] = tensors.pop("bias")
+        if "oft_blocks" in tensors and "alpha" in tensors and layer is not None and name != layer:
+            tensors = without_bound(tensors, float(tensors["alpha"]) * tensors["oft_blocks"].shape[-3:-1].numel())
         for part, value in tensors.items():
             known = layer is not None or part not in parts
             result[f"{layer or name}.{part}" if known else parts[part][0]] = value
