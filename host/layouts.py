@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import types
+from pathlib import Path
 
 import comfy.ops
 import torch
@@ -34,7 +35,7 @@ BATCH_FIRST: dict[str, str | None] = {
 # Nodes of the host itself that cut images into tiles, which then are rows.
 REARRANGING = ("comfy_extras.nodes_hypertile",)
 # The host loads the files of its own nodes under their paths, as it does with packs.
-_EXTRAS = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(comfy.ops.__file__))), "comfy_extras", "")
+_EXTRAS = f"{Path(comfy.ops.__file__).resolve().parents[1] / 'comfy_extras'}{os.sep}"
 _HOST = ("comfy.", "comfy_extras.", "comfy_api.", "torch.", "einops.")
 _FUNCTIONS = (types.FunctionType, types.MethodType)
 _CODE = ("patches", "patches_replace", "block_modifiers", "block_inner_modifiers")  # lists and dicts of functions that run inside the network
