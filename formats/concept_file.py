@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from . import layouts, low_rank, names, published, safefile, token_file
+from . import layouts, low_rank, names, published, safefile, text_file, token_file
 from .metadata import clean
 from .token import LearnedToken
 
@@ -128,7 +128,7 @@ def load(
         return convert(state, {}) if convert else state, tokens
     lora, metadata = safefile.read(path)
     try:
-        manifest = json.loads(metadata.get(_TOKENS, "[]"))
+        manifest = text_file.parse_json(metadata.get(_TOKENS, "[]"))
         wanted = [(str(entry["token"]), str(entry["class_word"]), str(entry["file"])) for entry in manifest]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"The metadata of {str(path)!r} is damaged ({error}). Save the concept again.") from error

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import torch
 
+from .. import text_file
 from .names import LayerNames, as_convolution, by_layer
 
 CONFIGURATION = "lora_adapter_metadata"
@@ -96,7 +97,7 @@ def _configuration(ranks: dict[str, int]) -> dict[str, object]:
 
 def _read(metadata: Mapping[str, str]) -> dict[str, object]:
     try:
-        found = json.loads(metadata.get(CONFIGURATION, "{}"))
+        found = text_file.parse_json(metadata.get(CONFIGURATION, "{}"))
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
