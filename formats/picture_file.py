@@ -26,7 +26,7 @@ FORMATS = {
     "GIF": ((".gif",), 45e6),
 }
 IN_SCANS = 105e6  # pixels of a JPEG in several scans (progressive): its coefficients are held as a whole
-KEPT = 32e6  # pixels; a larger photo is divided by a whole number on each side. Training looks at 8 at most
+KEPT = 32e6  # pixels; a larger photo is divided by a whole number on each side, so at least 8 million are left
 BAND = 2**22  # pixels that are reduced at a time
 LARGEST_FILE = 2**30  # bytes
 _TURNS = {
