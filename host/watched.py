@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 from server import PromptServer
 
-from ..formats.curves import COLUMNS, Curves
+from ..formats.curves import COLUMNS, Curves, finite
 
 KEPT = 64  # runs; an hour of restless trying
 PREPARING, RUNNING, DONE, STOPPED, FAILED = "preparing", "running", "done", "stopped", "failed"
@@ -95,7 +95,7 @@ class WatchedRun:
         self.state, self.note, self.ended = state, note, time.time()
 
     def as_json(self) -> dict:
-        return {**self.head(), "curves": self.curves.as_json(), "previews": list(self.previews)}
+        return finite({**self.head(), "curves": self.curves.as_json(), "previews": list(self.previews)})
 
 
 def add_route() -> None:

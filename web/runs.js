@@ -17,8 +17,8 @@ export function watchRuns() {
   api.addEventListener("kindred.training", ({ detail }) => {
     const run = runs.get(detail.id);
     if (!run) return ask();
-    const { step, seconds_left, steps_per_second } = detail;
-    Object.assign(run, { step, seconds_left, steps_per_second, state: "running", note: "", heard: Date.now() });
+    const { step, seconds_left, steps_per_second, note } = detail;
+    Object.assign(run, { step, seconds_left, steps_per_second, state: "running", note, heard: Date.now() });
     run.curves.add(step, detail);
     deliver(run);
   });

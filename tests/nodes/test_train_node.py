@@ -1,6 +1,7 @@
 """Train Concept in the real server: every method, previews and events on the way, stopped and continued."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -107,6 +108,24 @@ def test_watched_interrupted_and_continued(server, photos):
             assert all(torch.equal(first.get_tensor(key), second.get_tensor(key)) for key in first.keys())  # noqa: SIM118
     with pytest.raises(PromptError, match="steps was 6, is 7"):
         server.run(prompt(photos, "watched", **{**settings, "steps": 7}, resume="continue"))
+
+
+def test_skipped_steps_are_told_and_every_event_is_json(server, photos):
+    """Case 43. fp16 with a loss that overflows at first: the skipped steps' norm is null in the events, and the node says how many there were."""
+    events = []
+    server.run(
+        prompt(photos, "half", run_name="half", precision="fp16", spl_weight=1000.0, steps=16),
+        lambda kind, data: events.append((kind, data)),
+        workflow={"id": "half"},
+    )
+    json.dumps(events, allow_nan=False)
+    json.dumps(server.get("/kindred/runs", workflow="half"), allow_nan=False)
+    steps = [data for kind, data in events if kind == "kindred.training"]
+    assert any(step["gradient_norm"] is None for step in steps) and any(step["gradient_norm"] for step in steps)
+    (run,) = server.get("/kindred/runs", workflow="half")["runs"]
+    assert run["state"] == "done" and "of 16 steps were skipped" in run["note"]
+    with pytest.raises(PromptError, match=r"overflows in precision 'fp16': the last 2 steps were skipped"):
+        server.run(prompt(photos, "half", run_name="none", precision="fp16", spl_weight=1000.0, steps=2))
 
 
 def test_a_trained_result_outlives_a_later_node_that_fails(server, photos):
