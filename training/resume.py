@@ -145,12 +145,14 @@ def find(root: Path, name: str, identity: dict[str, str]) -> Found:
         lock.release()
     if busy:
         raise ValueError(f"The training {busy[0]!r} is running in another process. Let it end, or set resume to 'new run'.")
+    notes += [problem for run in runs if not run.may_be(identity) for problem in run.problems]
+    reasons = "".join(f" {note}" for note in notes)
     near = min((run for run in runs if run.heads), key=lambda run: run.distance(identity), default=None)
     if near is None or near.distance(identity) == 0:
-        raise ValueError(f"No state of the training {name!r} can be read. {' '.join(notes)} Set resume to 'new run'.")
+        raise ValueError(f"No state of the training {name!r} can be used. Set resume to 'new run'.{reasons}")
     raise ValueError(
         f"No interrupted training {name!r} has these photos and settings. In the nearest one, {near.path.name!r} after step {near.heads[-1].step}, "
-        f"{'; '.join(near.differences(identity))}. Set it back, or set resume to 'new run'."
+        f"{'; '.join(near.differences(identity))}. Set it back, or set resume to 'new run'.{reasons}"
     )
 
 
@@ -200,12 +202,13 @@ def number(path: Path, name: str) -> int | None:
 
 @dataclass
 class _Run:
-    """A folder with states, oldest first, and the headers of those that have one; `number` as in `dog_2`, 1 for the exact name."""
+    """A folder with states, oldest first; the headers of those that have one, and what is wrong with the others; `number` as in `dog_2`, 1 for the exact name."""
 
     path: Path
     number: int
     states: list[Path]
     heads: list[Head]
+    problems: list[str]
     written: float
 
     def may_be(self, identity: dict[str, str]) -> bool:
@@ -223,13 +226,19 @@ class _Run:
 
 
 def _look(path: Path, name: str = "") -> _Run:
-    states, heads, written = _states(path), [], 0.0
-    for state in states:
+    run = _Run(path, number(path, name) or 1, _states(path), [], [], 0.0)
+    for state in run.states:
         with contextlib.suppress(OSError):
-            written = max(written, state.stat().st_mtime)
-        with contextlib.suppress(ValueError):
-            heads.append(state_file.head(state))
-    return _Run(path, number(path, name) or 1, states, heads, written)
+            run.written = max(run.written, state.stat().st_mtime)
+        try:
+            run.heads.append(state_file.head(state))
+        except ValueError as error:
+            run.problems.append(_aside(state, error))
+    return run
+
+
+def _aside(state: Path, error: ValueError) -> str:
+    return f"The state {state.name!r} of {state.parent.name!r} was left aside: {error}"
 
 
 def _newest_good(folder: RunFolder, identity: dict[str, str], notes: list[str]) -> Found | None:
@@ -240,7 +249,7 @@ def _newest_good(folder: RunFolder, identity: dict[str, str], notes: list[str]) 
                 raise ValueError(f"The file says that it is the state after step {head.step}.")
         except ValueError as error:
             log.warning("Kindred: the training state %s cannot be used (%s); the one before it is tried.", path, error)
-            notes.append(f"The state {path.name!r} of {folder.path.name!r} was left aside: {error}")
+            notes.append(_aside(path, error))
             folder.damaged.append(path)
             continue
         if head.identity == identity:

@@ -73,7 +73,11 @@ def test_a_run_with_nothing_but_damage_is_refused_with_the_reasons(tmp_path):
     keep(tmp_path, "dog", ONE, 1, 2)
     for path in (tmp_path / "dog").glob("state-*"):
         damage(path)
-    with pytest.raises(ValueError, match=r"No state of the training 'dog' can be read.*00000002.*checksum.*00000001.*checksum.*new run"):
+    with pytest.raises(ValueError, match=r"No state of the training 'dog' can be used\. .*new run.*00000002.*checksum.*00000001.*checksum"):
+        found(tmp_path, "dog", ONE)
+    for path in (tmp_path / "dog").glob("state-*"):
+        path.write_bytes(path.read_bytes().replace(b'"version":"2"', b'"version":"3"'))
+    with pytest.raises(ValueError, match=r"can be used\. .*00000001.*has version '3', and this version of Kindred reads '2'"):
         found(tmp_path, "dog", ONE)
 
 
