@@ -24,6 +24,7 @@ from .token import FILE_PREFIX, LearnedToken, check_token_text
 EXTENSIONS = (".safetensors", ".pt", ".bin")
 MAX_PICKLE = 256 * 2**20  # bytes; an embedding has kilobytes, and a pickle is read whole before it can be judged
 _META = "kindred."
+OWNER = "kindred.concept"  # in the metadata: the saved concept that the file is a part of
 _ENCODER_NAMES = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g"}
 _NAMELESS = {"*", "emb_params"}  # what trainers write where the file name is the token's only name
 _BUNDLE = re.compile(r"bundle_emb\.(?P<name>.+)\.(?P<part>string_to_param\.\*|[A-Za-z0-9_]+)")
@@ -43,6 +44,12 @@ def save(token: LearnedToken, path: str | os.PathLike, overwrite: bool = True) -
         raise ValueError(f"{str(path)!r} is a link to another place. Remove it or choose another name.")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{str(path)!r} exists already. Choose another name, or allow it to be overwritten.")
+    tensors, metadata = content(token)
+    return safefile.write(tensors, path, metadata)
+
+
+def content(token: LearnedToken, concept: str = "") -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors and the metadata of a token's file. `concept` is the saved concept that owns it. ValueError for vectors that are not finite."""
     if not token.vectors:
         raise ValueError(f"Token {token.text!r} has no vectors to save.")
     for key, value in token.vectors.items():
@@ -53,7 +60,9 @@ def save(token: LearnedToken, path: str | os.PathLike, overwrite: bool = True) -
         tensors = {token.text: next(iter(tensors.values()))}
     metadata = {"format": "pt", **clean({str(k): str(v) for k, v in token.metadata.items() if not str(k).startswith(_META)})}
     metadata |= {_META + "token": token.text, _META + "class_word": token.class_word, _META + "encoders": encoders}
-    return safefile.write(tensors, path, metadata)
+    if concept:
+        metadata[OWNER] = concept
+    return tensors, metadata
 
 
 def load(path: str | os.PathLike, widths: Mapping[str, int], text: str | None = None) -> LearnedToken:

@@ -19,10 +19,10 @@ from pathlib import Path
 import comfy.model_management
 import comfy.utils
 import folder_paths
-from server import PromptServer
 
 from ..formats import picture_file
 from ..formats.curves import finite
+from . import page
 from .watched import DONE, FAILED, STOPPED, WatchedRun
 
 log = logging.getLogger(__name__)
@@ -39,9 +39,8 @@ class TrainingProgress:
     INTERVAL = 0.1
 
     def __init__(self, node_id: str | None, steps: int, tokens: list[str] = (), extra_pnginfo: dict | None = None):
-        server = PromptServer.instance
         workflow = ((extra_pnginfo or {}).get("workflow") or {}).get("id")
-        self.run = WatchedRun(workflow, node_id, getattr(server, "last_prompt_id", None), steps, list(tokens))
+        self.run = WatchedRun(workflow, node_id, getattr(page.server(), "last_prompt_id", None), steps, list(tokens))
         self.bar = comfy.utils.ProgressBar(steps, node_id)
         self._sent = 0.0
         self._told: list[str] = []  # what stays on the node until the end, the newest first
@@ -102,7 +101,7 @@ class TrainingProgress:
         self._send(RUN, self.run.head())
 
     def _send(self, event: str, data: dict) -> None:
-        server, run = PromptServer.instance, self.run
-        if server.client_id is not None:
+        run, client = self.run, page.client()
+        if client is not None:
             where = {"id": run.id, "node": run.node, "workflow": run.workflow, "prompt_id": run.prompt_id}
-            server.send_sync(event, finite({**where, **data}), server.client_id)
+            page.server().send_sync(event, finite({**where, **data}), client)

@@ -9,13 +9,15 @@ import comfy.model_management
 import folder_paths
 import torch
 
+from . import listing
+
 FOLDER = "evaluation"
 KINDS = {"clip": ("clip",), "dino": ("vit", "dinov2", "dinov3_vit"), "blip2": ("blip-2",)}  # our name -> model_type in config.json
 
 
 def models(kind: str) -> list[str]:
     """Names of the folders in transformers' layout that hold a model of `kind`, sorted."""
-    return sorted(path.parent.relative_to(root()).as_posix() for path in root().rglob("config.json") if _type(path) in KINDS[kind])
+    return [name for name in listing.folders(root()) if _type(root() / name / "config.json") in KINDS[kind]]
 
 
 def root() -> Path:

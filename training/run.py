@@ -56,6 +56,7 @@ class Run:
             augment=settings.augment,
             flip=settings.flip,
             latent_scale=host_denoiser.latent_scale(model),
+            latent_dimensions=host_denoiser.latent_dimensions(model),
             crop=settings.crop,
             caption_dropout=settings.caption_dropout,
         )
