@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from ..formats import leftovers, names, safefile, state_file
+from ..formats import exclusive, leftovers, names, safefile, state_file, switch
 from ..formats.state_file import Head
 
 log = logging.getLogger(__name__)
@@ -165,8 +165,13 @@ def load(folder: Path, step: int, identity: dict[str, str]) -> dict:
 
 
 def clear_leftovers(root: Path) -> None:
-    """Remove what killed processes left half-written in the folders of all runs."""
+    """Remove what killed processes left half-written in the folders of all runs, and finish what they saved of a stopped one."""
     leftovers.clear_below(root)
+    for path in _folders(root):
+        loras, embeddings = concept = path / "concept" / "loras", path / "concept" / "embeddings"
+        with contextlib.suppress(OSError), exclusive.locked(*concept, wait=0) as alone:
+            if alone:
+                switch.settle(loras, embeddings)
 
 
 def clear_finished(root: Path) -> None:
