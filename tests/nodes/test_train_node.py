@@ -129,8 +129,10 @@ def test_skipped_steps_are_told_and_every_event_is_json(server, photos):
 
 
 def test_a_trained_result_outlives_a_later_node_that_fails(server, photos):
-    """A name that no file can have: the training is done and not lost, the next queue finds it without a step."""
-    graph = prompt(photos, "CON", run_name="lost")
+    """A name that no file can have, through a link, where nothing checks it before: the training is done and not lost, the next queue finds it without a step."""
+    graph = prompt(photos, "", run_name="lost")
+    graph["7"] = {"class_type": "PrimitiveString", "inputs": {"value": "CON"}}
+    graph["5"]["inputs"]["name"] = ["7", 0]
     with pytest.raises(PromptError, match="reserved by Windows"):
         server.run(graph)
     events = []
