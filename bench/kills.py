@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests" / "support"))  # the small model and the real host under the tests
 
-STEPS = 8
+STEPS = 5
 MOMENTS = ("encoding", "training", "writing a state", "saving")
 QUICK = ("--disable-api-nodes", "--disable-metadata", "--cache-classic")
 
@@ -113,7 +113,7 @@ def kills(count: int, seed: int, base: Path) -> int:
 
     chance, seen, wrong = random.Random(seed), collections.Counter(), []
     server = TestServer(base, QUICK)
-    photos = server.noise_photos("noise", count=24)
+    photos = server.noise_photos("noise", count=8)
     server.start()
     try:
         server.run(training(photos, "whole"))

@@ -172,6 +172,9 @@ def clear_leftovers(root: Path) -> None:
         with contextlib.suppress(OSError), exclusive.locked(*concept, wait=0) as alone:
             if alone:
                 switch.settle(loras, embeddings)
+        with contextlib.suppress(OSError):  # killed before its first state
+            if [file.name for file in path.iterdir()] == [_LOCK] and (lock := leftovers.Lock.take(path / _LOCK, create=False)):
+                RunFolder(path, lock).release()
 
 
 def clear_finished(root: Path) -> None:

@@ -144,6 +144,17 @@ def test_a_folder_that_is_deleted_in_mid_run_is_made_again_and_never_shared(tmp_
     folder.release()
 
 
+def test_the_folder_of_a_run_that_was_killed_before_its_first_state_goes(tmp_path):
+    """Case 52. The lock file alone is left of it; a living run that has no state yet looks the same, and stays."""
+    resume = pack("training.resume")
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / "lock").touch()
+    living = resume.RunFolder.new(tmp_path, "living")
+    resume.clear_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["living"]
+    living.release()
+
+
 def test_the_last_finished_runs_stay_and_all_that_are_not_finished(tmp_path):
     """Case 52: finished states are cleared by a rule. What a living process uses stays as well; so do previews."""
     resume = pack("training.resume")
