@@ -1,7 +1,7 @@
 """What a real server loses when it is killed, and what it keeps in memory when it is not.
 
-    python bench/kills.py kills [--count 100] [--seed 0]     kill -9 at random moments of encoding, training, writing a state, saving a concept
-    python bench/kills.py memory [--count 300]               so many different prompts in one server
+    python bench/kills.py kills [--count 100] [--seed 0] [--minutes 30]     kill -9 at random moments of encoding, training, writing a state, saving a concept
+    python bench/kills.py memory [--count 300] [--minutes 30]               so many different prompts in one server
 
 A killed server is started again and the run continued. What was learned must have the bits of a run that nobody disturbed, and no
 file in the making may be left. Needs COMFYUI_PATH (or the host that `kindred.py test` made).
@@ -107,7 +107,7 @@ def learned(server, name: str) -> dict:
     return {f"{file.parent.name}/{key}": value for file in files for key, value in load_file(file).items()}
 
 
-def kills(count: int, seed: int, base: Path) -> int:
+def kills(count: int, seed: int, base: Path, minutes: float) -> int:
     import torch
     from kindred_testing.server import PromptError, TestServer
 
@@ -115,10 +115,13 @@ def kills(count: int, seed: int, base: Path) -> int:
     server = TestServer(base, QUICK)
     photos = server.noise_photos("noise", count=8)
     server.start()
+    done, end = 0, time.monotonic() + minutes * 60
     try:
         server.run(training(photos, "whole"))
         whole = learned(server, "whole")
         for index in range(count):
+            if time.monotonic() > end:
+                break
             moment, name = MOMENTS[index % len(MOMENTS)], f"run{seed}-{index}"
             run = server.base / "output" / "kindred" / "runs" / name
             killer = Killer(server, run, moment, chance)
@@ -156,10 +159,11 @@ def kills(count: int, seed: int, base: Path) -> int:
             if not same or left:
                 wrong.append((name, moment, same, left))
             print(f"{index + 1}/{count} {moment}: {'same bits' if same else 'OTHER BITS'}{f', left {left}' if left else ''}   {said[:90]}", flush=True)
+            done += 1
     finally:
         server.stop()
     print(dict(seen))
-    print(f"{count - len(wrong)} of {count} ended with the bits of the undisturbed run and left no file in the making {wrong or ''}")
+    print(f"{done - len(wrong)} of {done} ended with the bits of the undisturbed run and left no file in the making {wrong or ''}")
     return 1 if wrong else 0
 
 
@@ -196,7 +200,7 @@ def mixed(index: int, photos: str) -> dict:
     return {**loaded, **empty, "3": drawn, "4": sampled, **picture(["4", 0])}
 
 
-def memory(count: int, base: Path) -> int:
+def memory(count: int, base: Path, minutes: float) -> int:
     import psutil
     from kindred_testing.server import TestServer
 
@@ -204,7 +208,10 @@ def memory(count: int, base: Path) -> int:
     with TestServer(base, QUICK) as server:
         photos = server.noise_photos("noise")
         process = psutil.Process(server.process.pid)
+        end = time.monotonic() + minutes * 60
         for index in range(count):
+            if time.monotonic() > end:
+                break
             server.wait(server.submit(mixed(index, photos)))
             resident.append(process.memory_info().rss / 2**20)
             if (index + 1) % 25 == 0:
@@ -223,13 +230,15 @@ def main() -> int:
     parser.add_argument("what", choices=("kills", "memory"))
     parser.add_argument("--count", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=600, help="begin nothing after this time; what was done is reported")
     arguments = parser.parse_args()
     from kindred_testing import start_host
 
     start_host()
     with tempfile.TemporaryDirectory() as place:
         base = Path(place) / "server"
-        return kills(arguments.count or 100, arguments.seed, base) if arguments.what == "kills" else memory(arguments.count or 300, base)
+        limit = arguments.minutes
+        return kills(arguments.count or 100, arguments.seed, base, limit) if arguments.what == "kills" else memory(arguments.count or 300, base, limit)
 
 
 if __name__ == "__main__":
