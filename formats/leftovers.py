@@ -18,7 +18,6 @@ import os
 import platform
 import re
 import secrets
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -177,7 +176,7 @@ def _system(device: int) -> str:
     try:
         running = Path("/proc/sys/kernel/random/boot_id").read_text("ascii")  # containers of one kernel share it, as they share locks
     except OSError:
-        running = f"{platform.node()} {uuid.getnode()}"
+        running = platform.node()
     return hashlib.sha256(f"{running} {device}".encode()).hexdigest()[:8]
 
 

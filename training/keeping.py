@@ -139,7 +139,10 @@ class Keeper:
 
     def rescue(self, done: int) -> None:
         """After an interrupt or an error: keep what was learned and say where. The files of the concept come first: they are small, and load anywhere."""
-        if not self.writes or not self.run.whole:
+        if not self.writes:
+            return
+        if not self.run.whole:
+            self.tell(f"The training stopped in the middle of step {done + 1}, when the weights were half moved.{self.said()}")
             return
         said = f"The training stopped after step {done} of {self.run.settings.steps}."
         try:
