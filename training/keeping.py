@@ -154,7 +154,7 @@ class Keeper:
             log.warning("Kindred: what was learned until step %d could not be written as a concept.", done, exc_info=True)
             said += f" What it had learned could not be written as files ({error})."
         if done > self.kept and not self._save(done):
-            said += f" Its state could not be kept, either ({self.failing})." if "could not" in said else f" Its state could not be kept ({self.failing})."
+            said += f" Its state could not be kept ({self.failing})."
         self.tell(f"{said}{self.said()}")
 
     def _save(self, done: int, finished: bool = False) -> bool:
