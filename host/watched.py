@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from ..formats.curves import COLUMNS, Curves
+from ..formats.curves import COLUMNS, Curves, finite
 from . import page
 
 KEPT = 64  # runs; an hour of restless trying
@@ -102,7 +102,7 @@ class WatchedRun:
         self.state, self.note, self.ended = state, note, time.time()
 
     def as_json(self) -> dict:
-        return {**self.head(), "curves": self.curves.as_json(), "previews": list(self.previews)}
+        return finite({**self.head(), "curves": self.curves.as_json(), "previews": list(self.previews)})
 
 
 def add_route() -> None:
