@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from . import layouts, low_rank, names, published, safefile, token_file
+from . import foreign, layouts, low_rank, names, published, safefile, token_file
 from .metadata import clean
 from .token import LearnedToken
 
@@ -124,8 +124,8 @@ def load(
     ValueError with the file's name when something is missing or damaged.
     """
     if path.is_dir():
-        state, tokens = published.load(path, widths)
-        return convert(state, {}) if convert else state, tokens
+        state, tokens, metadata = published.load(path, widths)
+        return convert(state, metadata) if convert else state, tokens
     lora, metadata = safefile.read(path)
     try:
         manifest = json.loads(metadata.get(_TOKENS, "[]"))
@@ -142,7 +142,8 @@ def load(
             )
         found = token_file.load(place, widths, text)
         tokens.append(LearnedToken(text, class_word, found.vectors, found.metadata))
-    return convert(lora, metadata) if convert else lora, tokens
+    lora, metadata, bundled = foreign.complete(path, lora, metadata, widths)
+    return convert(lora, metadata) if convert else lora, [*tokens, *bundled]
 
 
 def _stored(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

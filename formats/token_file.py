@@ -9,6 +9,7 @@ Read      those, A1111's `string_to_param`, diffusers' `.bin`, kohya's `emb_para
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -21,10 +22,12 @@ from .metadata import clean
 from .names import check_file_name
 from .token import FILE_PREFIX, LearnedToken, check_token_text
 
+log = logging.getLogger(__name__)
+
 EXTENSIONS = (".safetensors", ".pt", ".bin")
 MAX_PICKLE = 256 * 2**20  # bytes; an embedding has kilobytes, and a pickle is read whole before it can be judged
 _META = "kindred."
-_ENCODER_NAMES = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g"}
+_ENCODER_NAMES = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g", "t5": "t5xxl"}
 _NAMELESS = {"*", "emb_params"}  # what trainers write where the file name is the token's only name
 _BUNDLE = re.compile(r"bundle_emb\.(?P<name>.+)\.(?P<part>string_to_param\.\*|[A-Za-z0-9_]+)")
 
@@ -67,12 +70,25 @@ def load(path: str | os.PathLike, widths: Mapping[str, int], text: str | None = 
     path = Path(os.fspath(path))
     if not path.is_file():
         raise ValueError(f"There is no embedding file {str(path)!r}.")
-    tensors, metadata = _read(path)
-    name, tensors = _layout(path, tensors, text)
+    content, metadata = _read(path)
+    name, tensors = _layout(path, content, text)
     vectors = _for_encoders(path, tensors, widths, metadata.get(_META + "encoders", ""))
+    notes = _unused(path, tensors, vectors, widths)
+    for note in notes:
+        log.warning("Kindred: %s", note)
     own = {key.removeprefix(_META): value for key, value in metadata.items() if key.startswith(_META)}
     extra = {key: value for key, value in metadata.items() if not key.startswith(_META) and key != "format"}
-    return LearnedToken(text or _name(own.get("token") or name, path), own.get("class_word", ""), vectors, extra)
+    return LearnedToken(text or _name(own.get("token") or name, path), own.get("class_word", ""), vectors, extra, notes)
+
+
+def unbundle(path: Path, state: Mapping[str, torch.Tensor], widths: Mapping[str, int]) -> tuple[dict[str, torch.Tensor], list[LearnedToken]]:
+    """(the weights of a LoRA file, the tokens of the embeddings that are bundled in it). ValueError as in `load`."""
+    bundles = _bundles(state)
+    tokens = []
+    for name, tensors in bundles.items():
+        vectors = _for_encoders(path, tensors, widths, "")
+        tokens.append(LearnedToken(_name(name, path), "", vectors, notes=_unused(path, tensors, vectors, widths)))
+    return {key: value for key, value in state.items() if not (bundles and _BUNDLE.fullmatch(key))}, tokens
 
 
 def find(name: str, folders: list[str] | str | None) -> Path:
@@ -117,10 +133,7 @@ def _layout(path: Path, content: object, text: str | None) -> tuple[str, dict[st
         parts = [value for entry in content if isinstance(entry, Mapping) for value in _tensors(entry).values()]
         return ("", {f"#{i}": value for i, value in enumerate(parts)}) if parts else _refuse(path, content)
     tensors = _tensors(content) if isinstance(content, Mapping) else {}
-    bundles: dict[str, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        if match := _BUNDLE.fullmatch(key):
-            bundles.setdefault(match["name"], {})["" if "*" in match["part"] else _ENCODER_NAMES.get(match["part"], match["part"])] = value
+    bundles = _bundles(tensors)
     if bundles:
         if len(bundles) > 1 and text not in bundles:
             raise ValueError(f"{str(path)!r} bundles the embeddings {', '.join(map(repr, sorted(bundles)))}; say which one is meant.")
@@ -132,6 +145,24 @@ def _layout(path: Path, content: object, text: str | None) -> tuple[str, dict[st
     if tensors and all(_is_encoder(key) for key in tensors):
         return "", {_ENCODER_NAMES.get(key, key): value for key, value in tensors.items()}
     return _refuse(path, content)
+
+
+def _bundles(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Name -> encoder key ("" where the layout does not say it) -> vectors, of the embeddings bundled in a LoRA."""
+    bundles: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        if match := _BUNDLE.fullmatch(key):
+            bundles.setdefault(match["name"], {})["" if "*" in match["part"] else _ENCODER_NAMES.get(match["part"], match["part"])] = value
+    return bundles
+
+
+def _unused(path: Path, tensors: Mapping[str, torch.Tensor], vectors: Mapping[str, torch.Tensor], widths: Mapping[str, int]) -> tuple[str, ...]:
+    """A sentence where some of the file's vectors found no encoder."""
+    count = len(tensors) - len(vectors)
+    if count <= 0:
+        return ()
+    left = [key for key in tensors if key not in vectors and _is_encoder(key)] or [f"{count} groups"]
+    return (f"The vectors for {', '.join(left)} are not used, because this CLIP has {', '.join(widths)} only: {path.name!r}.",)
 
 
 def _for_encoders(path: Path, tensors: dict[str, torch.Tensor], widths: Mapping[str, int], written_for: str) -> dict[str, torch.Tensor]:
@@ -167,7 +198,8 @@ def _tensors(mapping: Mapping) -> dict[str, torch.Tensor]:
 
 
 def _is_encoder(key: str) -> bool:
-    return key in _ENCODER_NAMES or re.fullmatch(r"clip_[a-z]|[a-z0-9]*t5[a-z0-9]*|llama|gemma\w*|qwen\w*", key) is not None
+    """Does the key name a text encoder? `clip_l_out` is what OneTrainer adds behind one: no CLIP of the host has a place for it."""
+    return key in _ENCODER_NAMES or re.fullmatch(r"(?:clip_[a-z]|[a-z0-9]*t5[a-z0-9]*|llama|gemma\w*|qwen\w*)(?:_out)?", key) is not None
 
 
 def _name(found: str, path: Path) -> str:

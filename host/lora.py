@@ -40,18 +40,29 @@ _UNKNOWN = {
 
 
 class Applied(NamedTuple):
-    """notes: one sentence for each thing that the file holds and that was left out or had to be understood."""
+    """What an adapter made of a model and its CLIP.
+
+    notes          one sentence for each thing that the file holds and that was left out, or that it leaves open
+    layers, texts  how many weights of the model and of the text encoders were changed
+    """
 
     model: object
     clip: object
     notes: list[str]
+    layers: int = 0
+    texts: int = 0
+
+    def report(self) -> list[str]:
+        """Lines for the node; the notes go to the log, too."""
+        for note in self.notes:
+            log.warning("Kindred: %s", note)
+        return [f"Changed: {self.layers} weights of the model, {self.texts} of the text encoder", *self.notes]
 
 
 def apply_lora(model, clip, state: dict[str, torch.Tensor], strength: float = 1.0):
     """(model, clip) of `load_lora`, its notes in the log as warnings."""
     applied = load_lora(model, clip, state, strength)
-    for note in applied.notes:
-        log.warning("Kindred: %s", note)
+    applied.report()
     return applied.model, applied.clip
 
 
@@ -94,7 +105,8 @@ def load_lora(model, clip, state: dict[str, torch.Tensor], strength: float = 1.0
     if clip is not None:
         clip = clip.clone()
         clip.add_patches(fitting, strength)
-    return Applied(tuned, clip, notes)
+    layers = sum(key.startswith(DIFFUSION) for key in (key if isinstance(key, str) else key[0] for key in fitting))
+    return Applied(tuned, clip, notes, layers, len(fitting) - layers)
 
 
 def _layer(key: str, known) -> str | None:

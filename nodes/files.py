@@ -139,11 +139,14 @@ class KindredLoad(io.ComfyNode):
         from ..formats import concept_file
         from ..host import paths, text
         from ..host.layer_names import convert_for
-        from ..host.lora import apply_lora
+        from ..host.lora import load_lora
 
         lora, tokens = concept_file.load(paths.find_concept(name), text.embedding_widths(clip), paths.find_embedding, convert_for(model))
-        tuned, tuned_clip = apply_lora(model, clip, lora, strength)
-        return io.NodeOutput(tuned, text.carry_tokens(tuned_clip, tokens) if tokens else tuned_clip, tokens)
+        loaded = load_lora(model, clip, lora, strength)
+        tuned_clip = text.carry_tokens(loaded.clip, tokens) if tokens else loaded.clip
+        return io.NodeOutput(
+            loaded.model, tuned_clip, tokens, ui=ui.PreviewText("\n".join([*loaded.report(), *(note for token in tokens for note in token.notes)]))
+        )
 
 
 NODES = [KindredSave, KindredLoad]
