@@ -3,6 +3,7 @@
 FOLDER/pytorch_custom_diffusion_weights.bin   (or .safetensors) whole K and V weights: Custom Diffusion in diffusers, ClassDiffusion's authors
 FOLDER/adapter_model.safetensors              (or .bin) PEFT's adapter, or one in each of FOLDER/unet, FOLDER/text_encoder ...
 FOLDER/pytorch_lora_weights.safetensors       (or .bin) diffusers' LoRA
+FOLDER/delta.bin, FOLDER/delta_epoch=....ckpt  Custom Diffusion's authors' own files, tokens included
 FOLDER/<new1>.bin                             {"<new1>": vector}; named .bin even where its bytes are safetensors
 """
 
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from . import foreign, pickled, safefile, token_file
+from . import delta, foreign, pickled, safefile, token_file
 from .token import LearnedToken
 
 _WHOLE = ("pytorch_custom_diffusion_weights.safetensors", "pytorch_custom_diffusion_weights.bin")
@@ -28,7 +29,13 @@ def weights_file(folder: Path) -> Path | None:
     """The weights in `folder`, safetensors before a pickle; None when it holds no concept."""
     adapters = foreign.adapter_files(folder)
     found = [next((folder / name for name in names if (folder / name).is_file()), None) for names in (_WHOLE, _LORA)]
-    return found[0] or next(iter(adapters.values()), None) or found[1]
+    deltas = sorted(file for file in folder.iterdir() if delta.is_delta(file.name) and file.is_file()) if folder.is_dir() else []
+    return found[0] or next(iter(adapters.values()), None) or found[1] or next(iter(deltas), None)
+
+
+def is_weights(name: str) -> bool:
+    """Does a file of that name make its folder a concept?"""
+    return name in WEIGHTS or delta.is_delta(name)
 
 
 def folder_of(file: Path) -> Path:
@@ -41,6 +48,10 @@ def load(folder: Path, widths: Mapping[str, int]) -> tuple[dict[str, torch.Tenso
     weights = weights_file(folder)
     if weights is None:
         raise ValueError(f"There is no {WEIGHTS[1]!r} in {str(folder)!r}.")
+    if delta.is_delta(weights.name):
+        if sum(delta.is_delta(file.name) for file in folder.iterdir()) > 1:
+            raise ValueError(f"There are several 'delta' files in {str(folder)!r}. Keep the one that you want in a folder of its own.")
+        return *delta.load(weights, widths), {}
     tokens = [token_file.load(path, widths) for path in sorted(folder.iterdir()) if path != weights and _may_be_token(path)]
     if weights.name in foreign.ADAPTER:
         state, metadata = foreign.load_adapters(folder)

@@ -2,7 +2,7 @@
 
 Written   safetensors only. One encoder: ONE tensor [n, width] named by the token (core takes the first of a file, diffusers
           and A1111 the only one). Several: one tensor for each encoder key (`clip_l`, `clip_g`), core's and A1111's SDXL layout.
-Read      those, A1111's `string_to_param`, diffusers' `.bin`, kohya's `emb_params` and lists, `text_encoders_0/1` of diffusers'
+Read      those, A1111's and Textual Inversion's authors' `string_to_param`, diffusers' `.bin`, kohya's `emb_params` and lists, `text_encoders_0/1` of diffusers'
           pivotal tuning, and embeddings bundled in a LoRA file (`bundle_emb.NAME.*`). Pickles only by weights-only loading.
 """
 
@@ -30,6 +30,21 @@ _META = "kindred."
 _ENCODER_NAMES = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g", "t5": "t5xxl"}
 _NAMELESS = {"*", "emb_params"}  # what trainers write where the file name is the token's only name
 _BUNDLE = re.compile(r"bundle_emb\.(?P<name>.+)\.(?P<part>string_to_param\.\*|[A-Za-z0-9_]+)")
+
+
+class _ParameterDict:
+    """What stands in a pickle for torch's class of that name, in which Textual Inversion's authors keep their vectors: its contents, no behaviour."""
+
+    def tensors(self) -> dict[str, object]:
+        held = vars(self).get("_parameters")
+        return dict(held) if isinstance(held, Mapping) else {}
+
+
+def _parameter_dicts():
+    """While open, weights-only loading takes a ParameterDict for the class above. Older torch has no way to say so and refuses such files."""
+    with contextlib.suppress(TypeError, AttributeError):
+        return torch.serialization.safe_globals([(_ParameterDict, "torch.nn.modules.container.ParameterDict")])
+    return contextlib.nullcontext()
 
 
 def save(token: LearnedToken, path: str | os.PathLike, overwrite: bool = True) -> Path:
@@ -81,6 +96,11 @@ def load(path: str | os.PathLike, widths: Mapping[str, int], text: str | None = 
     return LearnedToken(text or _name(own.get("token") or name, path), own.get("class_word", ""), vectors, extra, notes)
 
 
+def token(name: str, vectors: torch.Tensor, widths: Mapping[str, int], path: Path) -> LearnedToken:
+    """The token `name` of a file `path` that holds more than tokens. ValueError as in `load`."""
+    return LearnedToken(_name(name, path), "", _for_encoders(path, {"": vectors.detach()}, widths, ""))
+
+
 def unbundle(path: Path, state: Mapping[str, torch.Tensor], widths: Mapping[str, int]) -> tuple[dict[str, torch.Tensor], list[LearnedToken]]:
     """(the weights of a LoRA file, the tokens of the embeddings that are bundled in it). ValueError as in `load`."""
     bundles = _bundles(state)
@@ -121,23 +141,24 @@ def _read(path: Path) -> tuple[object, dict[str, str]]:
                 return {key: file.get_tensor(key) for key in bundled or keys}, dict(file.metadata() or {})
         except (SafetensorError, OSError, RuntimeError) as error:
             raise ValueError(f"{str(path)!r} is not a readable safetensors file ({error}). Download or export it again.") from error
-    return pickled.read(path, MAX_PICKLE, "an embedding"), {}
+    with _parameter_dicts():
+        return pickled.read(path, MAX_PICKLE, "an embedding"), {}
 
 
 def _layout(path: Path, content: object, text: str | None) -> tuple[str, dict[str, torch.Tensor]]:
     """(token name or "", tensors by encoder key, or by "" where the layout does not say the encoder)."""
-    if isinstance(content, Mapping) and isinstance(content.get("string_to_param"), Mapping):  # A1111
-        inner = _tensors(content["string_to_param"])
-        return (str(content.get("name") or ""), {"": next(iter(inner.values()))}) if inner else _refuse(path, content)
+    if isinstance(content, Mapping) and "string_to_param" in content:  # A1111, and Textual Inversion's authors
+        held = content["string_to_param"]
+        inner = _tensors(held.tensors() if isinstance(held, _ParameterDict) else held) if isinstance(held, (Mapping, _ParameterDict)) else {}
+        name = _one_of(path, inner, text) if inner else _refuse(path, content)
+        return (str(content.get("name") or name), {"": inner[name]})
     if isinstance(content, list):  # one mapping for each encoder
         parts = [value for entry in content if isinstance(entry, Mapping) for value in _tensors(entry).values()]
         return ("", {f"#{i}": value for i, value in enumerate(parts)}) if parts else _refuse(path, content)
     tensors = _tensors(content) if isinstance(content, Mapping) else {}
     bundles = _bundles(tensors)
     if bundles:
-        if len(bundles) > 1 and text not in bundles:
-            raise ValueError(f"{str(path)!r} bundles the embeddings {', '.join(map(repr, sorted(bundles)))}; say which one is meant.")
-        name = text if text in bundles else next(iter(bundles))
+        name = _one_of(path, bundles, text)
         return name, bundles[name]
     if len(tensors) == 1:
         name, value = next(iter(tensors.items()))
@@ -145,6 +166,13 @@ def _layout(path: Path, content: object, text: str | None) -> tuple[str, dict[st
     if tensors and all(_is_encoder(key) for key in tensors):
         return "", {_ENCODER_NAMES.get(key, key): value for key, value in tensors.items()}
     return _refuse(path, content)
+
+
+def _one_of(path: Path, named: Mapping[str, object], text: str | None) -> str:
+    """The name in `named` that `text` means. ValueError where there are several and it means none."""
+    if len(named) > 1 and text not in named:
+        raise ValueError(f"{str(path)!r} bundles the embeddings {', '.join(map(repr, sorted(named)))}; say which one is meant.")
+    return text if text in named else next(iter(named))
 
 
 def _bundles(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
@@ -194,7 +222,7 @@ def _check_vectors(value: torch.Tensor, where: str) -> None:
 
 
 def _tensors(mapping: Mapping) -> dict[str, torch.Tensor]:
-    return {str(key): value.detach() for key, value in mapping.items() if torch.is_tensor(value)}
+    return {str(key): value.detach() for key, value in mapping.items() if torch.is_tensor(value) and value.numel() <= MAX_PICKLE}
 
 
 def _is_encoder(key: str) -> bool:

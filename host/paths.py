@@ -31,7 +31,7 @@ def saved_concepts() -> list[str]:
     """Names of the concepts that `Load Concept` offers, from every LoRA folder of the host, sorted; published folders end in `/`."""
     files = [Path(name) for name in folder_paths.get_filename_list("loras")]
     saved = {file.stem for file in files if file.parent.name == SUBFOLDER and file.suffix == ".safetensors"}
-    folders = {published.folder_of(file) for file in files if file.name in published.WEIGHTS}
+    folders = {published.folder_of(file) for file in files if published.is_weights(file.name)}
     return sorted(saved | {f"{folder.as_posix()}/" for folder in folders if folder.name and folder.as_posix() != SUBFOLDER})
 
 
