@@ -110,7 +110,7 @@ class KindredLoad(io.ComfyNode):
                 io.Combo.Input(
                     "name",
                     options=paths.saved_concepts(),
-                    tooltip="A concept written by Save Concept, or (ending in /) a folder under models/loras that Custom Diffusion or ClassDiffusion's authors' code left. Press R to refresh the list.",
+                    tooltip="A concept written by Save Concept or a LoRA file put beside those; or (ending in /) a folder under models/loras that diffusers, PEFT, Custom Diffusion or ClassDiffusion's authors' code left. Press R to refresh the list.",
                 ),
                 io.Float.Input(
                     "strength",
