@@ -9,10 +9,11 @@ from typing import NamedTuple
 import comfy.lora
 import comfy.lora_convert
 import torch
+from comfy.quant_ops import QuantizedTensor
 from comfy.weight_adapter import BOFTAdapter, GLoRAAdapter, LoHaAdapter, LoKrAdapter, LoRAAdapter, OFTAdapter
 from comfy.weight_adapter.base import weight_decompose
 
-from .patcher import DIFFUSION, patched
+from .patcher import DIFFUSION, patched, pristine
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +160,11 @@ def _measured(patch, key, patcher):
     if magnitude is None or not _measures_without():
         return patch
     name, part = (key, None) if isinstance(key, str) else (key[0], key[1] if len(key) > 1 else None)
+    stored = pristine(patcher, name)
+    if not isinstance(stored, QuantizedTensor) and not stored.is_floating_point():
+        raise ValueError(
+            "This adapter is a DoRA, which is measured by the model's own weights, and those are quantised by another pack. Load the model unquantised."
+        )
     weight = patched(patcher, name, [], patcher.load_device)
     weight = weight if part is None else weight.narrow(*part)
     if magnitude.shape[0] != weight.shape[0]:

@@ -51,7 +51,7 @@ def to_core(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str], name
         plain = _WRAPPER.sub(r"\1", name).replace(".processor.", ".")
         component = match[1] if (match := _COMPONENT.match(plain)) else ""
         own = settings.get(component, settings.get(""))
-        layer = names.find(plain)
+        layer = names.find(plain) or names.piece(plain)  # core's table has the pieces, too, under diffusers' names
         if layer is None and plain != name:  # PEFT around a network that is built like the host's
             layer = next((found for found in (f"diffusion_model.{plain}", f"diffusion_model.{plain.partition('.')[2]}") if found in names.shapes), None)
         if own is None and _WRAPPER.search(name) and "alpha" not in parts and _MISSING not in notes:

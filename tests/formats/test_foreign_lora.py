@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 from kindred_testing import diffusers_twin, guidance_families, pack, text_models
+from kindred_testing.loras import patched_weights
 from safetensors.torch import load_file, save_file
 
 peft = pytest.importorskip("peft")
@@ -198,6 +199,35 @@ def test_a_text_encoder_that_the_file_does_not_name_is_asked_for(folder):
     place.rename(place.with_name("mine"))
     with pytest.raises(ValueError, match=r"which text encoder \(clip_l, clip_g\)"):
         load(model, clip, "which/mine/")
+
+
+@pytest.mark.parametrize("form", ["diffusers", "PEFT"])
+def test_a_transformers_pieces_have_their_strength(folder, form):
+    """SD3: q is some rows of the host's qkv; rsLoRA and DoRA by their formulas."""
+    model, clip = guidance_families.random_model("SD3"), text_models.sd3()
+    names = pack("host.layer_names").layer_names(model)
+    layer = "diffusion_model.joint_blocks.0.x_block.attn.qkv"
+    name, first, rows = names.split[layer][1]
+    weight = model.model.get_parameter(f"{layer}.weight").detach()
+    down, up, size = torch.randn(4, weight.shape[1]), torch.randn(rows, 4), torch.rand(rows) + 0.5
+    front = "" if form == "diffusers" else "base_model.model."
+    key = name if form == "diffusers" else front + name.removeprefix("transformer.")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 3, "use_rslora": True, "use_dora": True}
+    place = folder.parent / f"pieces-{form}"
+    place.mkdir()
+    state = {f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up, f"{key}.lora_magnitude_vector": size}
+    if form == "diffusers":
+        about = {"lora_adapter_metadata": json.dumps({f"transformer.{setting}": value for setting, value in config.items()})}
+        save_file(state, place / "pytorch_lora_weights.safetensors", about)
+    else:
+        save_file(state, place / "adapter_model.safetensors")
+        (place / "adapter_config.json").write_text(json.dumps(config))
+    tuned, _, said = load(model, clip, f"{place.name}/")
+    changed = weight[first : first + rows] + 3 / 4**0.5 * up @ down
+    want = weight.clone()
+    want[first : first + rows] = size[:, None] * changed / changed.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(patched_weights(tuned)[f"{layer}.weight"], want, rtol=1e-5, atol=1e-5)
+    assert said.startswith("Changed: 1 weights of the model")
 
 
 def test_a_bundled_embedding_becomes_a_token(model, clip, pipe, folder):
