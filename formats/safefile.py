@@ -74,15 +74,26 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     What it unpacks to is no larger than the file: the library refuses data that overlap. The header is limited here.
     """
     try:
-        check_header(path)
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (no mapping)
+        while True:
+            about = _about(path)
+            check_header(path)
+            with safe_open(path, framework="pt", device="cpu") as file:
+                content = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (no mapping)
+            if _about(path) == about:
+                return content
+            # Another process replaced the file. The library opens it twice, so the header may be of one file and the tensors of the other.
     except FileNotFoundError:
         raise ValueError(f"There is no file {str(path)!r}.") from None
     except RecursionError:
         raise ValueError(f"{str(path)!r} cannot be read as safetensors (its header nests too deep). Save or copy the file again.") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as safetensors ({error}). Save or copy the file again.") from error
+
+
+def _about(path: Path) -> tuple[int, ...]:
+    """What differs between two files that had this name one after the other."""
+    about = path.stat()
+    return about.st_dev, about.st_ino, about.st_mtime_ns, about.st_ctime_ns, about.st_size
 
 
 def check_header(path: Path) -> None:
