@@ -103,7 +103,7 @@ def read(path: Path) -> Recipe:
         text = text_file.read(path, LARGEST, "a recipe")
     except OSError as error:
         raise ValueError(f"{path.name!r} cannot be read: {error.strerror}. It was looked for here: {path}") from error
-    if deep := next((number for number, line in enumerate(text.splitlines(), 1) if line.count(".") > MOST_DOTS), None):
+    if deep := next((number for number, line in enumerate(text.split("\n"), 1) if line.count(".") > MOST_DOTS), None):
         raise ValueError(f"{path.name!r} is not a recipe: line {deep} has more than {MOST_DOTS} dots.")
     try:
         content = tomllib.loads(text)
