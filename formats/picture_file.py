@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin, features
+
+from . import leftovers
 
 # Pillow's name of each format that is read -> (endings, most pixels). All else that Pillow can open stays closed: PostScript runs a
 # program, and the others only widen what a hostile file can reach. The limits hold what a file unpacks to below about 700 MB:
@@ -46,19 +45,12 @@ def write(pixels: np.ndarray, path: Path, parameters: str = "") -> None:
 
     `parameters` tells people and other tools how it was made. OSError (disk full, read-only folder) leaves what was there untouched.
     """
-    beside = path.with_name(f".{secrets.token_hex(8)}.part")
     information = PngImagePlugin.PngInfo()
     if parameters:
         information.add_text("parameters", parameters)
-    try:
-        with beside.open("xb") as file:
-            Image.fromarray(np.round(pixels.clip(0, 1) * 255).astype(np.uint8)).save(file, "PNG", pnginfo=information, compress_level=4)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            beside.unlink()
+    with leftovers.part(path.parent) as part:
+        Image.fromarray(np.round(pixels.clip(0, 1) * 255).astype(np.uint8)).save(part.file, "PNG", pnginfo=information, compress_level=4)
+        part.become(path)
 
 
 def readable() -> dict[str, str]:

@@ -26,6 +26,16 @@ def embedding_folder() -> Path:
     return Path(folder_paths.get_folder_paths("embeddings")[0])
 
 
+def all_lora_folders() -> list[Path]:
+    """Where the host finds concepts' LoRA files: `kindred` in each of its folders for LoRAs."""
+    return [Path(folder) / SUBFOLDER for folder in folder_paths.get_folder_paths("loras")]
+
+
+def all_embedding_folders() -> list[Path]:
+    """Where the host finds embeddings."""
+    return [Path(folder) for folder in folder_paths.get_folder_paths("embeddings")]
+
+
 def run_folder() -> Path:
     """Where trainings keep their states: `kindred/runs` in the host's output folder."""
     return Path(folder_paths.get_output_directory()) / "kindred" / "runs"
@@ -42,7 +52,8 @@ def saved_concepts() -> list[str]:
         log.warning("Kindred: the LoRA folders cannot be listed, so Load Concept offers none: %s", error)
         return []
     saved = {file.stem for file in files if file.parent.name == SUBFOLDER and file.suffix == ".safetensors"}
-    return sorted(saved | {f"{file.parent.as_posix()}/" for file in files if file.name in published.WEIGHTS and file.parent.name})
+    folders = {published.folder_of(file) for file in files if published.is_weights(file.name)}
+    return sorted(saved | {f"{folder.as_posix()}/" for folder in folders if folder.name and folder.as_posix() != SUBFOLDER})
 
 
 def find_concept(name: str) -> Path:
@@ -103,6 +114,6 @@ def fingerprint(name: str) -> str:
         path = find_concept(name)
     except ValueError:
         return "missing"
-    # Embeddings are written just before the LoRA that refers to them: its time and size stand for all of them.
+    # A LoRA's manifest says which vectors belong to it: its time and size stand for the embeddings as well.
     files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
     return ";".join(f"{file}:{file.stat().st_mtime_ns}:{file.stat().st_size}" for file in files)

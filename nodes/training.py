@@ -56,9 +56,11 @@ class KindredTrain(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, vae, concepts, method, **settings) -> io.NodeOutput:
         from ..host.lora import apply_lora
+        from ..host.loss_map import loss_map
         from ..host.paths import run_folder
         from ..host.progress import TrainingProgress
         from ..host.text import carry_tokens
+        from ..training.advice import hints
         from ..training.preview import make_preview
         from ..training.settings import TrainSettings
         from ..training.trainer import Keeping, run_name, train
@@ -70,6 +72,8 @@ class KindredTrain(io.ComfyNode):
         settings = TrainSettings(**{name: value for name, value in given.items() if value is not None})
         name, every, resume = kept.get("run_name") or run_name(concepts), kept.get("save_every", 100), kept.get("resume", "new run")
         with TrainingProgress(cls.hidden.unique_id, settings.steps, [concept.token for concept in concepts], cls.hidden.extra_pnginfo) as progress:
+            for sentence in hints(clip, concepts):
+                progress.hint(sentence)
             keeping = Keeping(run_folder(), name, every, resume, progress.tell)
             preview = make_preview(progress.preview, **watched)
             result = train(model, clip, vae, concepts, settings, progress.step, progress.encoding, keeping, preview, on_restore=progress.restored)
@@ -79,7 +83,7 @@ class KindredTrain(io.ComfyNode):
             carry_tokens(tuned_clip, result.tokens) if result.tokens else tuned_clip,
             result.lora,
             result.tokens,
-            {"loss": [step.loss for step in result.history], "spl": [step.spl for step in result.history]},
+            loss_map(loss=[step.loss for step in result.history], spl=[step.spl for step in result.history]),
         )
 
 

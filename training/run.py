@@ -28,10 +28,11 @@ from .measures import History, Step, Trained
 from .optimizers import make_optimizer, make_schedule
 from .prompts import Prompts, without_token
 from .settings import TrainSettings
-from .tokens import check_token
+from .tokens import check_tokens
 
 log = logging.getLogger(__name__)
 
+SKIPPED = 20  # steps in a row; the scale of the loss has then been halved so often that it is not what overflows
 WATCHED = 10  # without the Semantic Preservation Loss the drift is only watched, once in so many steps
 
 
@@ -55,6 +56,7 @@ class Run:
             augment=settings.augment,
             flip=settings.flip,
             latent_scale=host_denoiser.latent_scale(model),
+            latent_dimensions=host_denoiser.latent_dimensions(model),
             crop=settings.crop,
             caption_dropout=settings.caption_dropout,
         )
@@ -98,8 +100,7 @@ class Run:
         """What does not fit together is said before the photos are encoded."""
         settings = self.settings
         if settings.learns_tokens:
-            for concept in self.concepts:
-                check_token(self.clip, concept.token)
+            check_tokens(self.clip, self.concepts)
         if settings.min_snr_gamma and host_denoiser.prediction(self.model) == "flow":
             raise ValueError("min_snr_gamma weights by a variance-preserving schedule's signal-to-noise ratio, which flow models do not have. Set it to 0.")
         if settings.spl_weight and settings.learns_tokens and not self.text.has_clip:
@@ -167,6 +168,15 @@ class Run:
             network, tokens, _ = self.settings.rates()
             raise FloatingPointError(
                 f"The {what} is {value.item()} at step {step + 1}. Lower learning_rate (now {network or tokens:g}), or train in precision 'fp32'."
+            )
+
+    def check_skipped(self) -> None:
+        """FloatingPointError when steps are skipped for good: with fp16 an overflow skips a step and halves the scale of the loss, which did not help."""
+        done, row = len(self.history.steps), self.history.skipped_last
+        if row >= SKIPPED or row == done == self.settings.steps:
+            raise FloatingPointError(
+                f"The gradient overflows in precision 'fp16': the last {row} steps were skipped and nothing was learned in them. Choose precision 'bf16' or 'fp32', "
+                "or lower the learning rate and the weights of the losses."
             )
 
     def _measure(self, parts: torch.Tensor, spl: torch.Tensor, drifts: list[torch.Tensor], norm: torch.Tensor) -> list[float]:

@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-SHARED = ROOT.parent / "shared"  # photos for tests; what needs them skips without
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".kindred" / "host" / "0.30.0").resolve()
 BASE = Path(os.environ.get("KINDRED_TEST_BASE") or tempfile.gettempdir()) / f"kindred-tests-{os.getpid()}"
 PACK_NAME = "ComfyUI-Kindred"
@@ -53,7 +52,8 @@ def start_host() -> None:
     sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != ROOT]
     sys.path.insert(0, str(COMFYUI))
     os.chdir(COMFYUI)
-    arguments, sys.argv = sys.argv, ["main.py", "--cpu", "--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
+    device = os.environ.get("KINDRED_TEST_ARGUMENTS", "--cpu").split()  # a bench for a graphics card sets others
+    arguments, sys.argv = sys.argv, ["main.py", *device, "--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
     try:
         importlib.import_module("comfy.options").enable_args_parsing()
         importlib.import_module("comfy.cli_args")
