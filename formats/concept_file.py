@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from . import exclusive, layouts, low_rank, manifest, names, published, safefile, switch, token_file
+from . import exclusive, foreign, layouts, low_rank, manifest, names, published, safefile, switch, token_file
 from .metadata import clean
 from .token import LearnedToken
 
@@ -191,8 +191,8 @@ def load(
     ValueError with the file's name when something is missing or damaged, or when an embedding is of another training than the LoRA.
     """
     if path.is_dir():
-        state, tokens = published.load(path, widths)
-        return convert(state, {}) if convert else state, tokens
+        state, tokens, metadata = published.load(path, widths)
+        return convert(state, metadata) if convert else state, tokens
     while True:
         lora, metadata = safefile.read(path)
         try:
@@ -205,7 +205,8 @@ def load(
             if manifest.metadata_of(path).get(manifest.KEY) != metadata.get(manifest.KEY):
                 continue  # it was saved again while we read it
             raise
-        return convert(lora, metadata) if convert else lora, tokens
+        lora, metadata, bundled = foreign.complete(path, lora, metadata, widths)
+        return convert(lora, metadata) if convert else lora, [*tokens, *bundled]
 
 
 def _token(path: Path, entry: manifest.Entry, widths: dict[str, int], find_embedding: Callable[[str], Path | None]) -> LearnedToken:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import unicodedata
@@ -9,12 +10,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
 ENDINGS = (".safetensors", ".pt", ".bin", ".ckpt", ".pth", ".sft")  # `embedding:bear` means `bear` with the first of these that there is
 LOCK_FILE = ".kindred.lock"
 
 
 @contextmanager
-def locked(*folders: Path, wait: float = 60.0) -> Iterator[bool]:
+def locked(*folders: Path, wait: float = 300.0) -> Iterator[bool]:
     """Hold the folders against other processes that call this, and yield whether all of them are held.
 
     The system drops the locks when the process ends, also after a kill, so nothing can stay reserved. False where the file system
@@ -84,10 +87,14 @@ def _hold(folder: Path, deadline: float) -> int | None:
         handle = None
         try:
             handle = os.open(path, flags, 0o666)
+            waited = False
             while not _lock(handle):
                 if time.monotonic() >= deadline:
                     os.close(handle)
                     return None
+                if not waited and deadline - time.monotonic() > 1:
+                    log.info("Kindred: waiting for another process that is saving a concept.")
+                waited = True
                 time.sleep(0.02)
             return handle
         except OSError:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from . import text_file
 from .token_file import OWNER
 
 KEY = "kindred.tokens"  # in the LoRA's metadata; JSON: a list of entries, in the order of the concepts
@@ -48,7 +49,7 @@ def dump(entries: list[Entry]) -> str:
 def parse(metadata: Mapping[str, str]) -> list[Entry]:
     """The entries in a LoRA's metadata, none where it is not a concept's. ValueError with the reason when they are damaged."""
     try:
-        entries = json.loads(metadata.get(KEY, "[]"))
+        entries = text_file.parse_json(metadata.get(KEY, "[]"))
         if not isinstance(entries, list):
             raise ValueError("not a list")
         return [Entry(*(str(entry[key]) for key in ("token", "class_word", "file")), tuple(map(str, entry.get("vectors", ())))) for entry in entries]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import struct
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +19,8 @@ _TYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
+
+MAX_HEADER = 16 * 2**20  # bytes; a large checkpoint has one of 0.3 MB, the metadata of long trainings one or two MB
 
 
 def write(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> Path:
@@ -66,14 +69,30 @@ def sync_folder(folder: Path) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors (on the CPU) and the metadata of a safetensors file. ValueError with the path and the reason when it is damaged."""
+    """The tensors (on the CPU) and the metadata of a safetensors file. ValueError with the path and the reason when it is damaged.
+
+    What it unpacks to is no larger than the file: the library refuses data that overlap. The header is limited here.
+    """
     try:
+        check_header(path)
         with safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (no mapping)
     except FileNotFoundError:
         raise ValueError(f"There is no file {str(path)!r}.") from None
+    except RecursionError:
+        raise ValueError(f"{str(path)!r} cannot be read as safetensors (its header nests too deep). Save or copy the file again.") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as safetensors ({error}). Save or copy the file again.") from error
+
+
+def check_header(path: Path) -> None:
+    """ValueError for a header that is longer than any honest one; the library itself would take 100 MB of it. OSError from the disk."""
+    if not path.is_file():
+        raise FileNotFoundError(2, "No such file", str(path)) if not path.exists() else ValueError("it is not an ordinary file")
+    with path.open("rb") as file:
+        start = file.read(8)
+    if len(start) == 8 and (length := struct.unpack("<Q", start)[0]) > MAX_HEADER:
+        raise ValueError(f"its header claims {length / 2**20:.0f} MB")
 
 
 def _serialize(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None, file: BinaryIO) -> None:

@@ -26,7 +26,8 @@ def folders(root: Path) -> list[str]:
         entry = _entry(place, known.get(place))
         if entry is None:
             continue
-        changed, holds_files, below = now[place] = entry
+        now[place] = entry
+        _, holds_files, below = entry
         if holds_files and name:
             found.append(name)
         waiting += [(f"{name}/{child}" if name else child, os.path.join(place, child)) for child in below]  # noqa: PTH118 (called 100,000 times)

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import comfy.lora
 import comfy.lora_convert
 import torch
+from comfy.quant_ops import QuantizedTensor
 from comfy.weight_adapter import BOFTAdapter, GLoRAAdapter, LoHaAdapter, LoKrAdapter, LoRAAdapter, OFTAdapter
 from comfy.weight_adapter.base import weight_decompose
 
-from .patcher import DIFFUSION, patched
+from .patcher import DIFFUSION, patched, pristine
 
 log = logging.getLogger(__name__)
 
@@ -40,18 +41,29 @@ _UNKNOWN = {
 
 
 class Applied(NamedTuple):
-    """notes: one sentence for each thing that the file holds and that was left out or had to be understood."""
+    """What an adapter made of a model and its CLIP.
+
+    notes          one sentence for each thing that the file holds and that was left out, or that it leaves open
+    layers, texts  how many weights of the model and of the text encoders were changed
+    """
 
     model: object
     clip: object
     notes: list[str]
+    layers: int = 0
+    texts: int = 0
+
+    def report(self) -> list[str]:
+        """Lines for the node; the notes go to the log, too."""
+        for note in self.notes:
+            log.warning("Kindred: %s", note)
+        return [f"Changed: {self.layers} weights of the model, {self.texts} of the text encoder", *self.notes]
 
 
 def apply_lora(model, clip, state: dict[str, torch.Tensor], strength: float = 1.0):
     """(model, clip) of `load_lora`, its notes in the log as warnings."""
     applied = load_lora(model, clip, state, strength)
-    for note in applied.notes:
-        log.warning("Kindred: %s", note)
+    applied.report()
     return applied.model, applied.clip
 
 
@@ -94,7 +106,8 @@ def load_lora(model, clip, state: dict[str, torch.Tensor], strength: float = 1.0
     if clip is not None:
         clip = clip.clone()
         clip.add_patches(fitting, strength)
-    return Applied(tuned, clip, notes)
+    layers = sum(key.startswith(DIFFUSION) for key in (key if isinstance(key, str) else key[0] for key in fitting))
+    return Applied(tuned, clip, notes, layers, len(fitting) - layers)
 
 
 def _layer(key: str, known) -> str | None:
@@ -147,6 +160,11 @@ def _measured(patch, key, patcher):
     if magnitude is None or not _measures_without():
         return patch
     name, part = (key, None) if isinstance(key, str) else (key[0], key[1] if len(key) > 1 else None)
+    stored = pristine(patcher, name)
+    if not isinstance(stored, QuantizedTensor) and not stored.is_floating_point():
+        raise ValueError(
+            "This adapter is a DoRA, which is measured by the model's own weights, and those are quantised by another pack. Load the model unquantised."
+        )
     weight = patched(patcher, name, [], patcher.load_device)
     weight = weight if part is None else weight.narrow(*part)
     if magnitude.shape[0] != weight.shape[0]:

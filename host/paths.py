@@ -52,7 +52,8 @@ def saved_concepts() -> list[str]:
         log.warning("Kindred: the LoRA folders cannot be listed, so Load Concept offers none: %s", error)
         return []
     saved = {file.stem for file in files if file.parent.name == SUBFOLDER and file.suffix == ".safetensors"}
-    return sorted(saved | {f"{file.parent.as_posix()}/" for file in files if file.name in published.WEIGHTS and file.parent.name})
+    folders = {published.folder_of(file) for file in files if published.is_weights(file.name)}
+    return sorted(saved | {f"{folder.as_posix()}/" for folder in folders if folder.name and folder.as_posix() != SUBFOLDER})
 
 
 def find_concept(name: str) -> Path:

@@ -22,6 +22,7 @@ import folder_paths
 
 from ..formats import picture_file
 from ..formats.curves import finite
+from ..formats.workflow import runs_before, workflow_id
 from . import page
 from .watched import DONE, FAILED, STOPPED, WatchedRun
 
@@ -39,8 +40,8 @@ class TrainingProgress:
     INTERVAL = 0.1
 
     def __init__(self, node_id: str | None, steps: int, tokens: list[str] = (), extra_pnginfo: dict | None = None):
-        workflow = ((extra_pnginfo or {}).get("workflow") or {}).get("id")
-        self.run = WatchedRun(workflow, node_id, getattr(page.server(), "last_prompt_id", None), steps, list(tokens))
+        workflow, before = workflow_id(extra_pnginfo), runs_before(extra_pnginfo)
+        self.run = WatchedRun(workflow, node_id, getattr(page.server(), "last_prompt_id", None), steps, list(tokens), before=before)
         self.bar = comfy.utils.ProgressBar(steps, node_id)
         self._sent = 0.0
         self._told: list[str] = []  # what stays on the node until the end, the newest first
@@ -51,7 +52,7 @@ class TrainingProgress:
 
     def __exit__(self, kind, error, _trace) -> None:
         if kind is None:
-            self.run.end(DONE, " ".join(self._told))
+            self.run.end(DONE, " ".join(self._told) or self.run.hint)
         elif issubclass(kind, comfy.model_management.InterruptProcessingException):
             self.run.end(STOPPED, " ".join(self._told))
         else:
@@ -67,6 +68,12 @@ class TrainingProgress:
         self._told.insert(0, sentence)
         self._note(" ".join(self._told))
 
+    def hint(self, sentence: str) -> None:
+        """What looks like a slip: into the log, and onto the node for as long as nothing else is said."""
+        log.warning("Kindred: %s", sentence)
+        self.run.hint = f"{self.run.hint} {sentence}".strip()
+        self._note(self.run.hint)
+
     def restored(self, steps: list) -> None:
         """The measures of the steps before, of a run that goes on."""
         self.run.restore(steps)
@@ -76,7 +83,7 @@ class TrainingProgress:
         """Report one step: a dataclass with `step`, `loss` and whatever else; all its fields travel with the event."""
         now = time.monotonic()
         self.run.add(measured)
-        self.run.note = " ".join(self._told)
+        self.run.note = " ".join(self._told) or self.run.hint
         self.bar.update_absolute(measured.step)
         if now - self._sent < self.INTERVAL and measured.step != self.run.steps:
             return

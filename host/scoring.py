@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import comfy.model_management
 import folder_paths
 import torch
 
+from ..formats import text_file
 from . import listing
 
 FOLDER = "evaluation"
@@ -44,6 +44,6 @@ def make_room(gigabytes: float = 4.0) -> None:
 
 def _type(config: Path) -> str:
     try:
-        return json.loads(config.read_text("utf-8")).get("model_type", "")
+        return text_file.parse_json(text_file.read(config, 2**20, "a model's configuration")).get("model_type", "")
     except (OSError, ValueError, AttributeError):
         return ""

@@ -130,7 +130,7 @@ class KindredLoad(io.ComfyNode):
                 io.Combo.Input(
                     "name",
                     options=paths.saved_concepts(),
-                    tooltip="A concept written by Save Concept, or (ending in /) a folder under models/loras that Custom Diffusion or ClassDiffusion's authors' code left. Press R to refresh the list.",
+                    tooltip="A concept written by Save Concept or a LoRA file put beside those; or (ending in /) a folder under models/loras that diffusers, PEFT, Custom Diffusion or ClassDiffusion's authors' code left. Press R to refresh the list.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -159,11 +159,14 @@ class KindredLoad(io.ComfyNode):
         from ..formats import concept_file
         from ..host import paths, text
         from ..host.layer_names import convert_for
-        from ..host.lora import apply_lora
+        from ..host.lora import load_lora
 
         lora, tokens = concept_file.load(paths.find_concept(name), text.embedding_widths(clip), paths.find_embedding, convert_for(model))
-        tuned, tuned_clip = apply_lora(model, clip, lora, strength)
-        return io.NodeOutput(tuned, text.carry_tokens(tuned_clip, tokens) if tokens else tuned_clip, tokens)
+        loaded = load_lora(model, clip, lora, strength)
+        tuned_clip = text.carry_tokens(loaded.clip, tokens) if tokens else loaded.clip
+        return io.NodeOutput(
+            loaded.model, tuned_clip, tokens, ui=ui.PreviewText("\n".join([*loaded.report(), *(note for token in tokens for note in token.notes)]))
+        )
 
 
 NODES = [KindredSave, KindredLoad]

@@ -130,12 +130,13 @@ load("host.drawing").DrawingProgress("1", 1, 1, 1).batch(1)
 load("host.prompt").show("1", "something")
 import server
 assert not hasattr(server.PromptServer, "instance")
-nodes.NODE_CLASS_MAPPINGS.clear()
+for node in [node for node in nodes.NODE_CLASS_MAPPINGS if node.startswith("Kindred")]:
+    del nodes.NODE_CLASS_MAPPINGS[node]
 if os.geteuid() == 0:
     os.seteuid(int(nobody))
 assert not os.access(copy, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 assert asyncio.run(nodes.load_custom_node(copy))
-print("nodes:", len(nodes.NODE_CLASS_MAPPINGS))
+print("nodes:", sum(node.startswith("Kindred") for node in nodes.NODE_CLASS_MAPPINGS))
 """
 
 

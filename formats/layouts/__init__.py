@@ -16,12 +16,14 @@ import torch
 
 from . import custom_diffusion, kohya, peft, reading
 from .names import LayerNames, Loaded, split
+from .peft_config import KEY as ADAPTER_METADATA
+from .reading import is_wrapped
 
 LAYOUTS = ("comfyui", "kohya", "diffusers")  # those that an artist may choose to write
 State = dict[str, torch.Tensor]
 BaseWeight = Callable[[str], torch.Tensor]
 
-__all__ = ["LAYOUTS", "BaseWeight", "LayerNames", "Loaded", "State", "from_core", "to_core"]
+__all__ = ["ADAPTER_METADATA", "LAYOUTS", "BaseWeight", "LayerNames", "Loaded", "State", "from_core", "is_wrapped", "to_core"]
 
 
 def from_core(state: Mapping[str, torch.Tensor], layout: str, names: LayerNames | None, base: BaseWeight | None = None) -> tuple[str, State, dict[str, str]]:

@@ -61,6 +61,15 @@ class LayerNames:
             )
         return found[0] if found else None
 
+    def piece(self, name: str) -> str | None:
+        """diffusers' full name of a layer that is only some rows of one of core's (q of qkv), with or without the part of the pipeline in `name`."""
+        return self._pieces.get(name)
+
+    @cached_property
+    def _pieces(self) -> dict[str, str]:
+        full = [name for rows in self.split.values() for name, _, _ in rows]
+        return {form: name for name in full for form in (name, name.partition(".")[2])}
+
     @cached_property
     def _known(self) -> dict[str, list[str]]:
         """Every name of a layer -> the layers that go by it."""

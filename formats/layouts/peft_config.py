@@ -6,11 +6,12 @@ part of the pipeline in front of each key (`unet.r`).
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from .. import text_file
 
 KEY = "lora_adapter_metadata"
 _DEFAULTS = {"LORA": ("lora_alpha", 8.0), "LOHA": ("alpha", 8.0), "LOKR": ("alpha", 8.0)}  # PEFT's, where the configuration leaves alpha out
@@ -46,7 +47,7 @@ class Settings:
 def read(metadata: Mapping[str, str]) -> dict[str, Settings]:
     """Component -> its settings, "" for a configuration that names none. ValueError where the file cannot be read, or asks for more than we do."""
     try:
-        found = json.loads(metadata.get(KEY, "{}"))
+        found = text_file.parse_json(metadata.get(KEY, "{}"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"The adapter's configuration is not readable ({type(error).__name__}). Export the adapter again.") from error
     if not isinstance(found, dict):

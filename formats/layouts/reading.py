@@ -51,10 +51,10 @@ def to_core(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str], name
         plain = _WRAPPER.sub(r"\1", name).replace(".processor.", ".")
         component = match[1] if (match := _COMPONENT.match(plain)) else ""
         own = settings.get(component, settings.get(""))
-        layer = names.find(plain)
+        layer = names.find(plain) or names.piece(plain)  # core's table has the pieces, too, under diffusers' names
         if layer is None and plain != name:  # PEFT around a network that is built like the host's
             layer = next((found for found in (f"diffusion_model.{plain}", f"diffusion_model.{plain.partition('.')[2]}") if found in names.shapes), None)
-        if own is None and _WRAPPER.match(name) and "alpha" not in parts and _MISSING not in notes:
+        if own is None and _WRAPPER.search(name) and "alpha" not in parts and _MISSING not in notes:
             notes.append(_MISSING)
         tensors = {part: value for part, (_, value) in parts.items()}
         if own is not None and "alpha" not in tensors:
@@ -73,7 +73,7 @@ def to_core(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str], name
 
 def is_wrapped(keys) -> bool:
     """Are these keys of PEFT's own file, whose configuration lies beside it?"""
-    return any(_WRAPPER.match(key) for key in keys)
+    return any(_WRAPPER.search(key) for key in keys)
 
 
 def _split(key: str) -> tuple[str, str]:

@@ -37,7 +37,6 @@ REFUSED = {
     "OFT, rescaled": ("DiagOFTModule", {"rescaled": True}, "rescaled OFT"),
     "BOFT, rescaled": ("ButterflyOFTModule", {"rescaled": True, "lora_dim": 16}, "rescaled OFT"),
     "T-LoRA": ("TLoraModule", {}, "T-LoRA"),
-    "GLoRA, tucker": ("GLoRAModule", {"use_tucker": True}, "GLoRA with a middle factor"),
 }
 
 

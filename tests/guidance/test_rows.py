@@ -110,13 +110,15 @@ def test_families_are_exact_whatever_memory_is_free(family, layers, forwards):
     options = {"steps": 2, "cfg": 3.0, "scheduler": "simple", "latent": networks.latent(name, patcher)}
     positive, negative = networks.prompts(name)
     truth = g.sample(g.brute_force(tuned, patcher, OMEGA), positive, negative, **options)
-    assert g.error(g.sample(tuned, positive, negative, **options), truth) > 1e-3, "CFG gives the same, so nothing is shown"
+    plain = g.sample(tuned, positive, negative, **options)
+    assert g.error(plain, truth) > 1e-3, "CFG gives the same, so nothing is shown"
+    rounding = g.error(g.sample(g.little_memory(tuned), positive, negative, **options), plain)  # of the host itself: 2e-5 for SVD, whose sigma begins at 700
     ours = g.personalize(tuned, patcher, OMEGA)
     del forwards[:]
-    assert g.error(g.sample(ours, positive, negative, **options), truth) < 1e-5
+    assert g.error(g.sample(ours, positive, negative, **options), truth) < max(1e-5, rounding)
     batched = known and (layers == "declared" or not pattern)
     assert forwards == ([4] * 2 if batched else [2] * 4)
-    assert g.error(g.sample(g.little_memory(ours), positive, negative, **options), truth) < 1e-5
+    assert g.error(g.sample(g.little_memory(ours), positive, negative, **options), truth) < max(1e-5, rounding)
 
 
 def picture(model, name, patcher, rows=2):
