@@ -51,10 +51,12 @@ def write(path: Path, step: int, identity: dict[str, str], state: dict) -> Path:
 def head(path: Path) -> Head:
     """The header of a state, without reading its tensors. ValueError where it cannot be one."""
     try:
+        safefile.check_header(path)
         with safe_open(path, framework="pt", device="cpu") as file:
-            return _head(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"The file is damaged ({error}).") from error
+    return _head(metadata)
 
 
 def read(path: Path) -> tuple[Head, dict]:
