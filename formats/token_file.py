@@ -129,7 +129,7 @@ def find(name: str, folders: list[str] | str | None) -> Path:
     for root in roots:
         for place in (root, *sorted(str(p) for p in Path(root).rglob("*") if p.is_dir())):
             for candidate in (Path(place, name + ending) for ending in ("", *EXTENSIONS)):
-                if candidate.is_file():
+                if os.path.isfile(candidate):  # noqa: PTH113 (Path's own raises OSError for a name that is too long)
                     if not any(candidate.resolve().is_relative_to(Path(r).resolve()) for r in roots):
                         raise ValueError(f"The embedding {name!r} is a link that leaves the embeddings folder. Put the file itself there.")
                     return candidate

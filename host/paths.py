@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import folder_paths
@@ -63,7 +64,7 @@ def find_concept(name: str) -> Path:
     check_file_name(name, "concept's name")
     for folder in folder_paths.get_folder_paths("loras"):
         path = Path(folder) / SUBFOLDER / f"{name}.safetensors"
-        if path.is_file():
+        if os.path.isfile(path):  # noqa: PTH113 (see photo_folder)
             return path
     raise ValueError(f"There is no saved concept {name!r} in {lora_folder()}. Save one with Save Concept, then refresh the list (key R).")
 
@@ -80,7 +81,7 @@ def find_embedding(name: str) -> Path | None:
     """The embedding file of that file name, in any of the host's folders for embeddings."""
     for folder in folder_paths.get_folder_paths("embeddings"):
         path = Path(folder) / name
-        if path.is_file():
+        if os.path.isfile(path):  # noqa: PTH113 (see photo_folder)
             return path
     return None
 
@@ -93,10 +94,13 @@ def photo_folders() -> list[str]:
 def photo_folder(name: str) -> Path:
     """The folder `name` inside the host's input folder. ValueError when it would lie outside or is not there."""
     root = Path(folder_paths.get_input_directory()).resolve()
-    place = (root / name).resolve() if "\0" not in name else root
+    try:
+        place = (root / name).resolve()
+    except (OSError, ValueError):  # no name that a file can have
+        place = root
     if place == root or not place.is_relative_to(root):
         raise ValueError(f"The folder {name!r} is not inside ComfyUI's input folder. Put the photos into a folder there and choose it.")
-    if not place.is_dir():
+    if not os.path.isdir(place):  # noqa: PTH112 (Path's own raises OSError for a name that is too long)
         raise ValueError(
             f"There is no folder {name!r} in ComfyUI's input folder ({root}). Make it, put three to six photos in, and press R to refresh the list."
         )

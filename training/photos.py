@@ -62,8 +62,8 @@ def look(folder: Path) -> PhotoFolder:
     NAME-masklabel.png, NAME_mask.png, NAME-mask.png and NAME.mask.png are the mask of the photo NAME where there is one.
     ValueError when there is no photo: it names what lies there instead.
     """
-    if not folder.is_dir():
-        raise ValueError(f"There is no folder {str(folder)!r}.")
+    if not os.path.isdir(folder):  # noqa: PTH112 (Path's own raises for a name that is too long)
+        raise ValueError(f"There is no folder {str(folder)[:300]!r}.")
     try:
         files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name.lower() not in _SYSTEM_FILES and path.is_file())
     except OSError as error:

@@ -52,12 +52,22 @@ def test_files_of_torch_in_both_formats_are_read(tmp_path):
         assert pack("formats.pickled").read(tmp_path / "a.pt", 2**20, "an embedding")["<v1>"][0, 5] == 5
 
 
+def test_half_a_character_in_a_name_is_refused(tmp_path):
+    """Found by the fuzzer: an embedding's name in a LoRA's metadata, and a name that a node is given."""
+    names = pack("formats.names")
+    for check in (names.check_file_name, names.safe_name):
+        with pytest.raises(ValueError, match=r"contains '\\ud800'"):
+            check("to\ud800ken.safetensors")
+    assert names.file_name("<v\ud800>") == "v"
+
+
 DEEP = "[" * 100_000
 
 
 @pytest.mark.parametrize(
     "text", [f"checkpoint = {DEEP}", "name = 5\ncheckpoint = 'a'\n[[concept]]", "concept = 5\ncheckpoint = 'a'", "checkpoint = 'a'\nconcept = [5]", "train = 'x'",
-             "checkpoint = 'a'\n[[concept]]\nphotos = 'a\\u0000'\ntoken = '<v1>'\nclass_word = 'dog'", "a = " + "9" * 5000, "# " + "x" * 70_000, "a = '\\u0000'", "a." * 30_000 + "a = 1", "\xff"],
+             "checkpoint = 'a'\n[[concept]]\nphotos = 'a\\u0000'\ntoken = '<v1>'\nclass_word = 'dog'", "a = " + "9" * 5000, "# " + "x" * 70_000, "a = '\\u0000'", "a." * 30_000 + "a = 1",
+             f"checkpoint = 'a'\n[[concept]]\nphotos = '{'p' * 5000}'\ntoken = '<v1>'\nclass_word = 'dog'", "\xff"],
     ids=lambda text: repr(text[:20]),
 )  # fmt: skip
 def test_every_problem_of_a_recipe_names_the_file(tmp_path, text):
