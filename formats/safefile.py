@@ -73,26 +73,38 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
     What it unpacks to is no larger than the file: the library refuses data that overlap. The header is limited here.
     """
-    try:
+    while True:
         check_header(path)
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (no mapping)
-    except FileNotFoundError:
-        raise ValueError(f"There is no file {str(path)!r}.") from None
-    except RecursionError:
-        raise ValueError(f"{str(path)!r} cannot be read as safetensors (its header nests too deep). Save or copy the file again.") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read as safetensors ({error}). Save or copy the file again.") from error
+        try:
+            about = _about(path)
+            with safe_open(path, framework="pt", device="cpu") as file:
+                content = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (no mapping)
+            if _about(path) == about:
+                return content
+            # Another process replaced the file. The library opens it twice, so the header may be of one file and the tensors of the other.
+        except RecursionError:
+            raise ValueError(f"{str(path)!r} cannot be read as safetensors (its header nests too deep). Save or copy the file again.") from None
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ValueError(f"{str(path)!r} cannot be read as safetensors ({error}). Save or copy the file again.") from error
+
+
+def _about(path: Path) -> tuple[int, ...]:
+    """What differs between two files that had this name one after the other."""
+    about = path.stat()
+    return about.st_dev, about.st_ino, about.st_mtime_ns, about.st_ctime_ns, about.st_size
 
 
 def check_header(path: Path) -> None:
-    """ValueError for a header that is longer than any honest one; the library itself would take 100 MB of it. OSError from the disk."""
+    """ValueError with the path where there is no file, or its header is longer than any honest one; the library itself would take 100 MB of it."""
     if not path.is_file():
-        raise FileNotFoundError(2, "No such file", str(path)) if not path.exists() else ValueError("it is not an ordinary file")
-    with path.open("rb") as file:
-        start = file.read(8)
+        raise ValueError(f"There is no file {str(path)!r}." if not path.exists() else f"{str(path)!r} is not an ordinary file.")
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} cannot be read as safetensors ({error}). Save or copy the file again.") from error
     if len(start) == 8 and (length := struct.unpack("<Q", start)[0]) > MAX_HEADER:
-        raise ValueError(f"its header claims {length / 2**20:.0f} MB")
+        raise ValueError(f"{str(path)!r} cannot be read as safetensors (its header claims {length / 2**20:.0f} MB). Save or copy the file again.")
 
 
 def _serialize(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None, file: BinaryIO) -> None:

@@ -141,6 +141,7 @@ def _read(path: Path) -> tuple[object, dict[str, str]]:
     if pickled.is_safetensors(path):
         from safetensors import SafetensorError, safe_open
 
+        safefile.check_header(path)
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
                 keys = list(file.keys())

@@ -45,7 +45,8 @@ _TABLES = {"checkpoint", "name", "train", "concept", "preview", "save"}
 _CONCEPT = {**dict.fromkeys(("photos", "prior_images", "token", "class_word", "instance_prompt", "class_prompt", "initializer"), str), "repeats": int}
 _PREVIEW = {"every": int, "prompt": str, "omega": float, "cfg": float}
 _SAVE = {"every", "dtype", "overwrite"}
-LARGEST = 2**16  # bytes of a recipe; the parser's time grows with the square of what it is given
+LARGEST = 2**16  # bytes of a recipe
+MOST_DOTS = 200  # in a line; the parser's time grows with the square of the parts of a key (a.b.c = 1)
 DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -102,6 +103,8 @@ def read(path: Path) -> Recipe:
         text = text_file.read(path, LARGEST, "a recipe")
     except OSError as error:
         raise ValueError(f"{path.name!r} cannot be read: {error.strerror}. It was looked for here: {path}") from error
+    if deep := next((number for number, line in enumerate(text.split("\n"), 1) if line.count(".") > MOST_DOTS), None):
+        raise ValueError(f"{path.name!r} is not a recipe: line {deep} has more than {MOST_DOTS} dots.")
     try:
         content = tomllib.loads(text)
     except RecursionError:

@@ -57,7 +57,7 @@ DEEP = "[" * 100_000
 
 @pytest.mark.parametrize(
     "text", [f"checkpoint = {DEEP}", "name = 5\ncheckpoint = 'a'\n[[concept]]", "concept = 5\ncheckpoint = 'a'", "checkpoint = 'a'\nconcept = [5]", "train = 'x'",
-             "checkpoint = 'a'\n[[concept]]\nphotos = 'a\\u0000'\ntoken = '<v1>'\nclass_word = 'dog'", "a = " + "9" * 5000, "# " + "x" * 70_000, "a = '\\u0000'", "\xff"],
+             "checkpoint = 'a'\n[[concept]]\nphotos = 'a\\u0000'\ntoken = '<v1>'\nclass_word = 'dog'", "a = " + "9" * 5000, "# " + "x" * 70_000, "a = '\\u0000'", "a." * 30_000 + "a = 1", "\xff"],
     ids=lambda text: repr(text[:20]),
 )  # fmt: skip
 def test_every_problem_of_a_recipe_names_the_file(tmp_path, text):

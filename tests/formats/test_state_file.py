@@ -110,6 +110,7 @@ def forged(data: bytes) -> bytes:
     return header(data, lambda content: {**content, "__metadata__": {**about, "checksum": states._checksum(load(data), about)}})
 
 
+@pytest.mark.slow
 def test_ten_thousand_mutations(tmp_path, caplog):
     """Case 51. Each gives the bits of the newest state, those of the one before, or a refusal in a sentence; never another exception."""
     states, resume = pack("formats.state_file"), pack("training.resume")
