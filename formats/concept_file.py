@@ -228,7 +228,7 @@ def _token(path: Path, entry: manifest.Entry, widths: dict[str, int], find_embed
         if entry.fits(found.vectors):
             if file == entry.part:
                 _settle(path.parent, place.parent)
-            return LearnedToken(entry.token, entry.class_word, found.vectors, found.metadata)
+            return LearnedToken(entry.token, entry.class_word, found.vectors, found.metadata, found.notes)
         problem = (
             f"The embedding {entry.file!r} is not the one that the concept {path.stem!r} was saved with: one of the two was replaced by another training. "
             "Save the concept again, or put the embedding of the same training back."

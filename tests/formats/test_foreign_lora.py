@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 from kindred_testing import diffusers_twin, guidance_families, pack, text_models
-from kindred_testing.loras import patched_weights
+from kindred_testing.loras import assert_same_patches, patched_weights
 from safetensors.torch import load_file, save_file
 
 peft = pytest.importorskip("peft")
@@ -151,7 +151,12 @@ def test_peft_itself_saves_what_loads(model, clip, pipe, folder):
     wrapped.save_pretrained(folder.parent / "alone")
     tuned, tuned_clip, _ = load(model, clip, "alone/")
     diffusers_twin.assert_same_pictures(tuned, tuned_clip, pipe)
-    # The file alone does not say its strength.
+    # Beside the concepts, with its configuration: the same. The file alone does not say its strength.
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        (folder / file).write_bytes((folder.parent / "alone" / file).read_bytes())
+    beside = load(model, clip, "adapter_model")
+    assert_same_patches(beside[0], tuned)
+    assert beside[2] == f"Changed: {sum('.lora_A.' in name for name in dict(wrapped.named_parameters()))} weights of the model, 0 of the text encoder"
     (folder / "alone.safetensors").write_bytes((folder.parent / "alone" / "adapter_model.safetensors").read_bytes())
     assert "adapter_config.json" in load(model, clip, "alone")[2]
 
