@@ -96,7 +96,7 @@ def photo_folder(name: str) -> Path:
     root = Path(folder_paths.get_input_directory()).resolve()
     try:
         place = (root / name).resolve()
-    except (OSError, ValueError):  # no name that a file can have
+    except (OSError, ValueError, RuntimeError):  # no name that a file can have, or a link to itself
         place = root
     if place == root or not place.is_relative_to(root):
         raise ValueError(f"The folder {name!r} is not inside ComfyUI's input folder. Put the photos into a folder there and choose it.")
