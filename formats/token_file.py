@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 EXTENSIONS = (".safetensors", ".pt", ".bin")
 MAX_PICKLE = 256 * 2**20  # bytes; an embedding has kilobytes, and a pickle is read whole before it can be judged
+MAX_NUMBERS = 2**24  # of one embedding; a tensor that claims more came from a few bytes
 _META = "kindred."
 OWNER = "kindred.concept"  # in the metadata: the saved concept that the file is a part of
 _ENCODER_NAMES = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g", "t5": "t5xxl"}
@@ -232,7 +233,7 @@ def _check_vectors(value: torch.Tensor, where: str) -> None:
 
 
 def _tensors(mapping: Mapping) -> dict[str, torch.Tensor]:
-    return {str(key): value.detach() for key, value in mapping.items() if torch.is_tensor(value) and value.numel() <= MAX_PICKLE}
+    return {str(key): value.detach() for key, value in mapping.items() if torch.is_tensor(value) and value.numel() <= MAX_NUMBERS}
 
 
 def _is_encoder(key: str) -> bool:
