@@ -26,11 +26,12 @@ class WeakModel:
 
     def __init__(self, tuned, base, schedule: Schedule):
         self.tuned, self.base, self.schedule = tuned, base, schedule
-        self.difference: Difference = compare(tuned, base)
-        self.separate = self.difference.separate and schedule.constant
-        self.second = host.interpolated_clone(base, tuned, list(self.difference.changes), schedule.omega) if self.separate else None
-        if not self.separate:
-            self._refuse_unreachable()
+        with host.without_injections(tuned), host.without_injections(base):  # an earlier run may have left them in
+            self.difference: Difference = compare(tuned, base)
+            self.separate = self.difference.separate and schedule.constant
+            self.second = host.interpolated_clone(base, tuned, list(self.difference.changes), schedule.omega) if self.separate else None
+            if not self.separate:
+                self._refuse_unreachable()
         self._tuned_patches, self._base_patches = host.weight_patches(tuned), host.weight_patches(base)
         self._multiplied: dict[str, tuple | None] = {}  # the terms of DoRA and OFT, once read
         self.told = False
@@ -47,18 +48,20 @@ class WeakModel:
         """
         placed: list[tuple[torch.nn.Module, object, Weakened]] = []
         try:
-            layers = []
-            for path, changes in self._by_layer(patcher).items():
-                layer = host.owner(patcher, path + ".weight")[0]
+            with host.without_injections(patcher):
+                built = [
+                    (path, layer := host.owner(patcher, path + ".weight")[0], self._forward(patcher, layer, changes, rows, moving))
+                    for path, changes in self._by_layer(patcher).items()
+                ]
+            for path, layer, forward in built:
                 if not host.has_own_forward(layer, _bare(layer.forward)):
                     raise RuntimeError(
                         "Another node replaced what a layer computes that the tuning changes, so Personalization Guidance cannot put the weak weight under it. "
                         f"Take that node out, or use plain CFG. The layer is {path!r}."
                     )
-                forward = self._forward(patcher, layer, changes, rows, moving)
                 placed.append((layer, layer.__dict__.get("forward"), forward))
                 layer.forward = forward
-                layers.append(forward)
+            layers = [forward for _, _, forward in built]
             yield layers
         finally:
             for layer, before, forward in reversed(placed):

@@ -117,6 +117,15 @@ def compute_dtype(patcher: ModelPatcher) -> torch.dtype:
     return patcher.model.get_dtype_inference()
 
 
+def without_injections(patcher: ModelPatcher):
+    """A context in which the modules that other packs inject are out of the model: they move the places, and so the paths, of the model's own.
+
+    The clone that was loaded last holds them, until another one is loaded; it need not be `patcher`.
+    """
+    loaded = [entry.model for entry in comfy.model_management.current_loaded_models if entry.model is not None]
+    return next((one for one in loaded if one.model is patcher.model and one.is_injected), patcher).use_ejected()
+
+
 def owner(patcher: ModelPatcher, key: str) -> tuple[torch.nn.Module, str]:
     """The layer that owns the weight `key`, and the parameter's name in it."""
     path, _, name = key.rpartition(".")

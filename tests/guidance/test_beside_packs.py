@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from kindred_testing import guidance_families as families
 from kindred_testing import guidance_models as g
 from kindred_testing import host_version, pack
 
@@ -248,6 +249,37 @@ def test_motion_modules_and_windows_in_both_orders(pair, order, kind):
     assert g.error(g.sample(ours, pair.positive, pair.negative, **options), truth) < 1e-5
     assert g.error(g.sample(windows()(animated(tuned)), pair.positive, pair.negative, **options), truth) > 1e-3
     assert g.error(g.sample(windows()(g.personalize(tuned, pair.base, OMEGA)), pair.positive, pair.negative, **options), truth) > 1e-3, "no motion"
+
+
+def animated_in_between(model):
+    """A motion module in the middle of each block, as before an upsampler: the places behind it move while the model is loaded."""
+    clone, motion = model.clone(), Motion()
+
+    def inject(patcher):
+        for block in patcher.model.diffusion_model.output_blocks:
+            block.insert(1, motion)
+
+    def eject(patcher):
+        for block in patcher.model.diffusion_model.output_blocks:
+            block.pop(1)
+
+    clone.set_injections("another pack", [g.comfy("comfy.patcher_extension").PatcherInjection(inject, eject)])
+    return clone
+
+
+def test_modules_between_the_layers_move_no_weight():
+    """Case 58. Convolutions behind an injected module are found, also while the model of an earlier run still has the modules in it."""
+    base = families.random_model("SD15", "narrow")
+    positive, negative = families.random_conditioning("SD15", 1), families.random_conditioning("SD15", 2)
+    tuned = g.with_lora(base, g.lora(base, convolutions=True), 0.8)
+    options = {"steps": 2, "batch": 2}
+    truth = g.sample(g.brute_force(animated_in_between(tuned), animated_in_between(base), OMEGA), positive, negative, **options)
+    for _ in range(2):
+        ours = g.personalize(animated_in_between(tuned), base, OMEGA)
+        assert g.error(g.sample(ours, positive, negative, **options), truth) < 1e-5
+        after = animated_in_between(g.personalize(tuned, base, OMEGA))
+        assert g.error(g.sample(after, positive, negative, **options), truth) < 1e-5
+    assert g.error(g.sample(animated_in_between(tuned), positive, negative, **options), truth) > 1e-3
 
 
 def test_modules_in_one_of_two_checkpoints_are_refused(pair):
