@@ -61,9 +61,9 @@ def excess(base, tuned, side: int, repeats: int) -> tuple[float, float]:
             for forward, x in calls:
                 plain = ours = float("inf")
                 for _ in range(repeats):  # in turn, so that a slow moment slows both
-                    rows.set((), 2)
+                    rows.one_side(False)
                     plain = min(plain, fastest(lambda forward=forward, x=x: forward(x), 1))
-                    rows.set(((1, 2),), 2)
+                    rows.both_sides(((1, 2),), 2)
                     ours = min(ours, fastest(lambda forward=forward, x=x: forward(x), 1))
                 added += ours - plain
     return step, added

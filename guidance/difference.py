@@ -44,6 +44,11 @@ def compare(tuned, base) -> Difference:
     """The difference of two patchers of one architecture. ValueError, one sentence, for a pair that does not fit."""
     _check_family(tuned, base)
     stored, separate = (set(), False) if host.share_module(tuned, base) else _stored_differences(tuned, base)
+    if stored and (packed := next((key for key in sorted(stored) if host.is_packed(tuned, key) or host.is_packed(base, key)), None)):
+        raise ValueError(
+            "`model` and `base_model` are two checkpoints, and at least one is stored in a packed form (a GGUF file) that only its own loader can read, so they cannot be interpolated. "
+            f"Load both from .safetensors files, or use one checkpoint and a LoRA. The first such weight is {packed!r}."
+        )
     if separate:
         return Difference({key: Change(key, None, ("checkpoint",)) for key in stored}, separate=True)
     tuned_patches, base_patches = host.weight_patches(tuned), host.weight_patches(base)
@@ -67,11 +72,17 @@ def compare(tuned, base) -> Difference:
     return Difference(changes)
 
 
-def patch_difference(key: str, shape, tuned: list[Patch], base: list[Patch]) -> tuple[Change | None, bool]:
-    """(the change that two lists of patches make to one weight, None where they agree; is the tuned list the stronger one?)"""
+def shared_patches(tuned: list[Patch], base: list[Patch]) -> int:
+    """How many patches both lists begin with."""
     shared = 0
     while shared < min(len(tuned), len(base)) and adapters.same_patch(tuned[shared], base[shared]):
         shared += 1
+    return shared
+
+
+def patch_difference(key: str, shape, tuned: list[Patch], base: list[Patch]) -> tuple[Change | None, bool]:
+    """(the change that two lists of patches make to one weight, None where they agree; is the tuned list the stronger one?)"""
+    shared = shared_patches(tuned, base)
     tuned, base = tuned[shared:], base[shared:]
     if not tuned and not base:
         return None, False

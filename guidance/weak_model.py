@@ -9,9 +9,10 @@ import torch
 
 from ..host import adapters
 from ..host import patcher as host
-from .difference import Change, Difference, compare, multiplied
-from .layers import Correction, Rows, SecondDelta, SecondWeight
+from .difference import Change, Difference, compare, multiplied, shared_patches
+from .layers import Correction, SecondDelta, SecondWeight, Weakened
 from .parts import factored
+from .rows import Rows
 from .schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,11 @@ class WeakModel:
             self._refuse_unreachable()
         self._tuned_patches, self._base_patches = host.weight_patches(tuned), host.weight_patches(base)
         self._multiplied: dict[str, tuple | None] = {}  # the terms of DoRA and OFT, once read
-        self._told = False
+        self.told = False
+
+    def paths(self) -> list[str]:
+        """The layers that differ, as paths in the host's network."""
+        return list(dict.fromkeys(key.removeprefix(host.DIFFUSION).rpartition(".")[0] for key in self.difference.changes))
 
     @contextmanager
     def installed(self, patcher, rows: Rows, moving: bool):
@@ -40,20 +45,21 @@ class WeakModel:
 
         `moving`: the tuned weights may change during the run (conditioning hooks). Afterwards the module is as before, whatever happened.
         """
-        placed: list[tuple[torch.nn.Module, object]] = []
+        placed: list[tuple[torch.nn.Module, object, Weakened]] = []
         try:
             layers = []
             for path, changes in self._by_layer(patcher).items():
                 layer = host.owner(patcher, path + ".weight")[0]
                 forward = self._forward(patcher, layer, changes, rows, moving)
-                placed.append((layer, layer.__dict__.get("forward")))
+                placed.append((layer, layer.__dict__.get("forward"), forward))
                 layer.forward = forward
                 layers.append(forward)
-            self._tell(layers, sum(layer.nbytes() for layer in layers))
             yield layers
         finally:
-            for layer, before in reversed(placed):
-                if before is None:
+            for layer, before, forward in reversed(placed):
+                if layer.__dict__.get("forward") is not forward:
+                    forward.retire()  # another pack put its own on top during the run, and will put ours back when it leaves
+                elif before is None:
                     del layer.forward
                 else:
                     layer.forward = before
@@ -83,7 +89,8 @@ class WeakModel:
                 added = sum(term.value.to(device, torch.float32) * factor for factor, term in bias.terms) if bias else None
                 tuned = self._patched(patcher, layer, f"{weight.key.rpartition('.')[0]}.bias", device) if weight else None
                 return Correction(rows, original, layer, parts, added, tuned)
-        delta = moving or not self.schedule.constant
+        packed = any(host.is_packed(patcher, change.key) for change in changes.values())  # only the difference is at hand then
+        delta = moving or not self.schedule.constant or packed
         values = {name: self._value(patcher, changes[name], delta, device) for name in changes}
         for name in {"weight", "bias"} - values.keys():
             values[name] = self._unchanged(patcher, layer, next(iter(changes.values())).key, name, delta, device)
@@ -91,7 +98,7 @@ class WeakModel:
         return (SecondDelta if delta else SecondWeight)(rows, original, layer, second)
 
     def _terms(self, change: Change, device, moving: bool):
-        """The change in terms, if it can be told so. What multiplies the weight is read from the tuned one, which must then stay as it is."""
+        """The change as factored terms, or None. DoRA and OFT terms are derived from the tuned weight, so they are invalid while hooks modify it."""
         if change.terms is not None or not change.own or moving:
             return change.terms
         if change.key not in self._multiplied:
@@ -101,9 +108,14 @@ class WeakModel:
         return self._multiplied[change.key]
 
     def _value(self, patcher, change: Change, delta: bool, device) -> torch.Tensor:
-        """W_w of one weight, or A where `delta`. Computed in float32, kept in the weight's own dtype."""
+        """W_w of one weight, or A where `delta`. Computed in float32, kept in the weight's own dtype. Raises ValueError for a packed weight that is needed."""
         key, omega = change.key, self.schedule.omega
         mine, theirs = self._tuned_patches.get(key, []), self._base_patches.get(key, [])
+        if delta and change.terms is not None:  # A does not depend on the weight
+            nothing, shared = torch.zeros(host.pristine(patcher, key).shape, dtype=torch.float32, device=device), shared_patches(mine, theirs)
+            value = host.patched(self.tuned, key, mine[shared:], device, start=nothing.clone())
+            value = value - host.patched(self.base, key, theirs[shared:], device, start=nothing)
+            return value.to(host.storage_dtype(patcher, key))
         tuned = host.patched(self.tuned, key, mine, device)
         base = _like(host.patched(self.base, key, theirs, device), tuned)
         if delta:
@@ -117,8 +129,10 @@ class WeakModel:
     def _unchanged(self, patcher, layer, key: str, name: str, delta: bool, device) -> torch.Tensor | None:
         """The parameter in which the two do not differ, for the weak rows' layer: as tuned, or zero where only the difference counts."""
         key = f"{key.rpartition('.')[0]}.{name}"
-        value = self._patched(patcher, layer, key, device)
-        return None if value is None else (torch.zeros_like(value) if delta else value).to(host.storage_dtype(patcher, key))
+        if layer._parameters.get(name) is None:
+            return None
+        value = torch.zeros(host.pristine(patcher, key).shape, device=device) if delta else self._patched(patcher, layer, key, device)
+        return value.to(host.storage_dtype(patcher, key))
 
     def _patched(self, patcher, layer, key: str, device) -> torch.Tensor | None:
         """A parameter of the layer with all patches that it has now, in float32; None where the layer has none of that name."""
@@ -127,7 +141,13 @@ class WeakModel:
         return host.patched(patcher, key, host.weight_patches(patcher).get(key, []), device)
 
     def _refuse_unreachable(self) -> None:
-        for key in self.difference.changes:
+        for key, change in self.difference.changes.items():
+            if change.terms is None and (host.is_packed(self.tuned, key) or host.is_packed(self.base, key)):
+                raise ValueError(
+                    f"The difference between `model` and `base_model` ({', '.join(change.kinds)}) needs the values of a weight that is stored in a packed form (a GGUF file), "
+                    "which only its own loader can read. Load the models from .safetensors files, or use a LoRA that is neither a DoRA nor an OFT. "
+                    f"The weight is {key!r}."
+                )
             layer, name = host.owner(self.tuned, key)
             if name not in ("weight", "bias") or not host.is_rowwise(layer):
                 raise ValueError(
@@ -135,19 +155,15 @@ class WeakModel:
                     "Save the tuned model as a checkpoint and load it with its own loader: two separate models work with any difference, at a constant omega."
                 )
 
-    def _tell(self, layers, size: int) -> None:
-        if not self._told:
-            self._told = True
-            log.info("%s", describe(self, layers, size))
-
-    def tell_separate(self, size: int) -> None:
-        if not self._told:
-            self._told = True
-            log.info("%s", describe(self, [], size))
+    def tell(self, layers, size: int, apart: str | None) -> None:
+        """Log once how the weak model is made and what it costs. `apart`: why each side has a forward of its own, if it has."""
+        if not self.told:
+            self.told = True
+            log.info("%s", describe(self, layers, size, apart))
 
 
-def describe(weak: WeakModel, layers, size: int) -> str:
-    """One line: the path that was chosen, and its price."""
+def describe(weak: WeakModel, layers, size: int, apart: str | None = None) -> str:
+    """One line: how the weak model is made, and its price."""
     schedule = weak.schedule
     omega = f"{schedule.omega:g}" if schedule.constant else f"{schedule.omega:g} to {schedule.omega_end:g}"
     megabytes = f"{size / 2**20:,.1f} MB"
@@ -159,12 +175,13 @@ def describe(weak: WeakModel, layers, size: int) -> str:
         f"{corrected} layers corrected by the adapter" if corrected else "",
         f"{len(layers) - corrected} with a second weight" if len(layers) > corrected else "",
     ]
-    return f"Personalization Guidance (omega {omega}) over {kinds}: {' and '.join(way for way in ways if way)}, in one batched forward a step; {megabytes} beside the model."
+    forwards = f"each side in a forward of its own, because {apart}" if apart else "in one batched forward a step"
+    return f"Personalization Guidance (omega {omega}) over {kinds}: {' and '.join(way for way in ways if way)}, {forwards}; {megabytes} beside the model."
 
 
 def _bare(forward):
     """The host's forward beneath one that we installed for an outer sampling run."""
-    while isinstance(forward, (Correction, SecondWeight, SecondDelta)):
+    while isinstance(forward, Weakened):
         forward = forward.original
     return forward
 

@@ -14,7 +14,7 @@ import comfy.model_management
 import comfy.ops
 import comfy.utils
 import torch
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy.quant_ops import QuantizedTensor
 
 from .adapters import Patch
@@ -22,7 +22,17 @@ from .adapters import Patch
 ModelPatcher = object  # the host's class; a name for signatures
 
 DIFFUSION = "diffusion_model."
-_ROWWISE = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, torch.nn.GroupNorm, torch.nn.LayerNorm, torch.nn.RMSNorm, torch.nn.Embedding)
+BYPASS = "bypass_lora"  # the key under which the host injects LoRAs in bypass mode
+KNOWN_LAYERS = (
+    torch.nn.Linear,
+    torch.nn.Conv1d,
+    torch.nn.Conv2d,
+    torch.nn.Conv3d,
+    torch.nn.GroupNorm,
+    torch.nn.LayerNorm,
+    torch.nn.RMSNorm,
+    torch.nn.Embedding,
+)
 
 
 def share_module(a: ModelPatcher, b: ModelPatcher) -> bool:
@@ -41,8 +51,13 @@ def weight_patches(patcher: ModelPatcher) -> dict[str, list[Patch]]:
 
 
 def has_bypass(patcher: ModelPatcher) -> bool:
-    """Does the patcher change layers by injection (LoRA in bypass mode) instead of by patches?"""
-    return bool(patcher.injections)
+    """Does the patcher carry a LoRA in bypass mode, which changes layers by injection instead of by patches? Other injections do not count."""
+    return bool(patcher.injections.get(BYPASS))
+
+
+def injections(patcher: ModelPatcher) -> list[str]:
+    """The names under which packs put modules into the model for the time of a run."""
+    return [str(key) for key, some in patcher.injections.items() if some]
 
 
 def weight_shapes(patcher: ModelPatcher) -> dict[str, torch.Size]:
@@ -58,11 +73,35 @@ def pristine(patcher: ModelPatcher, key: str) -> torch.Tensor:
     return hooked[0] if hooked is not None else comfy.utils.get_attr(patcher.model, key)
 
 
+def is_packed(patcher: ModelPatcher, key: str) -> bool:
+    """Is the weight stored in a form that only the loader of another pack can read (GGUF)? Its `shape` is true, its numbers are not weights."""
+    return _is_packed(pristine(patcher, key))
+
+
+def _is_packed(stored: torch.Tensor) -> bool:
+    if isinstance(stored, QuantizedTensor) or type(stored) in (torch.Tensor, torch.nn.Parameter):
+        return False
+    return not stored.is_floating_point() or torch.Tensor.size(stored) != stored.shape
+
+
+def _values(stored: torch.Tensor) -> torch.Tensor:
+    """The numbers of a stored weight as an ordinary tensor. Raises ValueError for a packed one."""
+    if isinstance(stored, QuantizedTensor):
+        return stored.dequantize()
+    if _is_packed(stored):
+        raise ValueError(
+            f"A weight is stored in a packed form ({type(stored).__name__}, as GGUF files have it) that only its own loader can read: load the model from a .safetensors file."
+        )
+    return stored.as_subclass(torch.Tensor)
+
+
 def patched(patcher: ModelPatcher, key: str, patches: list[Patch], device: torch.device, start: torch.Tensor | None = None) -> torch.Tensor:
-    """The weight `key` with `patches` as the host would merge them, in float32 on `device`; from `start` instead of the file's weight if given."""
+    """The weight `key` with `patches` as the host would merge them, in float32 on `device`; from `start` instead of the file's weight if given.
+
+    Raises ValueError for a packed weight.
+    """
     if start is None:
-        stored = pristine(patcher, key)
-        start = (stored.dequantize() if isinstance(stored, QuantizedTensor) else stored).to(device=device, dtype=torch.float32, copy=True)
+        start = _values(pristine(patcher, key)).to(device=device, dtype=torch.float32, copy=True)
     return comfy.lora.calculate_weight(patches, start, key) if patches else start
 
 
@@ -86,7 +125,7 @@ def owner(patcher: ModelPatcher, key: str) -> tuple[torch.nn.Module, str]:
 
 def is_rowwise(layer: torch.nn.Module) -> bool:
     """Does the layer work on each row of its input alone, by `forward`, with nothing but a weight and a bias?"""
-    known = isinstance(layer, _ROWWISE) or (isinstance(layer, comfy.ops.CastWeightBiasOp) and type(layer).__name__ == "Linear")
+    known = isinstance(layer, KNOWN_LAYERS) or (isinstance(layer, comfy.ops.CastWeightBiasOp) and type(layer).__name__ == "Linear")
     return known and not any(True for _ in layer.children())
 
 
@@ -100,7 +139,7 @@ def is_direct(layer: torch.nn.Module, forward, x: torch.Tensor) -> bool:
         and kind.forward_comfy_cast_weights is host.forward_comfy_cast_weights
         and type(x) is torch.Tensor
         and not torch.is_autocast_enabled(x.device.type)  # it casts what a layer is given, but not a product into memory of ours
-        and not isinstance(weight, QuantizedTensor)
+        and type(weight) in (torch.Tensor, torch.nn.Parameter)
         and all(value.dtype == x.dtype and value.device == x.device for value in (weight, bias) if value is not None)
         and not (layer.weight_function or layer.bias_function)
         and not (hasattr(layer, "_v") or getattr(layer, "weight_lowvram_function", None) or getattr(layer, "bias_lowvram_function", None))
@@ -133,11 +172,19 @@ def plain(x: torch.Tensor) -> torch.Tensor:
 
 
 def wrap(patcher: ModelPatcher, key: str, **wrappers) -> None:
-    """Put `wrappers` (by the host's names in lower case: sampler_sample, calc_cond_batch, apply_model) onto a clone, in place of earlier ones of the same key."""
+    """Put `wrappers` (by the host's names in lower case, such as sampler_sample) onto a clone, in place of earlier ones of the same key."""
     for name, wrapper in wrappers.items():
         kind = getattr(WrappersMP, name.upper())
         patcher.remove_wrappers_with_key(kind, key)
         patcher.add_wrapper_with_key(kind, key, wrapper)
+
+
+def call_back(patcher: ModelPatcher, key: str, **callbacks) -> None:
+    """Have a clone call `callbacks` (by the host's names in lower case, such as on_cleanup), in place of earlier ones of the same key."""
+    for name, callback in callbacks.items():
+        kind = getattr(CallbacksMP, name.upper())
+        patcher.remove_callbacks_with_key(kind, key)
+        patcher.add_callback_with_key(kind, key, callback)
 
 
 def is_wrapped(patcher: ModelPatcher, key: str) -> bool:
@@ -146,14 +193,24 @@ def is_wrapped(patcher: ModelPatcher, key: str) -> bool:
 
 
 def unwrap(patcher: ModelPatcher, key: str) -> None:
-    """Take all wrappers of `key` off a clone."""
+    """Take all wrappers and callbacks of `key` off a clone."""
     for kind in list(patcher.wrappers):
         patcher.remove_wrappers_with_key(kind, key)
+    for kind in list(patcher.callbacks):
+        patcher.remove_callbacks_with_key(kind, key)
+
+
+def network(model) -> torch.nn.Module:
+    """The network inside the host's model."""
+    return model.diffusion_model
 
 
 def same_weight(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Are two stored weights equal, whatever their devices and dtypes?"""
-    a, b = (value.dequantize() if isinstance(value, QuantizedTensor) else value for value in (a, b))
+    """Are two stored weights equal, whatever their devices and dtypes? Packed ones are equal where all bytes are."""
+    if _is_packed(a) or _is_packed(b):
+        a, b = a.as_subclass(torch.Tensor), b.as_subclass(torch.Tensor)
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b.to(a.device))
+    a, b = _values(a), _values(b)
     return a.shape == b.shape and torch.equal(a, b.to(device=a.device, dtype=a.dtype))
 
 

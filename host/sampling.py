@@ -20,14 +20,33 @@ def ksample(*args, **kwargs) -> dict:
     return nodes.common_ksampler(*args, **kwargs)[0]
 
 
-def own_ids(guider, name: str) -> set:
-    """The identities of the conditions that the user gave to `guider` under `name`. The host adds copies of the other side's to the lists later."""
-    conditions = guider.original_conds.get(name) or (guider.conds.get(name) or [])[:1]
-    return {condition["uuid"] for condition in conditions if "uuid" in condition}
+def mark_sides(guider, key: str, sides) -> bool:
+    """Write under `key` into each condition of a run the name of the guider's list that holds it. True if a list of `sides` has conditions.
+
+    The host and other packs copy conditions as dicts, marks included. The run's own lists are marked in place: the guider keeps what the user gave.
+    """
+    for name, conditions in guider.conds.items():
+        for i, condition in enumerate(conditions or ()):
+            conditions[i] = {**condition, key: name}
+    return any(guider.conds.get(side) for side in sides)
 
 
-def first_id(conditions: Conditions | None):
-    return conditions[0].get("uuid") if conditions else None
+def sides_of(conditions: Conditions | None, key: str) -> set:
+    """The marks of a list of conditions; None among them for a condition that no guider's list held."""
+    return {condition.get(key) for condition in conditions or ()}
+
+
+def is_marked(conditions: Conditions | None, key: str) -> bool:
+    """Does a list hold a condition of the guider?"""
+    return bool(sides_of(conditions, key) - {None})
+
+
+def add_wrappers(model_options: dict, key: str, **wrappers) -> None:
+    """Put `wrappers` (by the host's names in lower case) into the options of one run, inside all that are there."""
+    for name, wrapper in wrappers.items():
+        known = model_options.setdefault("transformer_options", {}).setdefault("wrappers", {}).setdefault(name, {})
+        known.pop(key, None)  # a run inside a run
+        known[key] = [wrapper]
 
 
 def has_weight_hooks(guider) -> bool:

@@ -72,18 +72,18 @@ def test_omega_over_time_on_two_checkpoints(pair):
 
 
 @pytest.mark.parametrize("kind", ["lora", "two checkpoints"])
-def test_guidance_interval(pair, kind):
+def test_guidance_interval(pair, kind, forwards):
     """Outside of it the positive forward alone: fewer rows, and the tuned model's own prediction."""
     tuned = pair.tuned if kind == "lora" else g.base_model(seed=1)[0]
-    steps, rows = 5, []
+    steps = 5
     inside = [0.2 <= x <= 0.7 for x in percents(pair, steps)]
     truth = g.brute_force(tuned, pair.base, 0.3)
     expected = in_parts(pair, lambda i: truth, lambda i: 7.5 if inside[i] else 1.0, steps)
-    ours = personalize(tuned, pair.base, Schedule(0.3, start=0.2, end=0.7)).clone()
-    ours.add_wrapper_with_key("diffusion_model", "count", lambda executor, x, *args, **kwargs: (rows.append(len(x)), executor(x, *args, **kwargs))[1])
+    ours = personalize(tuned, pair.base, Schedule(0.3, start=0.2, end=0.7))
+    del forwards[:]
     assert g.error(g.sample(ours, pair.positive, pair.negative, steps=steps), expected) < 1e-4
     assert 0 < sum(inside) < steps
-    assert sum(rows) == steps + sum(inside)
+    assert sum(forwards) == steps + sum(inside)
 
 
 def test_interval_with_omega_one_is_cfg_in_an_interval(pair):
@@ -137,14 +137,12 @@ def test_mode_autoguidance(pair, parts):
     assert g.error(draw(make(pair, "autoguidance", scale=1.5)), expected) < 1e-5
 
 
-def test_mode_autoguidance_alone_is_equation_six(pair, parts):
+def test_mode_autoguidance_alone_is_equation_six(pair, parts, forwards):
     """cfg 1: eps_w(c) + lambda (eps'(c) - eps_w(c)) with lambda = 1 + scale, at two rows a step."""
-    guider, rows = make(pair, "autoguidance", cfg=1.0, scale=1.0), []
-    guider.model_patcher.add_wrapper_with_key(
-        "diffusion_model", "count", lambda executor, x, *args, **kwargs: (rows.append(len(x)), executor(x, *args, **kwargs))[1]
-    )
+    guider = make(pair, "autoguidance", cfg=1.0, scale=1.0)
+    del forwards[:]
     assert g.error(draw(guider), parts["weak c"] + 2.0 * (parts["c"] - parts["weak c"])) < 1e-5
-    assert rows == [2]
+    assert forwards == [2]
 
 
 def test_mode_autoguidance_of_two_checkpoints(pair):
@@ -158,16 +156,12 @@ def test_mode_subject_agnostic(pair, parts):
     assert g.error(draw(make(pair, "subject-agnostic", scale=0.8, subject_agnostic=parts["agnostic prompt"])), expected) < 1e-5
 
 
-def test_modes_take_three_rows_in_one_forward(pair, parts):
+def test_modes_take_three_rows_in_one_forward(pair, parts, forwards):
     for mode in ("autoguidance", "subject-agnostic"):
-        guider, rows = make(pair, mode, subject_agnostic=parts["agnostic prompt"]), []
-        guider.model_patcher = guider.model_patcher.clone()
-        guider.model_options = guider.model_patcher.model_options
-        guider.model_patcher.add_wrapper_with_key(
-            "diffusion_model", "count", lambda executor, x, *a, rows=rows, **k: (rows.append(len(x)), executor(x, *a, **k))[1]
-        )
+        guider = make(pair, mode, subject_agnostic=parts["agnostic prompt"])
+        del forwards[:]
         draw(guider, steps=2)
-        assert rows == [3, 3]
+        assert forwards == [3, 3]
 
 
 def test_cfg_plus_plus_in_the_guider(pair):

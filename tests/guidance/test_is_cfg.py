@@ -105,22 +105,6 @@ def drawn_alike(patch):
     return apply
 
 
-def little_memory(model):
-    """The host finds no room for a batch of two: each condition gets a forward of its own."""
-    clone = model.clone()
-
-    def one_by_one(executor, module, conds, x, timestep, options):
-        patcher = module.current_patcher
-        patcher.get_free_memory = lambda device: 0
-        try:
-            return executor(module, conds, x, timestep, options)
-        finally:
-            del patcher.get_free_memory
-
-    clone.add_wrapper_with_key("calc_cond_batch", "little_memory", one_by_one)
-    return clone
-
-
 def offloaded(model, share=1.0):
     """After loading, the host takes `share` of the model off the device again: these layers patch their weight anew in each forward."""
     clone = model.clone()
@@ -213,7 +197,7 @@ SITUATIONS = {
         ),
         batch=5,
     ),
-    "little memory": Situation(little_memory, positive=combined(same, same), batch=2),
+    "little memory": Situation(g.little_memory, positive=combined(same, same), batch=2),
     "offloaded weights": Situation(offloaded),
     "low VRAM": Situation(lambda m: offloaded(m, 0.5), size=32, steps=1),
     "a larger image with a hook": Situation(positive=hooked(0.8, 25), size=32, steps=1),

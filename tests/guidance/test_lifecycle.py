@@ -141,19 +141,6 @@ def test_memory_is_given_back(pair, tuned):
     assert routing.run is None
 
 
-def test_a_batch_whose_rows_are_unknown_is_refused(pair):
-    """A function wrapper that drops rows without saying so: an error instead of a wrong picture."""
-    guided = g.personalize(pair.tuned, pair.base, 0.3).clone()
-
-    def halves(apply, arguments):
-        x, t, c = arguments["input"], arguments["timestep"], arguments["c"]
-        return torch.cat([apply(x[i : i + 1], t[i : i + 1], **{k: v[i : i + 1] if torch.is_tensor(v) else v for k, v in c.items()}) for i in range(len(x))])
-
-    guided.set_model_unet_function_wrapper(halves)
-    with pytest.raises(RuntimeError, match="splits batches without saying which"):
-        g.sample(guided, pair.positive, pair.negative, steps=1)
-
-
 def test_the_last_guidance_holds(pair, tuned):
     """A personalized model that comes into another of our nodes: no guidance upon guidance."""
     first = g.personalize(tuned, pair.base, 0.0)

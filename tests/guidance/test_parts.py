@@ -77,7 +77,7 @@ def test_both_ways_give_the_layer_with_the_weak_weight(monkeypatch, name, kind, 
     if bias:
         weak.bias.data += SCALE * added.double()
     strong = copy.deepcopy(layer).double()
-    rows.set(((1, 3),), 4)
+    rows.both_sides(((1, 3),), 4)
     for pays in (True, False):
         monkeypatch.setattr(layers, "pays", lambda *_, pays=pays: pays)
         with torch.inference_mode():
@@ -109,7 +109,7 @@ def test_gradients_pass(pair):
     layers, rows = pack("guidance.layers"), pack("guidance.layers").Rows(0.3)
     layer = layer_of("linear")
     place = {"device": torch.device("cpu"), "dtype": torch.float32}
-    rows.set(((1, 2),), 2)
+    rows.both_sides(((1, 2),), 2)
     for name in ("low rank", "kronecker", "hadamard", "scale", "turn"):
         terms = terms_of(name, layer.weight.shape)
         x = draw(2, 50, IN).requires_grad_()

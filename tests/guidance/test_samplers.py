@@ -65,15 +65,13 @@ def test_previews_show_the_guided_image(pair, pairs):
     assert all(g.error(ours, truth) < 1e-5 for ours, truth in zip(*seen, strict=True))
 
 
-def test_one_forward_a_step(pair, pairs):
+def test_one_forward_a_step(pair, pairs, forwards):
     """Not a forward more than CFG, and not a row more in it."""
 
-    def forwards(model):
-        count = []
-        clone = model.clone()
-        clone.add_wrapper_with_key("diffusion_model", "count", lambda executor, x, *args, **kwargs: (count.append(x.shape[0]), executor(x, *args, **kwargs))[1])
-        g.sample(clone, pair.positive, pair.negative, steps=4)
-        return count
+    def counted(model):
+        del forwards[:]
+        g.sample(model, pair.positive, pair.negative, steps=4)
+        return list(forwards)
 
-    assert forwards(pairs["factors"][0]) == forwards(pairs["second weights"][0]) == forwards(pair.tuned) == [2, 2, 2, 2]
-    assert forwards(pairs["second module"][0]) == [1] * 8
+    assert counted(pairs["factors"][0]) == counted(pairs["second weights"][0]) == counted(pair.tuned) == [2, 2, 2, 2]
+    assert counted(pairs["second module"][0]) == [1] * 8

@@ -168,9 +168,11 @@ def brute_force(model, base, omega: float):
         weak.hook_patches, weak.hook_mode = guider.model_patcher.hook_patches, guider.model_patcher.hook_mode
         weak.model.model_sampling = guider.inner_model.model_sampling
         weak.pre_run()
+        weak.inject_model()
         try:
             return executor(guider, *args, **kwargs)
         finally:
+            weak.eject_model()
             weak.cleanup()
 
     def calc(executor, module, conds, x, timestep, options):
@@ -192,6 +194,22 @@ def sample(model, positive, negative, *, steps=4, cfg=7.5, sampler="euler", sche
     with torch.inference_mode():
         latent = latent or {"samples": torch.zeros(batch, 4, size, size)}
         return comfy("nodes").common_ksampler(model, seed, steps, cfg, sampler, scheduler, positive, negative, latent, **options)[0]["samples"]
+
+
+def little_memory(model):
+    """The host finds no room for a batch of two: each condition gets a forward of its own."""
+    clone = model.clone()
+
+    def one_by_one(executor, module, conds, x, timestep, options):
+        patcher = module.current_patcher
+        patcher.get_free_memory = lambda device: 0
+        try:
+            return executor(module, conds, x, timestep, options)
+        finally:
+            del patcher.get_free_memory
+
+    clone.add_wrapper_with_key("calc_cond_batch", "little_memory", one_by_one)
+    return clone
 
 
 def error(a: torch.Tensor, b: torch.Tensor) -> float:
