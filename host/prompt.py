@@ -39,7 +39,7 @@ def pad_like(clip, tokens: TokenLists, model: TokenLists) -> TokenLists:
             if missing > 0:
                 padding = [(part.pad_token, 1.0)] * missing
                 chunk[:] = padding + chunk if part.pad_left else chunk + padding
-        empty = type(part).tokenize_with_weights(part, "")
+        empty = part.tokenize_with_weights("")
         chunks += [list(empty[0]) for _ in range(len(other[key]) - len(chunks))]
         padded[name] = chunks
     return padded if isinstance(tokens, dict) else padded[""]

@@ -6,14 +6,13 @@ ids, so a clone with its own tokenizer is all it takes, and the incoming CLIP (a
 
 from __future__ import annotations
 
-import copy
-import functools
 from collections.abc import Iterable
 
 import torch
 
 from ..formats.token import LearnedToken
-from ..formats.token_text import mentions, named, replace_tokens, token_pattern
+from ..formats.token_text import mentions, replace_tokens
+from .carrying import carried_by, carrying, tokenizer_parts
 
 __all__ = [
     "carried_tokens",
@@ -31,8 +30,6 @@ __all__ = [
     "word_ids",
 ]
 
-_MARK = "\ue000"  # private use: cannot stand in a prompt, is no number, survives the host's prompt parser
-
 
 def encoder_tokenizers(clip) -> dict[str, object]:
     """Encoder key (`clip_l`, `clip_g`, `t5xxl`, ...) -> the host's SDTokenizer of that encoder, in the host's order.
@@ -40,7 +37,7 @@ def encoder_tokenizers(clip) -> dict[str, object]:
     Only encoders that are there: the host tokenizes for all of a family's (SD 3 without T5, the SDXL refiner).
     """
     model = clip.cond_stage_model
-    return {part.embedding_key: part for name, part in _parts(_base_tokenizer(clip)) if _model_of(model, name, part.embedding_key) is not None}
+    return {part.embedding_key: part for name, part in tokenizer_parts(clip.tokenizer) if _model_of(model, name, part.embedding_key) is not None}
 
 
 def embedding_widths(clip) -> dict[str, int]:
@@ -63,7 +60,7 @@ def encoder_model(clip, key: str) -> torch.nn.Module:
 
 def part_of_model(cond_stage_model: torch.nn.Module, clip, key: str) -> torch.nn.Module:
     """Like `encoder_model`, in another instance of the same text model (a training copy)."""
-    for name, part in _parts(_base_tokenizer(clip)):
+    for name, part in tokenizer_parts(clip.tokenizer):
         if part.embedding_key == key and (model := _model_of(cond_stage_model, name, key)) is not None:
             return model
     raise ValueError(f"This CLIP has no encoder {key!r}; it has {', '.join(encoder_tokenizers(clip)) or 'none'}.")
@@ -120,17 +117,13 @@ def carry_tokens(clip, tokens: Iterable[LearnedToken]):
         if not token.vectors.keys() & parts.keys():
             raise ValueError(f"Token {token.text!r} was learned for {', '.join(token.vectors) or 'no encoder'}; this CLIP has {', '.join(parts)}.")
     clone = clip.clone()
-    clone.tokenizer = _carrying(_base_tokenizer(clip), carried)
+    clone.tokenizer = carrying(clip.tokenizer, carried)
     return clone
 
 
 def carried_tokens(clip) -> dict[str, LearnedToken]:
     """Token text -> token, for all that `clip` carries."""
-    return dict(getattr(clip.tokenizer, "kindred_tokens", {}))
-
-
-def _base_tokenizer(clip):
-    return getattr(clip.tokenizer, "kindred_base", clip.tokenizer)
+    return carried_by(clip.tokenizer)
 
 
 def _model_of(cond_stage_model: torch.nn.Module, name: str, key: str):
@@ -144,78 +137,3 @@ def _model_of(cond_stage_model: torch.nn.Module, name: str, key: str):
     if name and isinstance(getattr(cond_stage_model, "clip", None), str) and cond_stage_model.clip.removeprefix("clip_") == name.removeprefix("clip_"):
         return getattr(cond_stage_model, cond_stage_model.clip)
     return cond_stage_model if hasattr(cond_stage_model, "transformer") else None
-
-
-def _is_part(value) -> bool:
-    return hasattr(value, "embedding_key") and hasattr(value, "tokenize_with_weights")
-
-
-def _parts(tokenizer) -> list[tuple[str, object]]:
-    """(attribute name, SDTokenizer) of the host's tokenizer; the name is "" where the tokenizer is a single one itself."""
-    if _is_part(tokenizer):
-        return [("", tokenizer)]
-    return [(name, value) for name, value in vars(tokenizer).items() if _is_part(value)]
-
-
-def _carrying(base, carried: dict[str, LearnedToken]):
-    outer = copy.copy(base)
-    for name, part in _parts(base):
-        wrapped = _carrying_part(part, carried)
-        if name:
-            setattr(outer, name, wrapped)
-        else:
-            outer = wrapped
-    outer.kindred_base = base
-    outer.kindred_tokens = carried
-    return outer
-
-
-def _carrying_part(part, carried: dict[str, LearnedToken]):
-    """A copy of the host's tokenizer of one encoder that reads carried tokens as the host reads `embedding:name`.
-
-    Each mention becomes the host's own embedding syntax around a private mark, so that emphasis, word ids, chunks and
-    all else are the host's work; a text without mentions goes through untouched.
-    """
-    clone = copy.copy(part)
-    own = {text: token.vectors[part.embedding_key] for text, token in carried.items() if part.embedding_key in token.vectors}
-    foreign = {text: token.class_word for text, token in carried.items() if text not in own}
-    order, pattern = list(own), token_pattern(own)
-    if clone.embedding_directory is None:  # then the host takes `embedding:` for plain text: only our marks may be read
-        clone.embedding_directory = []
-        clone.embedding_identifier = _MARK + _MARK
-
-    short = len(type(part)._try_get_embedding(_without_folders(part), "x")) == 2  # older hosts do not return the name
-
-    @functools.wraps(part._try_get_embedding)
-    def try_get_embedding(name: str):
-        if not name.startswith(_MARK):
-            return type(part)._try_get_embedding(clone, name)
-        index, _, rest = name[1:].partition(_MARK)
-        vectors = own[order[int(index)]]
-        return (vectors, rest.strip()) if short else (vectors, name, rest.strip())
-
-    def mark(match, emphasis: bool) -> str:
-        token = named(match)
-        if token is None:
-            return match.group()
-        before = match.string[: match.start()]  # the host reads an embedding at the start of a segment or after white space
-        begins = not before or before[-1] in " \n" or (before[-1] == "(" and emphasis and not before.endswith("\\("))
-        return f"{'' if begins else ' '}{clone.embedding_identifier}{_MARK}{order.index(token)}{_MARK}"
-
-    @functools.wraps(part.tokenize_with_weights)
-    def tokenize_with_weights(text: str, *args, **kwargs):
-        text = replace_tokens(text, foreign)
-        if pattern is not None:
-            emphasis = not kwargs.get("disable_weights", clone.disable_weights)
-            text = pattern.sub(functools.partial(mark, emphasis=emphasis), text)
-        return type(part).tokenize_with_weights(clone, text, *args, **kwargs)
-
-    clone._try_get_embedding = try_get_embedding
-    clone.tokenize_with_weights = tokenize_with_weights
-    return clone
-
-
-def _without_folders(part):
-    clone = copy.copy(part)
-    clone.embedding_directory = []
-    return clone
