@@ -34,10 +34,10 @@ def animate(context=None, motion: bool = True):
 
 WINDOWS = ("ADE_StandardStaticContextOptions", {"context_length": 4, "context_overlap": 1, "fuse_method": "pyramid", "start_percent": 0.0, "guarantee_steps": 1, "use_on_equal_length": False})
 LOOPED = ("ADE_LoopedUniformContextOptions", {"context_length": 3, "context_stride": 1, "context_overlap": 1, "closed_loop": True, "fuse_method": "flat", "start_percent": 0.0, "guarantee_steps": 1, "use_on_equal_length": False})
-_ANIMATE = {"base": "wide", "size": 64}
+_ANIMATE = {"base": "wide"}
 ANIMATEDIFF = [
-    Case("motion module, context windows", animate(WINDOWS), batches=(6,), tunings=("lora", "kv", "convolutions"), **_ANIMATE),
-    Case("motion module, looped windows", animate(LOOPED), batches=(6,), tunings=("lora",), **_ANIMATE),
+    Case("motion module, context windows", animate(WINDOWS), batches=(6,), tunings=("lora", "convolutions"), **_ANIMATE),
+    Case("motion module, looped windows", animate(LOOPED), batches=(6,), tunings=("kv",), **_ANIMATE),
     Case("motion module, no windows", animate(), batches=(4,), tunings=("lora",), **_ANIMATE),
     Case("context windows, no motion module", animate(WINDOWS, motion=False), batches=(6,)),
     Case("context windows, no motion module, whole fine-tune", animate(WINDOWS, motion=False), batches=(6,), tunings=("full",)),
@@ -80,11 +80,11 @@ def negpip_texts(scene):
 
 
 PPM = [
-    *(Case(f"Attention Couple, {count + 1} regions", regions(count, "AttentionCouplePPM"), tunings=("lora",) if count == 3 else ("lora", "kv")) for count in (1, 2, 3)),
+    *(Case(f"Attention Couple, {count + 1} regions", regions(count, "AttentionCouplePPM"), tunings=("lora", "kv") if count == 2 else ("kv",), batches=(1, 2)) for count in (1, 2, 3)),
     Case("CLIP NegPip", lambda scene, model: scene.graph.add("CLIPNegPip", model=model, clip=scene.clip), negpip_texts, tunings=("kv",)),
 ]
 COUPLE = "AttentionCouple|cgem156"
-CGEM = [Case(f"Attention Couple, {count + 1} regions", regions(count, COUPLE), tunings=("kv",)) for count in (1, 2, 3)]
+CGEM = [Case(f"Attention Couple, {count + 1} regions", regions(count, COUPLE), tunings=("kv",), batches=(1, 2)) for count in (1, 2, 3)]
 
 
 def coupled_texts(batch_negative: bool, both: bool = False):
@@ -106,9 +106,9 @@ def scheduled(scene):
 
 PROMPT_CONTROL = [
     Case("COUPLE, 3 regions", None, coupled_texts(False), tunings=("kv",)),
-    Case("COUPLE, 3 regions, negative batched", None, coupled_texts(True), tunings=("lora", "kv")),
+    Case("COUPLE, 3 regions, negative batched", None, coupled_texts(True), tunings=("kv",), batches=(1, 2)),
     Case("COUPLE on both sides", None, coupled_texts(False, both=True), tunings=("kv",)),
-    Case("scheduled prompt", None, scheduled, tunings=("lora",), batches=(2,)),
+    Case("scheduled prompt", None, scheduled, tunings=("lora",)),
 ]
 
 
@@ -119,9 +119,9 @@ def tiles(method: str, batch: int):
 
 
 TILED = [
-    Case("MultiDiffusion, 4 tiles at once", tiles("MultiDiffusion", 4), dual=True),
-    Case("Mixture of Diffusers, 3 tiles at once", tiles("Mixture of Diffusers", 3), tunings=("kv",)),
-    Case("SpotDiffusion, 2 tiles at once", tiles("SpotDiffusion", 2), tunings=("kv",)),
+    Case("MultiDiffusion, 4 tiles at once", tiles("MultiDiffusion", 4), dual=True, size=128, batches=(1, 2)),
+    Case("Mixture of Diffusers, 3 tiles at once", tiles("Mixture of Diffusers", 3), tunings=("kv",), size=128),
+    Case("SpotDiffusion, 2 tiles at once", tiles("SpotDiffusion", 2), tunings=("kv",), size=128),
 ]
 
 
@@ -133,14 +133,14 @@ _BLOCK = {"unet_block": "middle", "unet_block_id": 0}
 PERTURBED = [
     Case("Perturbed-Attention Guidance", one("PerturbedAttention", scale=3.0, adaptive_scale=0.0, **_BLOCK, **_SIGMAS, **_RESCALE), tunings=("kv",)),
     Case("Smoothed Energy Guidance", one("SmoothedEnergyGuidanceAdvanced", scale=3.0, blur_sigma=2.0, **_BLOCK, **_SIGMAS, **_RESCALE), tunings=("kv",)),
-    Case("Sliding Window Guidance", one("SlidingWindowGuidanceAdvanced", scale=5.0, tile_width=64, tile_height=64, tile_overlap=32, **_SIGMAS), tunings=("kv",)),
+    Case("Sliding Window Guidance", one("SlidingWindowGuidanceAdvanced", scale=5.0, tile_width=64, tile_height=64, tile_overlap=32, **_SIGMAS), tunings=("kv",), size=128),
     Case("Normalized Attention Guidance", one("NormalizedAttentionGuidance", negative=lambda scene: scene.text("ugly"), scale=2.0, tau=2.5, alpha=0.5, **_SIGMAS)),
     Case("Token Perturbation Guidance", one("TokenPerturbationGuidance", scale=3.0, unet_block_list="d0,m0,u0", **_SIGMAS, **_RESCALE), tunings=("kv",)),
-    Case("Frequency-Decoupled Guidance", one("FrequencyDecoupledGuidance", strength_high=12.0), tunings=("kv",), batches=(2,)),
+    Case("Frequency-Decoupled Guidance", one("FrequencyDecoupledGuidance", strength_high=12.0), tunings=("kv",)),
 ]
 AUTOMATIC = [
     Case("Automatic CFG, hard mode and boost", one("Automatic CFG", hard_mode=True, boost=True), tunings=("kv",)),
-    Case("Automatic CFG, no boost", one("Automatic CFG", hard_mode=False, boost=False), tunings=("kv",), batches=(1,)),
+    Case("Automatic CFG, no boost", one("Automatic CFG", hard_mode=False, boost=False), tunings=("kv",)),
 ]
 SKIMMED = [Case("Skimmed CFG", one("Skimmed CFG", Skimming_CFG=4.0, full_skim_negative=True, disable_flipping_filter=False), tunings=("kv",))]
 THRESHOLD = [Case("Dynamic Thresholding", one("DynamicThresholdingSimple", mimic_scale=4.0, threshold_percentile=0.95), tunings=("kv",))]
@@ -162,7 +162,7 @@ def inspire_sampler(scene):
 
 INSPIRE = [
     Case("KSampler (inspire)", None, inspire_sampler, tunings=("kv",)),
-    Case("RegionalCFG", one("RegionalCFG //Inspire", mask=lambda scene: scene.half()), tunings=("kv",), batches=(2,)),
+    Case("RegionalCFG", one("RegionalCFG //Inspire", mask=lambda scene: scene.half()), tunings=("kv",)),
 ]
 
 
@@ -219,7 +219,7 @@ def quantised(graph, made, tuning, kind):
 
 
 GGUF = [
-    Case(f"UNet in {kind}", load=partial(quantised, kind=kind), base=f"gguf-{kind}", tunings=tunings, orders=("pack first",), batches=(1, 2) if kind == "Q8_0" else (2,))
+    Case(f"UNet in {kind}", load=partial(quantised, kind=kind), base=f"gguf-{kind}", tunings=tunings, orders=("pack first",), batches=(2,))
     for kind, tunings in (("Q8_0", ("lora", "kv", "dora")), ("Q4_0", ("lora", "kv", "dora")), ("F16", ("lora", "kv")))
 ]
 
