@@ -116,7 +116,7 @@ def parse() -> argparse.Namespace:
     if options.photos and not options.class_word:
         parser.error("--photos needs --class-word: say in one word what the subject is, for example --class-word dog")
     for prompt in options.prompt or ():
-        if "{token}" not in prompt and options.token not in prompt:
+        if "{token}" not in prompt:
             parser.error(f"--prompt {prompt!r} does not name the subject. Write {{token}} where it stands: 'a photo of a {{token}} {{class}} on the beach'")
     return options
 

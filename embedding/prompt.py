@@ -18,22 +18,26 @@ from .slerp import check_share
 
 @dataclass(frozen=True)
 class Encoded:
-    """Both conditionings, the class prompt that was built, and the rotation that was used (with how it was chosen, where it was)."""
+    """Both conditionings, the class prompt that was built, the rotation that was used (with how it was chosen), and what looks like a slip."""
 
     conditioning: list
     class_conditioning: list
     class_text: str
     alpha: float
     choice: auto.Choice | None
+    hints: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """One or two lines for the artist."""
+        """A few lines for the artist."""
+        return "\n".join([f"class prompt: {self.class_text}", self._alpha(), *self.hints])
+
+    def _alpha(self) -> str:
         if self.choice is None:
-            return f"class prompt: {self.class_text}\nalpha {self.alpha:.3f}"
+            return f"alpha {self.alpha:.3f}"
         if self.choice.kept is None:
-            return f"class prompt: {self.class_text}\nalpha 0 (auto): the prompt has no scene besides the concept"
+            return "alpha 0 (auto): the prompt has no scene besides the concept"
         how = f"keeps {self.choice.kept:.0%} of the scene" + (f", {self.choice.kept_before:.0%} without" if self.alpha else " as it is")
-        return f"class prompt: {self.class_text}\nalpha {self.alpha:.3f} (auto): {how}"
+        return f"alpha {self.alpha:.3f} (auto): {how}"
 
 
 def encode_concept(
@@ -70,7 +74,9 @@ def encode_concept(
         alpha = choice.alpha
     partners = token_partners(clip, tokens, class_tokens) if align == "token" else None
     adjusted = adjust_conditioning(conditioning, class_conditioning, alpha, beta, norm, partners, start, end)
-    return Encoded(adjusted, class_conditioning, class_text, alpha, choice)
+    class_words = {name: carried[name].class_word for name in encoders.mentions(text, carried)}
+    hints = encoders.wrong_kinds(text, class_words) + [line for word in dict.fromkeys(class_words.values()) for line in encoders.misspelt(clip, word)]
+    return Encoded(adjusted, class_conditioning, class_text, alpha, choice, tuple(hints))
 
 
 def class_prompt(text: str, carried: dict[str, LearnedToken]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from .kinds import other_kind
 from .token import FILE_PREFIX
 
 _HOLE = "\ue001"  # private use: where a token stood
@@ -28,10 +29,10 @@ def token_pattern(tokens: Iterable[str]) -> re.Pattern | None:
         if word.startswith(FILE_PREFIX):  # core reads a name up to white space, '<' or '['
             choices.append(rf"(?<!\w){escaped}(?:{_ENDING})?(?=[\s<\[(),:]|$)")
         elif word[0] in "<[":
-            choices.append(rf"(?:(?<!\w){FILE_PREFIX})?{escaped}")
+            choices.append(rf"(?:(?<!\w){FILE_PREFIX}\s*)?{escaped}")
         else:
             choices.append((r"(?<!\w)" if _wordlike(word[0]) else "") + escaped + (r"(?!\w)" if _wordlike(word[-1]) else ""))
-    return re.compile(rf"(?P<token>{'|'.join(choices)})|(?<!\w){FILE_PREFIX}[^\s<\[()]+")
+    return re.compile(rf"(?P<token>{'|'.join(choices)})|(?<!\w){FILE_PREFIX}\s*[^\s<\[()]+")
 
 
 def named(match: re.Match) -> str | None:
@@ -39,7 +40,7 @@ def named(match: re.Match) -> str | None:
     text = match["token"]
     if text is None or not text.startswith(FILE_PREFIX):
         return text
-    inner = text.removeprefix(FILE_PREFIX)
+    inner = text.removeprefix(FILE_PREFIX).lstrip()
     return inner if inner[0] in "<[" else FILE_PREFIX + re.sub(rf"{_ENDING}$", "", inner)
 
 
@@ -48,6 +49,19 @@ def mentions(text: str, tokens: Iterable[str]) -> list[str]:
     pattern = token_pattern(tokens)
     found = (named(match) for match in pattern.finditer(text)) if pattern else ()
     return list(dict.fromkeys(token for token in found if token is not None))
+
+
+def wrong_kinds(text: str, class_words: Mapping[str, str]) -> list[str]:
+    """A sentence for each mention in `text` that is followed by another kind of thing than the token's class word: "<v1> dog" of a bear."""
+    pattern, said = token_pattern(class_words), {}
+    for match in pattern.finditer(text) if pattern else ():
+        token = named(match)
+        word = other_kind(text, match.end(), class_words[token]) if token else None
+        if word:
+            said[token, word] = (
+                f"The prompt says '{token} {word}', but the class word of {token} is '{class_words[token]}'. Write '{token} {class_words[token]}'."
+            )
+    return list(said.values())
 
 
 def replace_tokens(text: str, class_words: Mapping[str, str]) -> str:

@@ -33,8 +33,10 @@ class Weakened:
         raise NotImplementedError
 
     def retire(self) -> None:
-        """The run is over, but a function of another pack still holds this one: from now on it is the forward below it."""
-        self.retired = True
+        """The run is over, but a function of another pack still holds this one: from now on it is the forward below it, and keeps no tensors."""
+        original, ran = self.original, self.ran
+        vars(self).clear()
+        self.original, self.ran, self.retired = original, ran, True
 
     def below(self):
         """The forward that was there before."""

@@ -50,6 +50,11 @@ class WeakModel:
             layers = []
             for path, changes in self._by_layer(patcher).items():
                 layer = host.owner(patcher, path + ".weight")[0]
+                if not host.has_own_forward(layer, _bare(layer.forward)):
+                    raise RuntimeError(
+                        "Another node replaced what a layer computes that the tuning changes, so Personalization Guidance cannot put the weak weight under it. "
+                        f"Take that node out, or use plain CFG. The layer is {path!r}."
+                    )
                 forward = self._forward(patcher, layer, changes, rows, moving)
                 placed.append((layer, layer.__dict__.get("forward"), forward))
                 layer.forward = forward

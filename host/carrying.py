@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+import re
 from collections.abc import Callable
 
 import torch
@@ -19,6 +20,7 @@ from ..formats.token_text import mentions, named, replace_tokens, token_pattern
 log = logging.getLogger(__name__)
 
 _MARK = "\ue000"  # private use: not a number, and the host's prompt parser leaves it alone
+_NO_MARK = "\ue002"  # in place of one that the prompt brings along
 
 
 def tokenizer_parts(tokenizer) -> list[tuple[str, object]]:
@@ -87,15 +89,25 @@ def _carrying_part(clone, part, carried: dict[str, LearnedToken], checked: Calla
     @functools.wraps(tokenize)
     def tokenize_with_weights(self, text, *args, **kwargs):
         if isinstance(text, str):
-            text = replace_tokens(text.replace(_MARK, " "), foreign)
+            text = replace_tokens(text.replace(_MARK, _NO_MARK), foreign)
             if pattern is not None:
-                emphasis = not kwargs.get("disable_weights", self.disable_weights)
+                emphasis = not kwargs.get("disable_weights", self.disable_weights) and _is_balanced(text)
                 text = pattern.sub(lambda match: marked(match, self.embedding_identifier, emphasis), text)
         return tokenize(self, text, *args, **kwargs)
 
     below = {"tokenize_with_weights": tokenize, "_try_get_embedding": look_up}
     clone.__class__ = _subclass(part, carried, {"tokenize_with_weights": checked(tokenize_with_weights), "_try_get_embedding": try_get_embedding}, below)
     return clone
+
+
+def _is_balanced(text: str) -> bool:
+    """Does every bracket of emphasis have its partner? Only then does the host begin a segment after each of them."""
+    depth = 0
+    for bracket in re.findall(r"\\[()]|[()]", text):
+        depth += {"(": 1, ")": -1}.get(bracket, 0)
+        if depth < 0:
+            return False
+    return depth == 0
 
 
 def _checked(tokenize: Callable, carried: dict[str, LearnedToken]) -> Callable:

@@ -6,9 +6,12 @@ A network that is not in it is not known, nor is one with code of other packs in
 
 from __future__ import annotations
 
+import os
 import re
 import types
+from pathlib import Path
 
+import comfy.ops
 import torch
 
 from .patcher import KNOWN_LAYERS
@@ -31,6 +34,8 @@ BATCH_FIRST: dict[str, str | None] = {
 }
 # Nodes of the host itself that cut images into tiles, which then are rows.
 REARRANGING = ("comfy_extras.nodes_hypertile",)
+# The host loads the files of its own nodes under their paths, as it does with packs.
+_EXTRAS = f"{Path(comfy.ops.__file__).resolve().parents[1] / 'comfy_extras'}{os.sep}"
 _HOST = ("comfy.", "comfy_extras.", "comfy_api.", "torch.", "einops.")
 _FUNCTIONS = (types.FunctionType, types.MethodType)
 _CODE = ("patches", "patches_replace", "block_modifiers", "block_inner_modifiers")  # lists and dicts of functions that run inside the network
@@ -99,7 +104,8 @@ def _functions(tree):
 
 def _origin(thing) -> str:
     """The module that a class, a function or an object with `__call__` comes from."""
-    return getattr(thing, "__module__", None) or type(thing).__module__
+    name = getattr(thing, "__module__", None) or type(thing).__module__
+    return f"comfy_extras.{name.removeprefix(_EXTRAS)}" if name.startswith(_EXTRAS) else name
 
 
 def _name(thing) -> str:

@@ -129,6 +129,11 @@ def is_rowwise(layer: torch.nn.Module) -> bool:
     return known and not any(True for _ in layer.children())
 
 
+def has_own_forward(layer: torch.nn.Module, forward) -> bool:
+    """Is `forward` what the layer's class computes, not a function that was put over it?"""
+    return getattr(forward, "__func__", None) is type(layer).forward
+
+
 def is_direct(layer: torch.nn.Module, forward, x: torch.Tensor) -> bool:
     """May the layer's weight be used on `x` as it stands? Then its `forward` (as it was before ours) is the host's own, and needs no cast, patch or transfer."""
     weight, bias, kind = layer.weight, layer.bias, type(layer)

@@ -21,6 +21,7 @@ import folder_paths
 from server import PromptServer
 
 from ..formats import picture_file
+from ..formats.workflow import runs_before, workflow_id
 from .watched import DONE, FAILED, STOPPED, WatchedRun
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,8 @@ class TrainingProgress:
 
     def __init__(self, node_id: str | None, steps: int, tokens: list[str] = (), extra_pnginfo: dict | None = None):
         server = PromptServer.instance
-        workflow = ((extra_pnginfo or {}).get("workflow") or {}).get("id")
-        self.run = WatchedRun(workflow, node_id, getattr(server, "last_prompt_id", None), steps, list(tokens))
+        workflow, before = workflow_id(extra_pnginfo), runs_before(extra_pnginfo)
+        self.run = WatchedRun(workflow, node_id, getattr(server, "last_prompt_id", None), steps, list(tokens), before=before)
         self.bar = comfy.utils.ProgressBar(steps, node_id)
         self._sent = 0.0
         self._told = ""
@@ -50,7 +51,7 @@ class TrainingProgress:
 
     def __exit__(self, kind, error, _trace) -> None:
         if kind is None:
-            self.run.end(DONE, self._told)
+            self.run.end(DONE, self._told or self.run.hint)
         elif issubclass(kind, comfy.model_management.InterruptProcessingException):
             self.run.end(STOPPED, self._told)
         else:
@@ -65,6 +66,12 @@ class TrainingProgress:
         log.warning("Kindred: %s", sentence)
         self._told = sentence
         self._note(sentence)
+
+    def hint(self, sentence: str) -> None:
+        """What looks like a slip: into the log, and onto the node for as long as nothing else is said."""
+        log.warning("Kindred: %s", sentence)
+        self.run.hint = f"{self.run.hint} {sentence}".strip()
+        self._note(self.run.hint)
 
     def restored(self, steps: list) -> None:
         """The measures of the steps before, of a run that goes on."""

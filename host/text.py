@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 
 from ..formats.token import LearnedToken
-from ..formats.token_text import mentions, replace_tokens
+from ..formats.token_text import mentions, replace_tokens, wrong_kinds
 from .carrying import carried_by, carrying, tokenizer_parts
 
 __all__ = [
@@ -25,9 +25,11 @@ __all__ = [
     "encoder_tokenizers",
     "input_embeddings",
     "mentions",
+    "misspelt",
     "part_of_model",
     "replace_tokens",
     "word_ids",
+    "wrong_kinds",
 ]
 
 
@@ -86,6 +88,36 @@ def embed_word(clip, key: str, text: str) -> torch.Tensor:
     table = encoder_model(clip, key).transformer.get_input_embeddings()
     with torch.no_grad():
         return table(torch.tensor([ids], device=table.weight.device), out_dtype=torch.float32)[0].to("cpu", torch.float32)
+
+
+def misspelt(clip, words: str) -> list[str]:
+    """A sentence for each of `words` that a CLIP reads in pieces although a word of its vocabulary is one slip of the pen away: "dgo".
+
+    Rare words and names come in pieces, too, so this is a hint. Other encoders have no whole words to compare with.
+    """
+    vocabularies = ((key, part.tokenizer.get_vocab()) for key, part in encoder_tokenizers(clip).items())
+    key, vocabulary = next(((key, known) for key, known in vocabularies if "a</w>" in known), ("", {}))
+    said = []
+    for word in dict.fromkeys(words.lower().split()):
+        if not vocabulary or not word.isalpha() or len(word_ids(clip, key, word)) < 2:
+            continue
+        near = [other for other in _one_slip_away(word) if f"{other}</w>" in vocabulary]
+        if near:
+            meant = min(near, key=lambda other: (sorted(other) != sorted(word), set(other) != set(word), vocabulary[f"{other}</w>"]))
+            said.append(f"The text encoder does not know the word {word!r}. Did you mean {meant!r}? If it is right as it is, all is well.")
+    return said
+
+
+def _one_slip_away(word: str) -> set[str]:
+    """Words of at least three letters that begin like `word`, or swap its first two letters, and differ in one letter or one swap."""
+    cuts = [(word[:at], word[at:]) for at in range(len(word) + 1)]
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    swapped = {left + right[1] + right[0] + right[2:] for left, right in cuts if len(right) > 1}
+    dropped = {left + right[1:] for left, right in cuts if right}
+    changed = {left + letter + right[1:] for left, right in cuts if right for letter in letters}
+    added = {left + letter + right for left, right in cuts for letter in letters}
+    same_start = {other for other in dropped | changed | added if other[:1] == word[0]}
+    return {other for other in swapped | same_start if len(other) > 2} - {word}
 
 
 def clash(clip, text: str) -> str | None:

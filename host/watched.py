@@ -26,8 +26,9 @@ class WatchedRun:
     """One run of one node, as a page shows it.
 
     workflow, node   where it runs: the workflow's id and the node's execution id ("4", or "7:4" inside a subgraph)
+    before, order    how many runs of the workflow its saved ones knew of, and this one's number: clocks may be wrong, and differ between machines
     state            preparing, running, done, stopped (by the host's interrupt) or failed
-    note             a sentence for the artist
+    note             a sentence for the artist;  hint: one that stands there while there is no other
     previews         {step, image: {filename, subfolder, type}}, the image as the host's /view serves it
     """
 
@@ -38,13 +39,16 @@ class WatchedRun:
     tokens: list[str]
     id: str = field(default_factory=lambda: secrets.token_hex(6))
     started: float = field(default_factory=time.time)
+    before: int = 0
     state: str = PREPARING
     step: int = 0
     note: str = ""
+    hint: str = ""
     previews: list[dict] = field(default_factory=list)
     ended: float | None = None
 
     def __post_init__(self):
+        self.order = 1 + max([self.before, *(run.order for run in _seen.values() if run.workflow == self.workflow)])
         self.curves = Curves(self.tokens)
         self._times: deque[float] = deque(maxlen=33)  # of the last steps
         self._first: tuple[int, float] | None = None  # (step, time) of the first step seen: a continued run does not begin at 1
@@ -63,7 +67,7 @@ class WatchedRun:
         now = time.monotonic()
         self._times.append(now)
         self._first = self._first or (measured.step, now)
-        self.state, self.note = RUNNING, ""
+        self.state, self.note = RUNNING, self.hint
         self._keep(measured)
 
     def _keep(self, measured) -> None:
@@ -85,7 +89,10 @@ class WatchedRun:
     def head(self) -> dict:
         """All but the curves and previews."""
         return {
-            **{name: getattr(self, name) for name in ("id", "workflow", "node", "prompt_id", "started", "state", "step", "steps", "tokens", "note")},
+            **{
+                name: getattr(self, name)
+                for name in ("id", "workflow", "node", "prompt_id", "started", "order", "state", "step", "steps", "tokens", "note", "hint")
+            },
             "seconds_left": self.seconds_left,
             "steps_per_second": self.steps_per_second,
             "seconds": (self.ended or time.time()) - self.started,

@@ -59,6 +59,7 @@ class KindredTrain(io.ComfyNode):
         from ..host.paths import run_folder
         from ..host.progress import TrainingProgress
         from ..host.text import carry_tokens
+        from ..training.advice import hints
         from ..training.preview import make_preview
         from ..training.settings import TrainSettings
         from ..training.trainer import Keeping, run_name, train
@@ -70,6 +71,8 @@ class KindredTrain(io.ComfyNode):
         settings = TrainSettings(**{name: value for name, value in given.items() if value is not None})
         name, every, resume = kept.get("run_name") or run_name(concepts), kept.get("save_every", 100), kept.get("resume", "new run")
         with TrainingProgress(cls.hidden.unique_id, settings.steps, [concept.token for concept in concepts], cls.hidden.extra_pnginfo) as progress:
+            for sentence in hints(clip, concepts):
+                progress.hint(sentence)
             keeping = Keeping(run_folder(), name, every, resume, progress.tell)
             preview = make_preview(progress.preview, **watched)
             result = train(model, clip, vae, concepts, settings, progress.step, progress.encoding, keeping, preview, on_restore=progress.restored)

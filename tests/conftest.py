@@ -3,9 +3,11 @@
 import os
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
-from kindred_testing import SHARED, host, start_host
+from kindred_testing import host, start_host
+from kindred_testing.photos import draw_photos
 
 
 def pytest_configure(config):
@@ -40,9 +42,16 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def dog_photos():
-    """Five real photos of one dog (CC BY 4.0; not part of the project)."""
-    folder = SHARED / "data" / "dreambooth" / "dog"
-    if not folder.is_dir():
-        pytest.skip("the shared photos are not on this machine")
-    return sorted(folder.glob("*.jpg"))
+def dog_photos(tmp_path_factory):
+    """Five photos of one dog, in a folder of their own: from the miniature world, or real ones from the folder KINDRED_TEST_PHOTOS."""
+    given = os.environ.get("KINDRED_TEST_PHOTOS")
+    return sorted(Path(given).glob("*.jpg")) if given else draw_photos("pepper", tmp_path_factory.mktemp("dog"))
+
+
+@pytest.fixture
+def linkable_torch():
+    """torch.compile works, also where the path of the environment has a space."""
+    from kindred_testing.compiling import linkable
+
+    with linkable():
+        yield

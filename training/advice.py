@@ -1,7 +1,8 @@
-"""When memory runs out: which settings need less, and by about how much."""
+"""Sentences for the artist: what looks like a slip before a run, and which settings need less memory, by about how much."""
 
 from __future__ import annotations
 
+from ..host import text
 from ..host.denoiser import latent_scale, training_memory
 from .concept import Concept
 from .settings import TrainSettings
@@ -12,6 +13,14 @@ def step_shape(model, concepts: list[Concept], settings: TrainSettings) -> tuple
     rows = settings.batch_size * (2 if any(concept.prior_images for concept in concepts) else 1)
     side = settings.resolution // latent_scale(model)
     return rows, 4, side, side
+
+
+def hints(clip, concepts: list[Concept]) -> list[str]:
+    """What looks like a slip in the words of `concepts`: a misspelt class word, a caption that calls the subject by another kind."""
+    class_words = {concept.token: concept.class_word for concept in concepts}
+    said = [sentence for concept in concepts for sentence in text.misspelt(clip, concept.class_word)]
+    prompts = dict.fromkeys(prompt for concept in concepts for prompt in (*concept.prompts, concept.token_prompt))
+    return list(dict.fromkeys(said + [sentence for prompt in prompts for sentence in text.wrong_kinds(prompt, class_words)]))
 
 
 def need_less(model, concepts: list[Concept], settings: TrainSettings) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 import torch
 
 from ..formats.token import check_token_text
+from ..formats.token_text import mentions
 
 SMALLEST_SIDE = 16  # two latent cells: less carries no picture
 MOST_REPEATS = 1000
@@ -123,16 +124,16 @@ def _caption(line: str, token: str, class_word: str, token_prompt: str) -> str:
     line = line.replace("{token}", token).replace("{class}", class_word)
     if not line:
         return token_prompt
-    return line if token in line else f"{token_prompt}, {line}"
+    return line if mentions(line, [token]) else f"{token_prompt}, {line}"
 
 
 def _fill(template: str, token: str, class_word: str, name: str, must_name_token: bool = False) -> str:
     text = template.replace("{token}", token).replace("{class}", class_word).strip()
-    if must_name_token and token not in text:
+    if must_name_token and not mentions(text, [token]):
         raise ValueError(
             f"{name} is {template!r}, which does not name the token. Write {{token}} where {token!r} belongs, for example 'a photo of a {{token}} {{class}}'."
         )
-    if not must_name_token and token in text:
+    if not must_name_token and mentions(text, [token]):
         raise ValueError(f"{name} is {template!r}, which names the token {token!r}. It describes the class alone, for example 'a photo of a {{class}}'.")
     if not text:
         raise ValueError(f"{name} is empty. Its usual form is 'a photo of a {{class}}'.")

@@ -16,6 +16,7 @@ import torch
 from ..formats import concept_file, picture_file
 from ..host import checkpoint, paths
 from . import distributed, recipe
+from .advice import hints
 from .measures import Step
 from .preview import make_preview
 from .trainer import CONTINUE, NEW, Keeping, train
@@ -60,6 +61,8 @@ def _train(file: Path, resume: bool, processes, asked: list[int], loaded: dict):
         if processes.any(bool(asked)):
             raise Stopped
 
+    for sentence in hints(loaded[key][1], concepts):
+        line.tell(sentence)
     keeping = Keeping(paths.run_folder(), plan.name, plan.save_every, CONTINUE if resume else NEW, line.tell)
     preview = make_preview(line.preview, **plan.preview)
     with torch.inference_mode():

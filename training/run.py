@@ -28,7 +28,7 @@ from .measures import History, Step, Trained
 from .optimizers import make_optimizer, make_schedule
 from .prompts import Prompts, without_token
 from .settings import TrainSettings
-from .tokens import check_token
+from .tokens import check_tokens
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +98,7 @@ class Run:
         """What does not fit together is said before the photos are encoded."""
         settings = self.settings
         if settings.learns_tokens:
-            for concept in self.concepts:
-                check_token(self.clip, concept.token)
+            check_tokens(self.clip, self.concepts)
         if settings.min_snr_gamma and host_denoiser.prediction(self.model) == "flow":
             raise ValueError("min_snr_gamma weights by a variance-preserving schedule's signal-to-noise ratio, which flow models do not have. Set it to 0.")
         if settings.spl_weight and settings.learns_tokens and not self.text.has_clip:

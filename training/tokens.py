@@ -97,6 +97,21 @@ class TokenVectors:
         return LearnedToken(concept.token, concept.class_word, vectors, dict(metadata or {}))
 
 
+def check_tokens(clip, concepts: list[Concept]) -> None:
+    """ValueError when a token means something to this CLIP already, or is named by none of the prompts that should teach it.
+
+    What counts is how the encoder will read them with all tokens in it: "<v1>" inside of another token's "my<v1>" names only that one.
+    """
+    tokens = [*text.carried_tokens(clip), *(concept.token for concept in concepts)]
+    for concept in concepts:
+        check_token(clip, concept.token)
+        if not any(concept.token in text.mentions(prompt, tokens) for prompt in concept.prompts):
+            raise ValueError(
+                f"None of the captions names the token {concept.token!r}, so nothing would be learned for it. Write {{token}} in the captions or in "
+                f"instance_prompt, as a word of its own. (The first one is {concept.prompts[0][:80]!r}.)"
+            )
+
+
 def check_token(clip, token: str) -> None:
     """ValueError when `token` means something to this CLIP already."""
     taken = text.clash(clip, token)

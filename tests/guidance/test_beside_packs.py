@@ -62,6 +62,17 @@ def test_regional_prompts(pair, positive, negative, batch):
     exact(pair, coupler(positive, negative), batch=batch, steps=1)
 
 
+def test_regional_prompts_that_a_hook_brings(pair):
+    """The patches come with conditions of both sides, at the moment of their forward."""
+    hooks = g.comfy("comfy.hooks")
+    group = hooks.HookGroup()
+    group.add(hooks.TransformerOptionsHook(transformers_dict={"patches": coupler(3, 2)(pair.base).model_options["transformer_options"]["patches"]}))
+    both = [hooks.set_hooks_for_conditioning(c, group) for c in (pair.positive, pair.negative)]
+    truth = g.sample(g.brute_force(pair.tuned, pair.base, OMEGA), *both, steps=1)
+    assert g.error(g.sample(g.brute_force(pair.tuned, pair.base, OMEGA), pair.positive, pair.negative, steps=1), truth) > 1e-3, "the hook does nothing"
+    assert g.error(g.sample(g.personalize(pair.tuned, pair.base, OMEGA), *both, steps=1), truth) < 1e-5
+
+
 def test_blocks_that_are_replaced(pair):
     """An attention of another pack in place of the host's, which turns the rows of the batch round and back."""
 
@@ -167,6 +178,13 @@ def test_conditions_of_unknown_origin_are_refused(pair, change):
         g.sample(clone, pair.positive, pair.negative, steps=1)
 
 
+def test_perp_neg_as_a_model_patch_is_refused(pair):
+    """Core's deprecated node encodes an empty prompt of its own in each step; its guider is exact (test_course)."""
+    model = g.node("PerpNeg", model=g.personalize(pair.tuned, pair.base, OMEGA), empty_conditioning=pair.negative, neg_scale=1.0)[0]
+    with pytest.raises(RuntimeError, match="use Perp-Neg Guider"):
+        g.sample(model, pair.positive, pair.negative, steps=1)
+
+
 def test_a_forward_outside_of_predictions_is_refused(pair):
     """A sampler of another pack that calls the model itself."""
     clone = g.personalize(pair.tuned, pair.base, OMEGA).clone()
@@ -244,7 +262,7 @@ LAYER = "middle_block.1.transformer_blocks.0.attn1.to_q"
 @pytest.mark.parametrize("leaves", ["in time", "too late"])
 @pytest.mark.parametrize("comes", ["before ours", "after ours"])
 def test_a_forward_that_another_pack_replaces(pair, comes, leaves):
-    """It stands below ours or on top of it, and is taken away before or after ours: the picture is exact, and the module is clean in the end."""
+    """On top of ours it is exact, below ours it is refused, and the module is clean in the end, though the pack leaves later than we do."""
     layer = pair.base.model.diffusion_model.get_submodule(LAYER)
     held = []
 
@@ -277,13 +295,20 @@ def test_a_forward_that_another_pack_replaces(pair, comes, leaves):
 
     ours = g.personalize(with_pack(pair.tuned), pair.base, OMEGA) if comes == "before ours" else with_pack(g.personalize(pair.tuned, pair.base, OMEGA))
     before = sorted(vars(layer))
-    picture = g.sample(ours, pair.positive, pair.negative, steps=1)
+    picture = None
+    if comes == "before ours":
+        with pytest.raises(RuntimeError, match="Another node replaced what a layer computes"):
+            g.sample(ours, pair.positive, pair.negative, steps=1)
+    else:
+        picture = g.sample(ours, pair.positive, pair.negative, steps=1)
     if leaves == "too late":
         take()
         if "forward" in vars(layer):
             assert g.error(layer.forward(torch.ones(2, 3, 320)), type(layer).forward(layer, torch.ones(2, 3, 320))) == 0, "ours is still at work"
             del layer.forward
     assert sorted(vars(layer)) == before
+    if picture is None:
+        return
     merged = dict(g.merged_state(pair.tuned)), dict(g.merged_state(g.interpolated(pair.tuned, pair.base, OMEGA)))
     for state in merged:
         for name in ("weight", "bias"):

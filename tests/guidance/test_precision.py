@@ -100,6 +100,7 @@ def test_quantised_weights(pair, kind):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("linkable_torch")
 @pytest.mark.parametrize("size", [8, 16], ids=["outputs", "weights"])
 @pytest.mark.parametrize("backend, part", [("aot_eager", "diffusion_model"), ("inductor", "diffusion_model.middle_block.1.transformer_blocks.0")])
 def test_torch_compile(pair, backend, part, size):

@@ -20,10 +20,11 @@ def family(request):
 
 
 def declared(patcher) -> tuple[bool, str | None]:
-    """(is the network's layout declared?, the pattern of its exceptions)"""
-    kind, table = type(patcher.model.diffusion_model), pack("host.layouts").BATCH_FIRST
-    name = f"{kind.__module__}.{kind.__qualname__}"
-    return name in table, table.get(name)
+    """(is the network's layout declared?, the pattern of its exceptions if it has such layers)"""
+    network, table = patcher.model.diffusion_model, pack("host.layouts").BATCH_FIRST
+    name = f"{type(network).__module__}.{type(network).__qualname__}"
+    pattern = table.get(name)
+    return name in table, pattern if pattern and any(re.search(pattern, path) for path, _ in network.named_modules()) else None
 
 
 def adapted(patcher, skip: str | None = None):
@@ -31,9 +32,9 @@ def adapted(patcher, skip: str | None = None):
     generator, tuned = torch.Generator().manual_seed(1), patcher.clone()
     lora = g.comfy("comfy.weight_adapter").LoRAAdapter
     for path, layer in patcher.model.diffusion_model.named_modules():
-        weight = getattr(layer, "weight", None)
-        if weight is None or weight.ndim != 2 or isinstance(layer, torch.nn.Embedding) or (skip and re.search(skip, path)):
+        if not isinstance(layer, torch.nn.Linear) or (skip and re.search(skip, path)):
             continue
+        weight = layer.weight
         up, down = (torch.randn(*shape, generator=generator) for shape in ((weight.shape[0], 2), (2, weight.shape[1])))
         up *= 0.4 * float(weight.norm()) / float((up @ down).norm())
         tuned.add_patches({f"diffusion_model.{path}.weight": lora(set(), (up, down, 2.0, None, None, None))}, 1.0)
@@ -45,7 +46,9 @@ def recorded(network, run) -> dict[str, list[torch.Tensor]]:
     seen, hooks = {}, []
     for path, part in network.named_modules():
         if list(part.parameters(recurse=False)) and not any(True for _ in part.children()):
-            hooks.append(part.register_forward_pre_hook(lambda _, args, path=path: seen.setdefault(path, []).append(args[0].detach().clone())))
+            hooks.append(
+                part.register_forward_pre_hook(lambda _, args, path=path: seen.setdefault(path, []).append(args[0].detach().clone()) if args else None)
+            )
     try:
         run()
     finally:
@@ -107,10 +110,53 @@ def test_families_are_exact_whatever_memory_is_free(family, layers, forwards):
     options = {"steps": 2, "cfg": 3.0, "scheduler": "simple", "latent": networks.latent(name, patcher)}
     positive, negative = networks.prompts(name)
     truth = g.sample(g.brute_force(tuned, patcher, OMEGA), positive, negative, **options)
-    assert g.error(g.sample(tuned, positive, negative, **options), truth) > 1e-3, "CFG gives the same, so nothing is shown"
+    plain = g.sample(tuned, positive, negative, **options)
+    assert g.error(plain, truth) > 1e-3, "CFG gives the same, so nothing is shown"
+    rounding = g.error(g.sample(g.little_memory(tuned), positive, negative, **options), plain)  # of the host itself: 2e-5 for SVD, whose sigma begins at 700
     ours = g.personalize(tuned, patcher, OMEGA)
     del forwards[:]
-    assert g.error(g.sample(ours, positive, negative, **options), truth) < 1e-5
+    assert g.error(g.sample(ours, positive, negative, **options), truth) < max(1e-5, rounding)
     batched = known and (layers == "declared" or not pattern)
     assert forwards == ([4] * 2 if batched else [2] * 4)
-    assert g.error(g.sample(g.little_memory(ours), positive, negative, **options), truth) < 1e-5
+    assert g.error(g.sample(g.little_memory(ours), positive, negative, **options), truth) < max(1e-5, rounding)
+
+
+def picture(model, name, patcher, rows=2):
+    positive, negative = networks.prompts(name)
+    return g.sample(model, positive, negative, steps=2, cfg=3.0, scheduler="simple", latent=networks.latent(name, patcher, rows))
+
+
+def test_a_number_that_fits_by_chance_is_not_taken_for_the_rows():
+    """Two frames first, and two rows in the batch: the table decides, not the size."""
+    patcher = networks.model("Cosmos 1")
+    tuned = adapted(patcher)
+    truth = picture(g.brute_force(tuned, patcher, OMEGA), "Cosmos 1", patcher, rows=1)
+    assert g.error(picture(g.personalize(tuned, patcher, OMEGA), "Cosmos 1", patcher, rows=1), truth) < 1e-5
+    assert g.error(picture(tuned, "Cosmos 1", patcher, rows=1), truth) > 1e-3
+
+
+def test_other_rows_in_mid_forward_part_the_sides(monkeypatch, forwards, caplog):
+    """A network that does not keep what is declared: the forward is given up, and each side gets its own from then on."""
+    patcher = networks.model("HunyuanDiT")
+    tuned, table = adapted(patcher), pack("host.layouts").BATCH_FIRST
+    truth = picture(g.brute_force(tuned, patcher, OMEGA), "HunyuanDiT", patcher)
+    monkeypatch.setitem(table, "comfy.ldm.hydit.models.HunYuanDiT", None)
+    del forwards[:]
+    with caplog.at_level("INFO"):
+        assert g.error(picture(g.personalize(tuned, patcher, OMEGA), "HunyuanDiT", patcher), truth) < 1e-5
+    assert forwards == [4, 2, 2, 2, 2]
+    assert "because a layer was given 1024 rows in a batch of 4" in caplog.text
+
+
+@pytest.mark.parametrize("node, batched", [("FreeU_V2", True), ("PerturbedAttentionGuidance", True), ("HyperTile", False)])
+def test_nodes_of_the_host_keep_the_batch(pair, forwards, node, batched):
+    """Those of the host itself are known; only the one that makes rows of tiles parts the sides."""
+    inputs = {
+        "FreeU_V2": {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2},
+        "PerturbedAttentionGuidance": {"scale": 2.0},
+        "HyperTile": {"tile_size": 1, "swap_size": 1, "max_depth": 0, "scale_depth": False},
+    }[node]
+    model = g.node(node, model=g.personalize(pair.tuned, pair.base, OMEGA), **inputs)[0]
+    del forwards[:]
+    g.sample(model, pair.positive, pair.negative, steps=1)
+    assert forwards[0] == (2 if batched else 1)

@@ -1,5 +1,5 @@
 """What the tests share: the real host in this process, the pack as the host loads it, small real models, a real server."""
 
-from .host import COMFYUI, ROOT, SHARED, host_version, later_inputs, pack, start_host
+from .host import COMFYUI, ROOT, host_version, later_inputs, pack, start_host
 
-__all__ = ["COMFYUI", "ROOT", "SHARED", "host_version", "later_inputs", "pack", "start_host"]
+__all__ = ["COMFYUI", "ROOT", "host_version", "later_inputs", "pack", "start_host"]

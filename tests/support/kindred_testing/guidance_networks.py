@@ -85,7 +85,7 @@ MORE = {
         {"image_model": "ltxv", "cross_attention_dim": 128, "attention_head_dim": 64, "num_attention_heads": 2, "caption_channels": 96, "num_layers": 2},
         96,
         size=(2, 4, 4),
-        extras={"attention_mask": torch.ones(1, 77)},
+        extras={"attention_mask": torch.zeros(1, 1, 77)},  # as the network adds it: nothing is masked
     ),
     "HiDream": Family("HiDream", _HIDREAM, 64, 64, extras={"conditioning_llama3": torch.ones(1, 2, 20, 64)}),
     "SVD": Family("SVD_img2vid", _SVD, 128),

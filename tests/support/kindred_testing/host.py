@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-SHARED = ROOT.parent / "shared"  # photos for tests; what needs them skips without
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".kindred" / "host" / "0.30.0").resolve()
 BASE = Path(os.environ.get("KINDRED_TEST_BASE") or tempfile.gettempdir()) / f"kindred-tests-{os.getpid()}"
 PACK_NAME = "ComfyUI-Kindred"
