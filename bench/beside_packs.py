@@ -83,6 +83,7 @@ class Case:
     base: str = "tiny"
     dual: bool = False  # compare with core's DualModelGuider on two loaded checkpoints, too
     orders: tuple[str, ...] = ("pack first", "guidance first")
+    fresh: bool = False  # all models unloaded before each run: for nodes that compute with the weights that the model has at that moment
     load: object = None  # (graph, files, tuning) -> (tuned, base) where the pack has loaders of its own
     note: str = ""
 
@@ -126,6 +127,18 @@ class Bench:
         return tensor
 
     def way(self, case: Case, tuning: str, batch: int, order: str) -> torch.Tensor:
+        if case.fresh:
+            self.forget()
+        return self._way(case, tuning, batch, order)
+
+    def forget(self) -> None:
+        """Unload all models and empty the executor's cache; a small prompt goes first, because one may be taken before the host frees."""
+        self.server.post("/free", {"free_memory": True, "unload_models": True})
+        graph = Graph()
+        graph.add("PreviewImage", images=graph.add("EmptyImage", width=8, height=8, batch_size=1, color=0))
+        self.server.run(graph)
+
+    def _way(self, case: Case, tuning: str, batch: int, order: str) -> torch.Tensor:
         """The final latent of one order: brute force, plain, pack first, guidance first, both, or the KSampler of ours."""
         scene, tuned, base = self.scene(case, tuning, batch, truth=order == "brute force")
         apply = (lambda model: case.apply(scene, model)) if case.apply else (lambda model: model)

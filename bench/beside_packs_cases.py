@@ -134,8 +134,8 @@ PERTURBED = [
     Case("Perturbed-Attention Guidance", one("PerturbedAttention", scale=3.0, adaptive_scale=0.0, **_BLOCK, **_SIGMAS, **_RESCALE), tunings=("kv",)),
     Case("Smoothed Energy Guidance", one("SmoothedEnergyGuidanceAdvanced", scale=3.0, blur_sigma=2.0, **_BLOCK, **_SIGMAS, **_RESCALE), tunings=("kv",)),
     Case("Sliding Window Guidance", one("SlidingWindowGuidanceAdvanced", scale=5.0, tile_width=64, tile_height=64, tile_overlap=32, **_SIGMAS), tunings=("kv",), size=128),
-    Case("Normalized Attention Guidance", one("NormalizedAttentionGuidance", negative=lambda scene: scene.text("ugly"), scale=2.0, tau=2.5, alpha=0.5, **_SIGMAS)),
-    Case("Token Perturbation Guidance", one("TokenPerturbationGuidance", scale=3.0, unet_block_list="d0,m0,u0", **_SIGMAS, **_RESCALE), tunings=("kv",)),
+    Case("Normalized Attention Guidance", one("NormalizedAttentionGuidance", negative=lambda scene: scene.text("ugly"), scale=2.0, tau=2.5, alpha=0.5, **_SIGMAS), fresh=True),
+    Case("Token Perturbation Guidance", one("TokenPerturbationGuidance", scale=3.0, unet_block_list="d0,m0,u0", **_SIGMAS, **_RESCALE), tunings=("kv",), fresh=True),
     Case("Frequency-Decoupled Guidance", one("FrequencyDecoupledGuidance", strength_high=12.0), tunings=("kv",)),
 ]
 AUTOMATIC = [
