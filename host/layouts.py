@@ -56,20 +56,24 @@ def foreign_code(network: torch.nn.Module, ours: type) -> str | None:
 
     ours  the class of the forwards that belong to us
     """
+    seen = set()
     for path, part in network.named_modules():
         kind = type(part)
         known_layer = isinstance(part, KNOWN_LAYERS)  # a pack's own class of an ordinary layer keeps the rows
-        if not known_layer and not _of_host(kind):
-            return f"{_name(kind)} put its own module into the model ({path or kind.__name__})"
+        if kind not in seen and not known_layer:
+            seen.add(kind)
+            if not _of_host(kind):
+                return f"{_name(kind)} put its own module into the model ({path or kind.__name__})"
+            if any(isinstance(value, types.FunctionType) and not _of_host(value) for value in vars(kind).values()):
+                return f"another node replaced a function of {kind.__name__}"
         if part._forward_hooks or part._forward_pre_hooks:
             return f"another node has a hook on {path or kind.__name__}"
         for name, value in vars(part).items():
+            if not isinstance(value, (*_FUNCTIONS, ours)):
+                continue
             value = value.below() if isinstance(value, ours) else value
-            own = getattr(value, "__func__", value) is getattr(kind, name, None)
-            if isinstance(value, _FUNCTIONS) and not own and not _of_host(value):
+            if getattr(value, "__func__", value) is not getattr(kind, name, None) and not _of_host(value):
                 return f"another node replaced {name!r} of {path or kind.__name__}"
-        if not known_layer and any(isinstance(value, types.FunctionType) and not _of_host(value) for value in vars(kind).values()):
-            return f"another node replaced a function of {kind.__name__}"
     return None
 
 
