@@ -4,6 +4,7 @@
  */
 import { api, findNode, workflowId } from "./host.js";
 import { Curves } from "./panel/curves.js";
+import { readRun } from "./panel/run.js";
 
 const runs = new Map();
 const LIVE = new Set(["preparing", "running"]);
@@ -17,15 +18,15 @@ export function watchRuns() {
   api.addEventListener("kindred.training", ({ detail }) => {
     const run = runs.get(detail.id);
     if (!run) return ask();
-    const { step, seconds_left, steps_per_second } = detail;
-    Object.assign(run, { step, seconds_left, steps_per_second, state: "running", note: "", heard: Date.now() });
+    const { step, seconds_left, steps_per_second } = readRun(detail);
+    Object.assign(run, { step, seconds_left, steps_per_second, state: "running", note: run.hint ?? "", heard: Date.now() });
     run.curves.add(step, detail);
     deliver(run);
   });
   api.addEventListener("kindred.preview", ({ detail }) => {
     const run = runs.get(detail.id);
     if (!run) return ask();
-    run.previews = [...run.previews, { step: detail.step, image: detail.image }];
+    run.previews = [...run.previews, ...readRun({ id: detail.id, previews: [detail] }).previews];
     run.heard = Date.now();
     deliver(run);
   });
@@ -49,19 +50,21 @@ export function ask() {
     } catch {
       return; // the front end itself says that the server is away
     }
-    const known = new Set(answer.runs.map((run) => run.id));
+    if (!Array.isArray(answer?.runs)) return;
+    const known = new Set(answer.runs.map((run) => run?.id));
     for (const run of runs.values())
       if (run.workflow === workflow && isLive(run) && !known.has(run.id)) receive({ id: run.id, state: "lost", note: "The server was restarted in mid-run. Set resume to continue and queue again." });
     answer.runs.forEach(receive);
   }, 50);
 }
 
-function receive(told) {
+function receive(message) {
+  const told = readRun(message);
+  if (!told) return;
   const run = runs.get(told.id) ?? { previews: [], curves: new Curves(), unsaved: true };
   const wasLive = isLive(run);
   Object.assign(run, told, { heard: Date.now() });
   run.whole = Boolean(told.curves) || told.state === "lost"; // with the server's curves: what is saved lacks no step
-  if (!(run.curves instanceof Curves)) run.curves = new Curves(run.curves);
   if (!run.workflow) return;
   runs.set(run.id, run);
   if (wasLive && !isLive(run) && !told.curves) ask(); // once more, for the steps that no event told

@@ -4,16 +4,20 @@
  */
 export const ROOM = 256;
 const COLUMNS = ["loss", "spl", "learning_rate"];
+const LAST = 1e9; // the highest step that anybody trains to
+const TOKENS = 16;
 
 export class Curves {
-  constructor(saved = {}) {
-    this.first = saved.from ?? null;
-    this.every = saved.every ?? 1;
-    const length = saved.loss?.length ?? 0;
-    this.columns = Object.fromEntries(COLUMNS.map((name) => [name, spread(saved[name] ?? [], length)]));
-    this.drift = Object.fromEntries(Object.entries(saved.drift ?? {}).map(([token, values]) => [token, [...values]]));
-    this.last = 0; // steps in the last entry
-    if (length) this.last = this.every;
+  /** saved: the JSON form, from a file or from the server. Whatever it is, what stands here is numbers, and of one length. */
+  constructor(saved) {
+    const { from, every, loss, drift } = Object(saved);
+    const length = Array.isArray(loss) ? Math.min(loss.length, ROOM) : 0;
+    this.first = isStep(from) ? from : length ? 1 : null;
+    this.every = isStep(every) && every > 0 ? every : 1;
+    this.columns = Object.fromEntries(COLUMNS.map((name) => [name, column(saved?.[name], length)]));
+    const tokens = Array.isArray(drift) ? [] : Object.entries(Object(drift)).slice(0, TOKENS);
+    this.drift = Object.fromEntries(tokens.map(([token, values]) => [token.slice(0, 80), column(values, length)]));
+    this.last = length ? this.every : 0; // steps in the last entry
   }
 
   get length() {
@@ -26,7 +30,9 @@ export class Curves {
   }
 
   add(step, measured) {
+    if (!isStep(step)) return;
     this.first ??= step;
+    if (step < this.first) return;
     let index = Math.floor((step - this.first) / this.every);
     while (index >= ROOM) {
       this.#each((values) => values.splice(0, values.length, ...halved(values)));
@@ -38,7 +44,7 @@ export class Curves {
     const fresh = index >= this.length;
     this.last = fresh ? 1 : this.last + 1;
     this.#each((values, name, owner) => {
-      const value = (owner === this.drift ? measured.drift : measured)?.[name] ?? null, at = values.length - 1;
+      const value = number((owner === this.drift ? measured.drift : measured)?.[name]), at = values.length - 1;
       if (fresh) values.push(value);
       else if (value !== null) values[at] = values[at] === null ? value : values[at] + (value - values[at]) / this.last;
     });
@@ -55,7 +61,13 @@ export class Curves {
   }
 }
 
-const spread = (values, length) => (Array.isArray(values) ? [...values] : Array(length).fill(values));
+const isStep = (value) => Number.isInteger(value) && value >= 0 && value <= LAST;
+
+/** JSON's 1e999 is read as infinity, and no chart has room for what is near it. */
+const number = (value) => (typeof value === "number" && Math.abs(value) < 1e30 ? value : null);
+
+/** `length` numbers or nulls; a single number stands for all of them. */
+const column = (values, length) => Array.from({ length }, (_, index) => number(Array.isArray(values) ? values[index] : values));
 
 function halved(values) {
   const result = [];

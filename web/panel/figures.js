@@ -19,6 +19,6 @@ export class Figures {
     this.step.replaceChildren("step ", html("b", "", String(run.step)), ` / ${run.steps}`);
     this.pace.textContent = run.state === "running" ? pace(run.steps_per_second) : run.state === "preparing" ? "" : `in ${clock(run.seconds)}`;
     this.left.textContent = run.state === "running" ? (run.seconds_left == null ? "" : `${clock(run.seconds_left)} left`) : SAID[run.state];
-    this.filled.style.width = `${(100 * run.step) / run.steps}%`;
+    this.filled.style.width = `${Math.min(100, (100 * run.step) / Math.max(run.steps, 1))}%`;
   }
 }

@@ -2,15 +2,15 @@
 import { addElement, after, fit, fixHeight, noteChange } from "../host.js";
 import { ask, isLive } from "../runs.js";
 import { Chart, legend, newest } from "./chart.js";
-import { Curves } from "./curves.js";
 import { html } from "./dom.js";
 import { Drift } from "./drift.js";
 import { Figures } from "./figures.js";
 import { Filmstrip } from "./filmstrip.js";
+import { isLater, readRun, readSaved } from "./run.js";
 import { spark } from "./spark.js";
 
 const PROPERTY = "kindred_run"; // of the node: the last run, saved with the workflow
-const KEPT = ["id", "started", "state", "note", "step", "steps", "seconds", "curves", "previews"];
+const KEPT = ["id", "started", "order", "state", "note", "step", "steps", "seconds", "curves", "previews"];
 const PAUSE = 250; // ms between two drawings
 const HEIGHT = 252, MARGIN = 8, ROW = 18, FILM = 66, NOTE = 32, CHART = 118, REST = 58;
 
@@ -39,11 +39,10 @@ export class Panel {
     this.#restore();
   }
 
-  /** A run of this node, from the server: shown unless the workflow holds a later one. */
+  /** A run of this node, from the server: shown unless the workflow holds a later one. What runs now is the latest, whatever the file says. */
   offer(run) {
-    const saved = this.node.properties?.[PROPERTY];
-    if (saved && saved.id !== run.id && saved.started > run.started) return;
-    if (this.run && this.run.id !== run.id && this.run.started > run.started) return;
+    const others = [readRun(this.node.properties?.[PROPERTY]), this.run];
+    if (!isLive(run) && others.some((other) => other && other.id !== run.id && isLater(other, run))) return;
     this.run = run;
     if (!isLive(run) && run.unsaved && run.whole) {
       run.unsaved = false; // once: an artist who undoes it means it
@@ -54,8 +53,7 @@ export class Panel {
   }
 
   #restore() {
-    const saved = this.node.properties?.[PROPERTY];
-    if (saved?.curves) this.run = { ...saved, curves: new Curves(saved.curves) };
+    this.run = readSaved(this.node.properties?.[PROPERTY]) ?? this.run;
     this.drawSoon();
     ask();
   }

@@ -1,4 +1,5 @@
 /** Numbers for eyes: scales, ticks, smoothing, and how values are written. */
+const MOST_DECADES = 12; // on one axis, whatever the numbers are
 
 /** A logarithmic scale from [low, high] to pixels [bottom, top]. */
 export function logScale(low, high, bottom, top) {
@@ -8,10 +9,12 @@ export function logScale(low, high, bottom, top) {
 
 /** Round values between `low` and `high`: decades, with 2 and 5 between them where there is room. */
 export function logTicks(low, high) {
+  if (!(low > 0 && high > low && high < Infinity)) return [];
   const decades = Math.log10(high / low);
   const parts = decades > 2.2 ? [1] : decades > 1.1 ? [1, 3] : [1, 2, 5];
   const ticks = [];
-  for (let exponent = Math.floor(Math.log10(low)); exponent <= Math.ceil(Math.log10(high)); exponent++)
+  const first = Math.floor(Math.log10(low)), last = Math.min(Math.ceil(Math.log10(high)), first + MOST_DECADES);
+  for (let exponent = first; exponent <= last; exponent++)
     for (const part of parts) {
       const value = part * 10 ** exponent;
       if (value >= low * 0.999 && value <= high * 1.001) ticks.push(value);
@@ -21,7 +24,7 @@ export function logTicks(low, high) {
 
 /** Where a logarithmic axis begins and ends for these values; at most four decades, so that a first zero does not press all else flat. */
 export function logRange(values) {
-  const known = values.filter((value) => value > 0);
+  const known = values.filter((value) => value > 1e-30 && value < 1e30);
   if (!known.length) return [0.01, 1];
   const high = Math.max(...known) * 1.15;
   const low = Math.max(Math.min(...known) / 1.15, high / 1e4);

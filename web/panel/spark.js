@@ -5,6 +5,7 @@ const WIDTH = 96, HEIGHT = 14;
 
 /** values over the whole run of `steps`; `top` is the value at the upper edge, 0 at the lower one. */
 export function spark(curves, values, steps, top, className) {
+  top = Math.max(top, 1e-30); // all may be zero
   const points = values.map((value, index) =>
     value === null ? null : [((curves.step(index) - 1) / Math.max(steps - 1, 1)) * WIDTH, HEIGHT - 1 - (Math.min(value, top) / top) * (HEIGHT - 2)],
   );
