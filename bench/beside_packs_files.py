@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 OMEGA, STRENGTH = 0.3, 0.9
 PREFIX = "model.diffusion_model."
+FINAL_BIAS = "cond_stage_model.transformer.text_model.final_layer_norm.bias"
 # SD 1.5's own levels, as AnimateDiff's motion modules ask for, with attention only where it costs little.
 WIDE = {
     "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4], "transformer_depth": [1, 1, 0, 0, 0, 0, 0, 0],
@@ -68,6 +69,9 @@ class Files:
             if base == "wide":
                 random_base.UNET.update(WIDE)
             random_base.write(checkpoint, dtype=torch.float32)
+            state = load_file(checkpoint)
+            state[FINAL_BIAS] += 0.1  # without it the mean of a text's encoding is 0, and some packs divide by that
+            save_file(state, checkpoint)
 
     def _tune(self, checkpoint: Path, base: str, tuning: str, whole: bool) -> None:
         state = load_file(checkpoint)
