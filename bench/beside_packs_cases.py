@@ -214,7 +214,8 @@ RGTHREE = [Case("Power Lora Loader", load=power_lora, orders=("pack first",))]
 
 
 def quantised(graph, made, tuning, kind):
-    base = graph.add("UnetLoaderGGUF", unet_name=f"tiny-{kind}.gguf")
+    precise = {"dequant_dtype": "float32", "patch_dtype": "float32", "patch_on_device": False}  # their default computes weights in half precision
+    base = graph.add("UnetLoaderGGUFAdvanced", unet_name=f"tiny-{kind}.gguf", **precise)
     return graph.add("LoraLoaderModelOnly", model=base, lora_name=made.adapter(f"gguf-{kind}", tuning), strength_model=files.STRENGTH), base
 
 
