@@ -205,6 +205,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1: steadier than all of a shared machine)")
     parser.add_argument("--only", default="", help="only adapters whose name contains this, against plain CFG")
     parser.add_argument("--write", type=Path, help="also write the tables to this file")
+    parser.add_argument("--families", nargs="+", default=["SD15", "SDXL", "SD3"], choices=("SD15", "SDXL", "SD3"), help="of full size, on a GPU")
     parser.add_argument("--set-up", action="store_true", help="only what comes before the first step, on full-size SD 1.5 (about 5 GB of memory)")
     options = parser.parse_args()
     gpu = harness.gpu()
@@ -219,7 +220,9 @@ def main() -> None:
         parts.append(bench("SD15", "tiny", options.pixels, torch.float32, torch.device("cpu"), options))
         parts.append("Full-size SD 1.5 (512 px), SDXL (1024 px) and SD3 (1024 px): skipped, no GPU on this machine.")
     else:
-        for family, pixels in (("SD15", 512), ("SDXL", 1024), ("SD3", 1024)):
+        for family, pixels in {"SD15": 512, "SDXL": 1024, "SD3": 1024}.items():
+            if family not in options.families:
+                continue
             parts.append(bench(family, "full", pixels, torch.float16, gpu, options))
     text = (
         "\n\n".join(

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import io
 import os
-import shutil
-import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-HOME = ROOT / ".kindred"
-BASE = HOME / "base"
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # not the pack's root: its `nodes` would shadow the host's
 
-import compare  # noqa: E402
-import processor  # noqa: E402
-import workflow as workflows  # noqa: E402
-from grid import Column, comparison  # noqa: E402
-from PIL import Image  # noqa: E402
-from server import ComfyServer, Interrupted, PromptError, free_port  # noqa: E402
+import compare
+import processor
+import workflow as workflows
+from files import BASE, ROOT, STORED, Failure, keep, link, prepare_checkpoint, prepare_photos
+from grid import Column, comparison
+from PIL import Image
+from server import ComfyServer, Interrupted, PromptError, free_port
 
 PROMPTS = ("wearing headphones", "on the beach")  # for a real model
 WORLD_PROMPTS = (
@@ -71,11 +67,6 @@ SMALL = Scale(
     WORLD_PROMPTS,
 )
 REAL = Scale(512, {"steps": 500, "learning_rate": 2e-5}, 30, 7.5, 1, compare.REAL, PROMPTS)
-STORED = Path(__file__).resolve().parent / "base" / "miniature.safetensors.xz"
-
-
-class Failure(Exception):
-    """Ends the demo with one sentence."""
 
 
 def main() -> int:
@@ -101,7 +92,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--token", default="<v1>", help="how prompts name the subject (default <v1>)")
     parser.add_argument("--class-word", metavar="WORD", help="what the subject is: dog, teapot, toy (needed with --photos)")
     parser.add_argument("--prompt", action="append", metavar="TEXT", help="with {token} and {class}; may be given several times")
-    parser.add_argument("--name", default="demo", help="of the saved files (default demo)")
+    parser.add_argument("--name", default="demo", help="of the saved files (default demo); a number is added where it is taken")
     parser.add_argument("--steps", type=int, help="training steps")
     parser.add_argument("--resolution", type=int, help="side of the pictures in pixels")
     parser.add_argument("--learning-rate", type=float)
@@ -133,29 +124,27 @@ def demo(options) -> int:
     checkpoint = prepare_checkpoint(options)
     folder, photos, class_word = prepare_photos(options)
     with start(options) as server:
-        names = {
-            training: options.name if training == compare.KEPT else f"{options.name}-{training}" for training in dict.fromkeys(w.training for w in scale.ways)
-        }
-        for training, name in names.items():
-            learn(server, options, scale, checkpoint, folder, class_word, name, training)
+        names = {}  # the names that the node saved under: an earlier run's concept keeps its own
+        for training in dict.fromkeys(way.training for way in scale.ways):
+            wished = options.name if training == compare.KEPT else f"{options.name}-{training}"
+            names[training] = learn(server, options, scale, checkpoint, folder, class_word, wished, training)
         side, cfg = options.resolution or scale.resolution, options.cfg or scale.cfg
         drawing = compare.Drawing(checkpoint, names, side, scale.pictures, options.seed, scale.sampling_steps, cfg, options.omega, options.alpha)
         sheet = draw(server, options, scale, drawing, photos, class_word)
-        out = BASE / "output" / "kindred" / f"{options.name}.png"
-        out.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(out)
-        print(f"\nkindred: done in {time.monotonic() - started:.0f} s")
+        name = names[compare.KEPT]
+        out = keep(sheet, BASE / "output" / "kindred", name)
+        print(f"\nkindred: done in {time.monotonic() - started:.0f} s; the concept is {name!r}")
         for what, path in (
             ("comparison", out),
-            ("LoRA", BASE / "models" / "loras" / "kindred" / f"{options.name}.safetensors"),
-            ("token", BASE / "models" / "embeddings" / f"{options.name}.safetensors"),
+            ("LoRA", BASE / "models" / "loras" / "kindred" / f"{name}.safetensors"),
+            ("token", BASE / "models" / "embeddings" / f"{name}.safetensors"),
         ):
             print(f"  {what:<11} {path}")
         return stay(server, checkpoint) if options.serve else 0
 
 
-def learn(server: ComfyServer, options, scale: Scale, checkpoint: str, folder: str, class_word: str, name: str, training: str) -> None:
-    """One training by the workflow, saved under `name`."""
+def learn(server: ComfyServer, options, scale: Scale, checkpoint: str, folder: str, class_word: str, name: str, training: str) -> str:
+    """One training by the workflow, saved under `name` or, where that is taken, with a number behind it. The name that it got."""
     train = workflows.to_prompt(workflows.load(ROOT / "workflows" / "train_a_concept.json"), server.get("/object_info", timeout=120))
     workflows.find(train, "Base model")["ckpt_name"] = checkpoint
     workflows.find(train, "Photos")["folder"] = folder
@@ -167,11 +156,13 @@ def learn(server: ComfyServer, options, scale: Scale, checkpoint: str, folder: s
     if options.learning_rate:
         settings.update({"learning_rate": options.learning_rate, "method.token_learning_rate": options.learning_rate})
     workflows.find(train, "Train").update(settings)
-    workflows.find(train, "Save").update(name=name, overwrite=True)
+    workflows.find(train, "Save").update(name=name, overwrite=False)
     how = "with the Semantic Preservation Loss" if settings["spl_weight"] else "plainly"
     print(f"kindred: training {options.token} ({class_word}) {how}, {settings['steps']} steps")
     saved = server.run(train, TrainingLine())
-    print("\n".join(f"         {line}" for line in saved.ui[workflows.node_id(train, "Save")]["text"][0].splitlines()))
+    lines = saved.ui[workflows.node_id(train, "Save")]["text"][0].splitlines()
+    print("\n".join(f"         {line}" for line in lines))
+    return lines[0].removeprefix("Saved as ")
 
 
 def draw(server: ComfyServer, options, scale: Scale, drawing: compare.Drawing, photos: list[Image.Image], class_word: str) -> Image.Image:
@@ -213,17 +204,27 @@ class TrainingLine:
             print(line)
 
 
-# -- the server and what it finds ----------------------------------------------------------------------------------------
+# -- the server ----------------------------------------------------------------------------------------------------------
 
 
-def start(options) -> ComfyServer:
+@contextmanager
+def start(options) -> Iterator[ComfyServer]:
+    """A server of this run's own. Its log stays where something went wrong."""
     for name in ("custom_nodes", "input", "output", "user", "models/checkpoints", "models/loras", "models/embeddings"):
         (BASE / name).mkdir(parents=True, exist_ok=True)
     link(ROOT, BASE / "custom_nodes" / "ComfyUI-Kindred")
     on_processor = options.cpu or not has_card()
     print("kindred: starting ComfyUI ...")
     arguments, environment = (processor.SWITCHES, processor.ENVIRONMENT) if on_processor else ((), {})
-    return ComfyServer(Path(os.environ["COMFYUI_PATH"]), BASE, arguments, port=options.port or free_port(), environment=environment)
+    port = options.port or free_port()
+    server = ComfyServer(Path(os.environ["COMFYUI_PATH"]), BASE, arguments, BASE / f"server-{port}.log", port, environment)
+    try:
+        with server:
+            yield server
+    except KeyboardInterrupt:
+        server.log.unlink(missing_ok=True)
+        raise
+    server.log.unlink(missing_ok=True)
 
 
 def stay(server: ComfyServer, checkpoint: str) -> int:
@@ -236,102 +237,10 @@ def stay(server: ComfyServer, checkpoint: str) -> int:
     raise Failure(f"ComfyUI ended by itself. The end of {server.log}:\n{server.log_tail()}")
 
 
-def prepare_checkpoint(options) -> str:
-    """The name under which CheckpointLoaderSimple finds the base model."""
-    folder = BASE / "models" / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    if options.checkpoint:
-        path = options.checkpoint.expanduser().resolve()
-        if not path.is_file():
-            raise Failure(f"There is no checkpoint {path}. Correct --checkpoint, or leave it out to use the small one.")
-        if path.suffix != ".safetensors":
-            raise Failure(f"{path.name} is no .safetensors file. Other formats can carry code; convert it first.")
-        link(path, folder / path.name)
-        return path.name
-    if STORED.is_file():
-        path = folder / f"kindred-miniature-{hashlib.sha256(STORED.read_bytes()).hexdigest()[:8]}.safetensors"
-        if not path.is_file():
-            from base import storage
-
-            print("kindred: unpacking the miniature base ...")
-            storage.expand(STORED, path)
-        return path.name
-    path = folder / "kindred-small-random.safetensors"  # a copy without the stored base
-    if not path.is_file():
-        print("kindred: making a small base model ...")
-        script = Path(__file__).resolve().parent / "random_base.py"
-        made = subprocess.run([sys.executable, script, path], env={**os.environ, "PYTHONPATH": os.environ["COMFYUI_PATH"]}, capture_output=True, text=True)
-        if made.returncode:
-            raise Failure(f"The small base model could not be made: {(made.stderr.strip().splitlines() or ['no reason given'])[-1]}")
-    return path.name
-
-
-def prepare_photos(options) -> tuple[str, list[Image.Image], str]:
-    """(folder inside the input folder, the photos as pictures, class word). The folder's name follows the photos' content."""
-    from PIL import ImageOps
-
-    if options.photos:
-        source = options.photos.expanduser().resolve()
-        if not source.is_dir():
-            raise Failure(f"There is no folder {source}. Correct --photos.")
-        files = sorted(path for path in source.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".txt"))
-        content = {path.name: path.read_bytes() for path in files}
-        class_word = options.class_word
-    else:
-        content, class_word = drawn(options.subject)
-        class_word = options.class_word or class_word
-    pictures = {name: data for name, data in content.items() if not name.endswith(".txt")}
-    if not pictures:
-        raise Failure(f"{options.photos} has no pictures. Put three to six photos of the subject there.")
-    digest = hashlib.sha256(b"".join(name.encode() + data for name, data in sorted(content.items()))).hexdigest()[:8]
-    folder = f"kindred-{digest}"
-    place = BASE / "input" / folder
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    for name, data in content.items():
-        (place / name).write_bytes(data)
-    shown = []
-    for name, data in pictures.items():
-        try:
-            shown.append(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise Failure(f"The photo {name!r} cannot be read: {error}. Save it again as PNG or JPEG, or take it out of the folder.") from None
-    return folder, shown, class_word
-
-
-def drawn(name: str) -> tuple[dict[str, bytes], str]:
-    """The "photos" of one of the miniature world's subjects as PNG files, and its class word."""
-    from world.subjects import SUBJECTS, photos
-
-    if name not in SUBJECTS:
-        raise Failure(f"There is no drawn subject {name!r}. There are {', '.join(SUBJECTS)}.")
-    content = {}
-    for index, picture in enumerate(photos(name, 256)):
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
-        content[f"{name}-{index + 1}.png"] = buffer.getvalue()
-    return content, SUBJECTS[name].class_word
-
-
 def has_card() -> bool:
     import torch
 
     return torch.cuda.is_available() or torch.backends.mps.is_available()
-
-
-def link(source: Path, place: Path) -> None:
-    """`place` becomes another name of `source`; a copy where the system allows no link (a pack is copied without `.kindred`)."""
-    if place.is_symlink() or place.exists():
-        if place.resolve() == source.resolve():
-            return
-        place.unlink() if place.is_symlink() or place.is_file() else shutil.rmtree(place)
-    try:
-        place.symlink_to(source, target_is_directory=source.is_dir())
-    except OSError:
-        if source.is_dir():
-            shutil.copytree(source, place, ignore=shutil.ignore_patterns(".kindred", ".git", "__pycache__"))
-        else:
-            shutil.copy2(source, place)
 
 
 if __name__ == "__main__":

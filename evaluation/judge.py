@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..formats import safefile
+
 SIDE = 64
 WIDTH = 96
 
@@ -77,14 +79,11 @@ class Judge(nn.Module):
     @classmethod
     def load(cls, path: Path) -> Judge:
         """Raises ValueError when the file is no judge."""
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if "values" not in metadata:
-                raise ValueError(f"{str(path)!r} is not a judge: its metadata has no 'values', only {sorted(metadata)}.")
-            judge = cls(json.loads(metadata["values"]))
-            judge.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
+        state, metadata = safefile.read(path)
+        if "values" not in metadata:
+            raise ValueError(f"{str(path)!r} is not a judge: its metadata has no 'values', only {sorted(metadata)}.")
+        judge = cls(json.loads(metadata["values"]))
+        judge.load_state_dict({name: value.float() for name, value in state.items()})
         return judge.eval()
 
     def asked(self, prompt: str) -> dict[str, str]:

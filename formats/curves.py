@@ -54,6 +54,15 @@ def _mean(entries: list[tuple[list[float], int]]) -> tuple[list[float], int]:
     return row, steps
 
 
+def finite(value):
+    """`value` for JSON, which knows no nan and no infinity: null in their place, however deep."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _short(value: float) -> float | None:
     """Four digits are more than a chart shows; JSON knows no nan."""
     return float(f"{value:.4g}") if math.isfinite(value) else None

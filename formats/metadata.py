@@ -1,13 +1,13 @@
 """What a saved file says about its making: the keys that kohya's tools (`ss_*`) and ModelSpec (`modelspec.*`) agreed on, and ours (`kindred.*`).
 
-Never a folder of the machine, nor the user's name in one: all values pass `without_paths`. Nothing here asks for the time.
+Nothing here knows a folder of the machine, and no caller passes one. Text that an artist wrote is kept as written. Nothing here asks for the time.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 _ARCHITECTURES = {  # the host's family: (ModelSpec's architecture, kohya's ss_base_model_version)
     "SD15": ("stable-diffusion-v1", "sd_v1"),
@@ -21,12 +21,6 @@ _ARCHITECTURES = {  # the host's family: (ModelSpec's architecture, kohya's ss_b
     "Lumina2": ("lumina-2", "lumina2"),
 }
 _PREDICTIONS = {"EPS": "epsilon", "V_PREDICTION": "v", "FLOW": "flow", "FLUX": "flow"}
-# A place on somebody's disk: /home/..., ~/..., C:\..., \\server\..., file://...; not "and/or", not "1/2", not "<v1>/dog".
-_PLACE = re.compile(
-    r"(?<![\w.\])}>/\\])(?:file:/{2,3}|~(?=[/\\])|[A-Za-z]:(?=[/\\])|(?=/\w|\\\\\w))[/\\]*"
-    r"(?P<path>(?:[^\"'<>|,;\n]*[/\\])?[^\s\"'<>|,;)]*)"
-)
-_HOMES = {"home", "users", "root", "documents and settings"}
 
 
 def training_metadata(
@@ -114,43 +108,21 @@ def training_metadata(
     return clean({key: str(value) for key, value in values.items() if value not in (None, "")})
 
 
-def clean(metadata: Mapping[str, str]) -> dict[str, str]:
-    """`metadata` without places on a disk, also inside of JSON."""
-    result = {}
-    for key, value in metadata.items():
-        if value[:1] in ("{", "["):
-            try:
-                result[key] = _json(_cleaned(json.loads(value)))
-                continue
-            except ValueError:
-                pass
-        result[key] = without_paths(value)
-    return result
+def clean(metadata: Mapping[str, object]) -> dict[str, str]:
+    """`metadata` as a safetensors header can hold it: text under text, without lone surrogates (no UTF-8 has a place for them)."""
+    return {_utf8(str(key)): _utf8(str(value)) for key, value in metadata.items()}
 
 
-def without_paths(text: str) -> str:
-    """`text` with each absolute path cut down to its last name, and that left out too where it is a user's home.
-
-    "trained on /home/anna/cats" -> "trained on cats";  "C:\\Users\\anna" -> "";  "half/half" stays.
-    """
-
-    def last(match: re.Match) -> str:
-        parts = [part for part in re.split(r"[/\\]+", match["path"]) if part]
-        if not parts or parts[-1].lower() in _HOMES or (len(parts) > 1 and parts[-2].lower() in _HOMES):
-            return ""
-        return parts[-1]
-
-    return _PLACE.sub(last, text)
+def count_captions(concepts: Iterable[tuple[str, Sequence[str]]]) -> dict[str, dict[str, int]]:
+    """(name, captions) of each concept -> name -> caption -> how often it is shown. Concepts of one name are added up."""
+    counted: dict[str, Counter[str]] = {}
+    for name, captions in concepts:
+        counted.setdefault(name, Counter()).update(captions)
+    return {name: dict(counter) for name, counter in counted.items()}
 
 
-def _cleaned(value: object) -> object:
-    if isinstance(value, str):
-        return without_paths(value)
-    if isinstance(value, list):
-        return [_cleaned(entry) for entry in value]
-    if isinstance(value, dict):
-        return {without_paths(str(key)): _cleaned(entry) for key, entry in value.items()}
-    return value
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _json(value: object) -> str:

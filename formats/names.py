@@ -17,8 +17,10 @@ def safe_name(name: str, what: str = "name") -> str:
     text = unicodedata.normalize("NFC", name).strip()
     if text.startswith("."):
         raise ValueError(f"The {what} {name!r} begins with a dot, which hides the file. Leave it out.")
-    if len(text.encode()) > 200:
-        raise ValueError(f"The {what} {text[:20]!r}... is {len(text.encode())} bytes long; at most 200 fit every file system with room for an ending.")
+    if len(text.encode("utf-8", "surrogatepass")) > 200:
+        raise ValueError(
+            f"The {what} {text[:20]!r}... is {len(text.encode('utf-8', 'surrogatepass'))} bytes long; at most 200 fit every file system with room for an ending."
+        )
     return check_file_name(text, what)
 
 
@@ -26,7 +28,7 @@ def check_file_name(name: str, what: str = "file name") -> str:
     """Return `name` if every common system can hold it as one file, else raise ValueError with the reason."""
     if not name.strip() or not name.split(".")[0].strip():
         raise ValueError(f"The {what} {name!r} is empty. Give it a name, for example 'my-dog'.")
-    bad = re.search(r'[\x00-\x1f\x7f<>:"/\\|?*]', name)
+    bad = re.search(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]', name)  # the last are halves of characters, which no file name can hold
     if bad:
         raise ValueError(f"The {what} {name!r} contains {bad.group()!r}, which some systems do not allow. Use letters, digits, '-' and '_'.")
     if name != name.strip() or name.endswith("."):
@@ -40,7 +42,7 @@ def check_file_name(name: str, what: str = "file name") -> str:
 
 def file_name(text: str) -> str:
     """A file name, without its ending, for a token that every common system can hold: `<v1>` -> `v1`."""
-    stem = re.sub(r'[\x00-\x20<>:"/\\|?*\x7f]+', "-", text).strip("-. ")
+    stem = re.sub(r'[\x00-\x20<>:"/\\|?*\x7f\ud800-\udfff]+', "-", text).strip("-. ")
     while len(stem.encode()) > 200:
         stem = stem[:-1]
     return f"{stem}_" if stem.split(".")[0].upper() in _RESERVED else stem or "token"

@@ -1,6 +1,9 @@
-"""A concept as Custom Diffusion in diffusers leaves it, and ClassDiffusion's authors with it: a folder with the weights and a file for each token.
+"""A concept as other tools leave it: a folder with the weights and a file for each token.
 
-FOLDER/pytorch_custom_diffusion_weights.bin   (or .safetensors) whole K and V weights
+FOLDER/pytorch_custom_diffusion_weights.bin   (or .safetensors) whole K and V weights: Custom Diffusion in diffusers, ClassDiffusion's authors
+FOLDER/adapter_model.safetensors              (or .bin) PEFT's adapter, or one in each of FOLDER/unet, FOLDER/text_encoder ...
+FOLDER/pytorch_lora_weights.safetensors       (or .bin) diffusers' LoRA
+FOLDER/delta.bin, FOLDER/delta_epoch=....ckpt  Custom Diffusion's authors' own files, tokens included
 FOLDER/<new1>.bin                             {"<new1>": vector}; named .bin even where its bytes are safetensors
 """
 
@@ -11,10 +14,12 @@ from pathlib import Path
 
 import torch
 
-from . import pickled, safefile, token_file
+from . import delta, foreign, pickled, safefile, token_file
 from .token import LearnedToken
 
-WEIGHTS = ("pytorch_custom_diffusion_weights.safetensors", "pytorch_custom_diffusion_weights.bin")
+_WHOLE = ("pytorch_custom_diffusion_weights.safetensors", "pytorch_custom_diffusion_weights.bin")
+_LORA = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
+WEIGHTS = (*_WHOLE, *foreign.ADAPTER, *_LORA)
 _MAX_WEIGHTS = 4 * 2**30  # bytes; SDXL's K and V in float32 have 1.3 GB
 _MAX_TOKEN = 2**20  # what is larger in such a folder belongs to the trainer's own state
 _TRAINERS_STATE = ("optimizer", "scheduler", "scaler", "random_states", "pytorch_lora_weights", "pytorch_model", "model")
@@ -22,19 +27,43 @@ _TRAINERS_STATE = ("optimizer", "scheduler", "scaler", "random_states", "pytorch
 
 def weights_file(folder: Path) -> Path | None:
     """The weights in `folder`, safetensors before a pickle; None when it holds no concept."""
-    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    adapters = foreign.adapter_files(folder)
+    found = [next((folder / name for name in names if (folder / name).is_file()), None) for names in (_WHOLE, _LORA)]
+    deltas = sorted(file for file in folder.iterdir() if delta.is_delta(file.name) and file.is_file()) if folder.is_dir() else []
+    return found[0] or next(iter(adapters.values()), None) or found[1] or next(iter(deltas), None)
 
 
-def load(folder: Path, widths: Mapping[str, int]) -> tuple[dict[str, torch.Tensor], list[LearnedToken]]:
-    """(the weights in Custom Diffusion's layout, the tokens in the order of their names). ValueError with the path of what cannot be read."""
+def is_weights(name: str) -> bool:
+    """Does a file of that name make its folder a concept?"""
+    return name in WEIGHTS or delta.is_delta(name)
+
+
+def folder_of(file: Path) -> Path:
+    """The folder that a file of weights makes a concept: for PEFT's `unet/adapter_model.safetensors` the one above."""
+    return file.parent.parent if file.name in foreign.ADAPTER and file.parent.name in foreign.COMPONENTS else file.parent
+
+
+def load(folder: Path, widths: Mapping[str, int]) -> tuple[dict[str, torch.Tensor], list[LearnedToken], dict[str, str]]:
+    """(the weights in their layout, the tokens in the order of their names, the weights' metadata). ValueError with the path of what cannot be read."""
     weights = weights_file(folder)
     if weights is None:
         raise ValueError(f"There is no {WEIGHTS[1]!r} in {str(folder)!r}.")
-    content = safefile.read(weights)[0] if pickled.is_safetensors(weights) else pickled.read(weights, _MAX_WEIGHTS, "a concept")
-    if not isinstance(content, dict) or not any("_custom_diffusion." in str(key) for key in content):
-        raise ValueError(f"{str(weights)!r} holds no Custom Diffusion weights ('..._custom_diffusion.weight').")
+    if delta.is_delta(weights.name):
+        if sum(delta.is_delta(file.name) for file in folder.iterdir()) > 1:
+            raise ValueError(f"There are several 'delta' files in {str(folder)!r}. Keep the one that you want in a folder of its own.")
+        return *delta.load(weights, widths), {}
     tokens = [token_file.load(path, widths) for path in sorted(folder.iterdir()) if path != weights and _may_be_token(path)]
-    return {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}, tokens
+    if weights.name in foreign.ADAPTER:
+        state, metadata = foreign.load_adapters(folder)
+        return state, tokens, metadata
+    content, metadata = safefile.read(weights) if pickled.is_safetensors(weights) else (pickled.read(weights, _MAX_WEIGHTS, "a concept"), {})
+    if not isinstance(content, dict) or (weights.name in _WHOLE and not any("_custom_diffusion." in str(key) for key in content)):
+        raise ValueError(f"{str(weights)!r} holds no Custom Diffusion weights ('..._custom_diffusion.weight').")
+    state = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    if weights.name in _LORA:
+        state, metadata, bundled = foreign.complete(weights, state, metadata, widths)
+        tokens += bundled
+    return state, tokens, metadata
 
 
 def _may_be_token(path: Path) -> bool:

@@ -22,12 +22,14 @@ class LearnedToken:
     vectors     encoder key -> float32 CPU tensor [n, width]; the keys are those of core's own embedding files
                 (`clip_l`, `clip_g`, `clip_h`, `t5xxl`, ...), n >= 1 vectors stand for the token in that encoder
     metadata    free text kept with the file (method, steps, ...); never a path or a user name
+    notes       sentences about what its file holds and this CLIP has no use for; never saved
     """
 
     text: str
     class_word: str
     vectors: dict[str, torch.Tensor]
     metadata: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self):
         check_token_text(self.text)

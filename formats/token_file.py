@@ -2,13 +2,14 @@
 
 Written   safetensors only. One encoder: ONE tensor [n, width] named by the token (core takes the first of a file, diffusers
           and A1111 the only one). Several: one tensor for each encoder key (`clip_l`, `clip_g`), core's and A1111's SDXL layout.
-Read      those, A1111's `string_to_param`, diffusers' `.bin`, kohya's `emb_params` and lists, `text_encoders_0/1` of diffusers'
+Read      those, A1111's and Textual Inversion's authors' `string_to_param`, diffusers' `.bin`, kohya's `emb_params` and lists, `text_encoders_0/1` of diffusers'
           pivotal tuning, and embeddings bundled in a LoRA file (`bundle_emb.NAME.*`). Pickles only by weights-only loading.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -21,12 +22,31 @@ from .metadata import clean
 from .names import check_file_name
 from .token import FILE_PREFIX, LearnedToken, check_token_text
 
+log = logging.getLogger(__name__)
+
 EXTENSIONS = (".safetensors", ".pt", ".bin")
 MAX_PICKLE = 256 * 2**20  # bytes; an embedding has kilobytes, and a pickle is read whole before it can be judged
+MAX_NUMBERS = 2**24  # of one embedding; a tensor that claims more came from a few bytes
 _META = "kindred."
-_ENCODER_NAMES = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g"}
+OWNER = "kindred.concept"  # in the metadata: the saved concept that the file is a part of
+_ENCODER_NAMES = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g", "t5": "t5xxl"}
 _NAMELESS = {"*", "emb_params"}  # what trainers write where the file name is the token's only name
 _BUNDLE = re.compile(r"bundle_emb\.(?P<name>.+)\.(?P<part>string_to_param\.\*|[A-Za-z0-9_]+)")
+
+
+class _ParameterDict:
+    """What stands in a pickle for torch's class of that name, in which Textual Inversion's authors keep their vectors: its contents, no behaviour."""
+
+    def tensors(self) -> dict[str, object]:
+        held = vars(self).get("_parameters")
+        return dict(held) if isinstance(held, Mapping) else {}
+
+
+def _parameter_dicts():
+    """While open, weights-only loading takes a ParameterDict for the class above. Older torch has no way to say so and refuses such files."""
+    with contextlib.suppress(TypeError, AttributeError):
+        return torch.serialization.safe_globals([(_ParameterDict, "torch.nn.modules.container.ParameterDict")])
+    return contextlib.nullcontext()
 
 
 def save(token: LearnedToken, path: str | os.PathLike, overwrite: bool = True) -> Path:
@@ -43,6 +63,12 @@ def save(token: LearnedToken, path: str | os.PathLike, overwrite: bool = True) -
         raise ValueError(f"{str(path)!r} is a link to another place. Remove it or choose another name.")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{str(path)!r} exists already. Choose another name, or allow it to be overwritten.")
+    tensors, metadata = content(token)
+    return safefile.write(tensors, path, metadata)
+
+
+def content(token: LearnedToken, concept: str = "") -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors and the metadata of a token's file. `concept` is the saved concept that owns it. ValueError for vectors that are not finite."""
     if not token.vectors:
         raise ValueError(f"Token {token.text!r} has no vectors to save.")
     for key, value in token.vectors.items():
@@ -53,7 +79,9 @@ def save(token: LearnedToken, path: str | os.PathLike, overwrite: bool = True) -
         tensors = {token.text: next(iter(tensors.values()))}
     metadata = {"format": "pt", **clean({str(k): str(v) for k, v in token.metadata.items() if not str(k).startswith(_META)})}
     metadata |= {_META + "token": token.text, _META + "class_word": token.class_word, _META + "encoders": encoders}
-    return safefile.write(tensors, path, metadata)
+    if concept:
+        metadata[OWNER] = concept
+    return tensors, metadata
 
 
 def load(path: str | os.PathLike, widths: Mapping[str, int], text: str | None = None) -> LearnedToken:
@@ -67,12 +95,30 @@ def load(path: str | os.PathLike, widths: Mapping[str, int], text: str | None = 
     path = Path(os.fspath(path))
     if not path.is_file():
         raise ValueError(f"There is no embedding file {str(path)!r}.")
-    tensors, metadata = _read(path)
-    name, tensors = _layout(path, tensors, text)
+    content, metadata = _read(path)
+    name, tensors = _layout(path, content, text)
     vectors = _for_encoders(path, tensors, widths, metadata.get(_META + "encoders", ""))
+    notes = _unused(path, tensors, vectors, widths)
+    for note in notes:
+        log.warning("Kindred: %s", note)
     own = {key.removeprefix(_META): value for key, value in metadata.items() if key.startswith(_META)}
     extra = {key: value for key, value in metadata.items() if not key.startswith(_META) and key != "format"}
-    return LearnedToken(text or _name(own.get("token") or name, path), own.get("class_word", ""), vectors, extra)
+    return LearnedToken(text or _name(own.get("token") or name, path), own.get("class_word", ""), vectors, extra, notes)
+
+
+def token(name: str, vectors: torch.Tensor, widths: Mapping[str, int], path: Path) -> LearnedToken:
+    """The token `name` of a file `path` that holds more than tokens. ValueError as in `load`."""
+    return LearnedToken(_name(name, path), "", _for_encoders(path, {"": vectors.detach()}, widths, ""))
+
+
+def unbundle(path: Path, state: Mapping[str, torch.Tensor], widths: Mapping[str, int]) -> tuple[dict[str, torch.Tensor], list[LearnedToken]]:
+    """(the weights of a LoRA file, the tokens of the embeddings that are bundled in it). ValueError as in `load`."""
+    bundles = _bundles(state)
+    tokens = []
+    for name, tensors in bundles.items():
+        vectors = _for_encoders(path, tensors, widths, "")
+        tokens.append(LearnedToken(_name(name, path), "", vectors, notes=_unused(path, tensors, vectors, widths)))
+    return {key: value for key, value in state.items() if not (bundles and _BUNDLE.fullmatch(key))}, tokens
 
 
 def find(name: str, folders: list[str] | str | None) -> Path:
@@ -84,7 +130,7 @@ def find(name: str, folders: list[str] | str | None) -> Path:
     for root in roots:
         for place in (root, *sorted(str(p) for p in Path(root).rglob("*") if p.is_dir())):
             for candidate in (Path(place, name + ending) for ending in ("", *EXTENSIONS)):
-                if candidate.is_file():
+                if os.path.isfile(candidate):  # noqa: PTH113 (Path's own raises OSError for a name that is too long)
                     if not any(candidate.resolve().is_relative_to(Path(r).resolve()) for r in roots):
                         raise ValueError(f"The embedding {name!r} is a link that leaves the embeddings folder. Put the file itself there.")
                     return candidate
@@ -96,6 +142,7 @@ def _read(path: Path) -> tuple[object, dict[str, str]]:
     if pickled.is_safetensors(path):
         from safetensors import SafetensorError, safe_open
 
+        safefile.check_header(path)
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
                 keys = list(file.keys())
@@ -105,26 +152,24 @@ def _read(path: Path) -> tuple[object, dict[str, str]]:
                 return {key: file.get_tensor(key) for key in bundled or keys}, dict(file.metadata() or {})
         except (SafetensorError, OSError, RuntimeError) as error:
             raise ValueError(f"{str(path)!r} is not a readable safetensors file ({error}). Download or export it again.") from error
-    return pickled.read(path, MAX_PICKLE, "an embedding"), {}
+    with _parameter_dicts():
+        return pickled.read(path, MAX_PICKLE, "an embedding"), {}
 
 
 def _layout(path: Path, content: object, text: str | None) -> tuple[str, dict[str, torch.Tensor]]:
     """(token name or "", tensors by encoder key, or by "" where the layout does not say the encoder)."""
-    if isinstance(content, Mapping) and isinstance(content.get("string_to_param"), Mapping):  # A1111
-        inner = _tensors(content["string_to_param"])
-        return (str(content.get("name") or ""), {"": next(iter(inner.values()))}) if inner else _refuse(path, content)
+    if isinstance(content, Mapping) and "string_to_param" in content:  # A1111, and Textual Inversion's authors
+        held = content["string_to_param"]
+        inner = _tensors(held.tensors() if isinstance(held, _ParameterDict) else held) if isinstance(held, (Mapping, _ParameterDict)) else {}
+        name = _one_of(path, inner, text) if inner else _refuse(path, content)
+        return (str(content.get("name") or name), {"": inner[name]})
     if isinstance(content, list):  # one mapping for each encoder
         parts = [value for entry in content if isinstance(entry, Mapping) for value in _tensors(entry).values()]
         return ("", {f"#{i}": value for i, value in enumerate(parts)}) if parts else _refuse(path, content)
     tensors = _tensors(content) if isinstance(content, Mapping) else {}
-    bundles: dict[str, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        if match := _BUNDLE.fullmatch(key):
-            bundles.setdefault(match["name"], {})["" if "*" in match["part"] else _ENCODER_NAMES.get(match["part"], match["part"])] = value
+    bundles = _bundles(tensors)
     if bundles:
-        if len(bundles) > 1 and text not in bundles:
-            raise ValueError(f"{str(path)!r} bundles the embeddings {', '.join(map(repr, sorted(bundles)))}; say which one is meant.")
-        name = text if text in bundles else next(iter(bundles))
+        name = _one_of(path, bundles, text)
         return name, bundles[name]
     if len(tensors) == 1:
         name, value = next(iter(tensors.items()))
@@ -132,6 +177,31 @@ def _layout(path: Path, content: object, text: str | None) -> tuple[str, dict[st
     if tensors and all(_is_encoder(key) for key in tensors):
         return "", {_ENCODER_NAMES.get(key, key): value for key, value in tensors.items()}
     return _refuse(path, content)
+
+
+def _one_of(path: Path, named: Mapping[str, object], text: str | None) -> str:
+    """The name in `named` that `text` means. ValueError where there are several and it means none."""
+    if len(named) > 1 and text not in named:
+        raise ValueError(f"{str(path)!r} bundles the embeddings {', '.join(map(repr, sorted(named)))}; say which one is meant.")
+    return text if text in named else next(iter(named))
+
+
+def _bundles(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Name -> encoder key ("" where the layout does not say it) -> vectors, of the embeddings bundled in a LoRA."""
+    bundles: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        if match := _BUNDLE.fullmatch(key):
+            bundles.setdefault(match["name"], {})["" if "*" in match["part"] else _ENCODER_NAMES.get(match["part"], match["part"])] = value
+    return bundles
+
+
+def _unused(path: Path, tensors: Mapping[str, torch.Tensor], vectors: Mapping[str, torch.Tensor], widths: Mapping[str, int]) -> tuple[str, ...]:
+    """A sentence where some of the file's vectors found no encoder."""
+    count = len(tensors) - len(vectors)
+    if count <= 0:
+        return ()
+    left = [key for key in tensors if key not in vectors and _is_encoder(key)] or [f"{count} groups"]
+    return (f"The vectors for {', '.join(left)} are not used, because this CLIP has {', '.join(widths)} only: {path.name!r}.",)
 
 
 def _for_encoders(path: Path, tensors: dict[str, torch.Tensor], widths: Mapping[str, int], written_for: str) -> dict[str, torch.Tensor]:
@@ -163,11 +233,12 @@ def _check_vectors(value: torch.Tensor, where: str) -> None:
 
 
 def _tensors(mapping: Mapping) -> dict[str, torch.Tensor]:
-    return {str(key): value.detach() for key, value in mapping.items() if torch.is_tensor(value)}
+    return {str(key): value.detach() for key, value in mapping.items() if torch.is_tensor(value) and value.numel() <= MAX_NUMBERS}
 
 
 def _is_encoder(key: str) -> bool:
-    return key in _ENCODER_NAMES or re.fullmatch(r"clip_[a-z]|[a-z0-9]*t5[a-z0-9]*|llama|gemma\w*|qwen\w*", key) is not None
+    """Does the key name a text encoder? `clip_l_out` is what OneTrainer adds behind one: no CLIP of the host has a place for it."""
+    return key in _ENCODER_NAMES or re.fullmatch(r"(?:clip_[a-z]|[a-z0-9]*t5[a-z0-9]*|llama|gemma\w*|qwen\w*)(?:_out)?", key) is not None
 
 
 def _name(found: str, path: Path) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import comfy.model_management
 import comfy.sd
 import folder_paths
 import torch
+
+from .training import memory_after_run
 
 
 def load(name: str, beside: Path):
@@ -31,3 +34,9 @@ def load(name: str, beside: Path):
     if missing:
         raise ValueError(f"{path.name} has no {' and no '.join(missing)}. Name a whole checkpoint.")
     return model, clip, vae
+
+
+def unload() -> None:
+    """Let the host forget every model that it holds, and give the memory back. Call it when nothing refers to them any more."""
+    comfy.model_management.unload_all_models()
+    memory_after_run()

@@ -60,6 +60,11 @@ def latent_scale(patcher) -> int:
     return patcher.get_model_object("latent_format").spacial_downscale_ratio
 
 
+def latent_dimensions(patcher) -> int:
+    """Dimensions of the model's latents beside batch and channels: 2 for pictures, 3 for videos (frames first)."""
+    return patcher.get_model_object("latent_format").latent_dimensions
+
+
 def prediction(patcher) -> str | None:
     """What the model's network says: "eps", "v" or "flow"; None where it is none of them."""
     return _prediction(patcher.get_model_object("model_sampling"))
@@ -94,7 +99,10 @@ class TrainableDenoiser:
         self.latent_scale = patcher.model.latent_format.spacial_downscale_ratio
 
     def latents(self, encoded: torch.Tensor) -> torch.Tensor:
-        """The VAE's latents [n, c, h, w] in the scale that the network works in."""
+        """The VAE's latents [n, c, h, w], or [n, c, 1, h, w] for videos, in the scale that the network works in."""
+        wanted = self.model.latent_format.latent_dimensions + 2
+        if encoded.ndim != wanted:  # the host would broadcast its own scale over them, to a film that nobody made
+            raise ValueError(f"The latents have {encoded.ndim} dimensions, and this model takes {wanted}. Connect the VAE that belongs to the model.")
         return self.model.process_latent_in(encoded)
 
     def draw_sigmas(self, count: int, generator: torch.Generator, distribution: str = "auto") -> torch.Tensor:

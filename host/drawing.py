@@ -9,7 +9,8 @@ import comfy.sample
 import comfy.utils
 import latent_preview
 import torch
-from server import PromptServer
+
+from . import page
 
 Step = Callable[[int, bytes | None], None]  # steps done, an encoded preview
 
@@ -68,6 +69,6 @@ class DrawingProgress:
     def batch(self, pictures: int) -> None:
         """One batch is done, and `pictures` are there by now."""
         self.before += self.steps
-        server = PromptServer.instance
-        if self.node_id is not None and server.client_id is not None:
-            server.send_progress_text(f"picture {pictures}/{self.pictures}", self.node_id, server.client_id)
+        client = page.client()
+        if self.node_id is not None and client is not None:
+            page.server().send_progress_text(f"picture {pictures}/{self.pictures}", self.node_id, client)

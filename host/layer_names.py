@@ -73,7 +73,7 @@ def export_for(patcher, layout: str, compress: float) -> Export:
     return Export(layout, compress, layer_names(patcher), base_weight(patcher), device, interrupt)
 
 
-def convert_for(patcher) -> Callable[[layouts.State, dict[str, str]], layouts.State]:
+def convert_for(patcher) -> Callable[[layouts.State, dict[str, str]], layouts.Loaded]:
     """A function that gives a state of any layout, with its file's metadata, core's names of the model's layers."""
     return lambda state, metadata: layouts.to_core(state, metadata, layer_names(patcher), base_weight(patcher))
 
@@ -105,7 +105,7 @@ def _diffusers(model, shapes: dict[str, torch.Size]) -> tuple[dict[str, str], di
 def _text_layers(key: str) -> list[str]:
     if key.startswith("t5"):
         return [f"encoder.block.{block}.{layer}" for block in range(24) for layer in _T5_LAYERS]
-    return [f"text_model.encoder.layers.{block}.{layer}" for block in range(32) for layer in LORA_CLIP_MAP]
+    return [*(f"text_model.encoder.layers.{block}.{layer}" for block in range(32) for layer in LORA_CLIP_MAP), "text_projection"]
 
 
 def _word(prefix: str, layer: str) -> str:

@@ -1,31 +1,87 @@
-"""LoRA state dicts on the host's models: the same readers and patches as core's LoraLoader, so that our images are its images."""
+"""Adapters from files on the host's models: core's own readers and patches, with a report of what did not fit."""
 
 from __future__ import annotations
 
+import functools
 import logging
+from typing import NamedTuple
 
 import comfy.lora
 import comfy.lora_convert
 import torch
-from comfy.weight_adapter import LoHaAdapter, LoKrAdapter, LoRAAdapter, OFTAdapter
+from comfy.quant_ops import QuantizedTensor
+from comfy.weight_adapter import BOFTAdapter, GLoRAAdapter, LoHaAdapter, LoKrAdapter, LoRAAdapter, OFTAdapter
+from comfy.weight_adapter.base import weight_decompose
+
+from .patcher import DIFFUSION, patched, pristine
 
 log = logging.getLogger(__name__)
 
 _PLAIN = ("alpha", "dora_scale", "diff", "diff_b", "set_weight", "w_norm", "b_norm")  # what core reads of a layer besides an adapter's own
-_TEXT = ("text_encoder", "lora_te")  # how keys of text encoders begin, in every layout
+_TEXT = ("text_encoder", "lora_te", "clip_l.", "clip_g.", "clip_h.", "t5xxl.")  # how keys of text encoders begin, in every layout
+_MAGNITUDE = {LoRAAdapter: 4, LoHaAdapter: 7, LoKrAdapter: 8, GLoRAAdapter: 5}  # where an adapter's weights hold DoRA's magnitude
+# Parts of adapters that core has no reader for, by the end of their keys.
+_UNKNOWN = {
+    "on_input": "(IA)^3 of LyCORIS",
+    "ia3_l": "(IA)^3 of PEFT",
+    "lora_E": "AdaLoRA",
+    "vera_lambda_b": "VeRA",
+    "vera_lambda_d": "VeRA",
+    "oft_r": "OFT of PEFT",
+    "oft_R": "OFT of PEFT",
+    "boft_R": "BOFT of PEFT",
+    "hra_u": "HRA",
+    "lambda_layer": "T-LoRA",
+    "bm": "GLoRA with a middle factor",
+    "rescale": "rescaled OFT",
+    "lora_embedding_A": "a LoRA of the token table",
+    "lora_embedding_B": "a LoRA of the token table",
+    "trainable_tokens_delta": "tokens trained by PEFT",
+}
+
+
+class Applied(NamedTuple):
+    """What an adapter made of a model and its CLIP.
+
+    notes          one sentence for each thing that the file holds and that was left out, or that it leaves open
+    layers, texts  how many weights of the model and of the text encoders were changed
+    """
+
+    model: object
+    clip: object
+    notes: list[str]
+    layers: int = 0
+    texts: int = 0
+
+    def report(self) -> list[str]:
+        """Lines for the node; the notes go to the log, too."""
+        for note in self.notes:
+            log.warning("Kindred: %s", note)
+        return [f"Changed: {self.layers} weights of the model, {self.texts} of the text encoder", *self.notes]
 
 
 def apply_lora(model, clip, state: dict[str, torch.Tensor], strength: float = 1.0):
-    """(model, clip) with the LoRA patched in at `strength`, on the text encoders too; the incoming ones stay as they are.
+    """(model, clip) of `load_lora`, its notes in the log as warnings."""
+    applied = load_lora(model, clip, state, strength)
+    applied.report()
+    return applied.model, applied.clip
+
+
+def load_lora(model, clip, state: dict[str, torch.Tensor], strength: float = 1.0) -> Applied:
+    """`model` and `clip` with the adapter patched in at `strength`, on the text encoders too; the incoming ones stay as they are.
 
     clip   None where only the model is wanted: what was learned on text encoders is then left out
     state  under core's names or any that core's loader reads
-    Raises ValueError when not one of its weights fits; logs one warning when some do not, which are then left out.
+    ValueError when not one of its weights fits.
     """
+    notes = list(getattr(state, "notes", []))
     if clip is None:
+        text = [key for key in state if key.startswith(_TEXT)]
         state = {key: value for key, value in state.items() if not key.startswith(_TEXT)}
+        if text:
+            notes.append(f"{len(text)} weights of the text encoder are left out, because no CLIP is connected.")
     if not state or strength == 0:
-        return model, clip
+        return Applied(model, clip, notes)
     known = comfy.lora.model_lora_keys_unet(model.model, {})
     shapes = {key: value.shape for key, value in model.model.state_dict().items()}
     if clip is not None:
@@ -34,23 +90,99 @@ def apply_lora(model, clip, state: dict[str, torch.Tensor], strength: float = 1.
     state = comfy.lora_convert.convert_lora(dict(state))
     matched = comfy.lora.load_lora(state, known, log_missing=False)
     fitting = {key: patch for key, patch in matched.items() if _fits(patch, _shape(key, shapes))}
-    if not fitting:
-        raise ValueError(
-            f"None of the file's {len(state)} weights fits this model ({type(model.model).__name__}): it was learned on another architecture. Load the kind of checkpoint that it was trained on."
-        )
     unread = sorted(state.keys() - _read(state, known, matched))
-    if unread or len(fitting) < len(matched):
-        misfits = [str(key if isinstance(key, str) else key[0]) for key in matched.keys() - fitting.keys()]
-        log.warning(
-            "Kindred: %d of the LoRA's %d weights do not belong to this model (%s) and are left out, for example %r. It may have been learned on another kind of checkpoint.",
-            len(unread) + len(misfits), len(fitting) + len(misfits) + len(unread), type(model.model).__name__, (misfits + unread)[0],
-        )  # fmt: skip
+    for key in unread:  # half of an adapter is another adapter
+        fitting.pop(known.get(_layer(key, known)), None)
+    if not fitting:
+        reason = _kinds([*unread, *state.keys()]) or "it was learned on another architecture. Load the kind of checkpoint that it was trained on."
+        raise ValueError(f"None of the file's {len(state)} weights fits this model ({type(model.model).__name__}): {reason}")
+    misfits = [str(key if isinstance(key, str) else key[0]) for key in matched.keys() - fitting.keys()]
+    if unread or misfits:  # misfits: whole layers
+        notes.append(_left_out(unread, misfits, len(fitting), type(model.model).__name__))
+    owner = {key: model if (key if isinstance(key, str) else key[0]).startswith(DIFFUSION) else clip.patcher for key in fitting}
+    fitting = {key: _exact(patch, key, owner[key]) for key, patch in fitting.items()}
     tuned = model.clone()
     tuned.add_patches(fitting, strength)
     if clip is not None:
         clip = clip.clone()
         clip.add_patches(fitting, strength)
-    return tuned, clip
+    layers = sum(key.startswith(DIFFUSION) for key in (key if isinstance(key, str) else key[0] for key in fitting))
+    return Applied(tuned, clip, notes, layers, len(fitting) - layers)
+
+
+def _layer(key: str, known) -> str | None:
+    """The layer of core's table that `key` belongs to."""
+    while "." in key:
+        key = key.rpartition(".")[0]
+        if key in known:
+            return key
+    return None
+
+
+def _left_out(unread: list[str], misfits: list[str], fitting: int, name: str) -> str:
+    """The sentence about weights that found no place."""
+    count, example = len(unread) + len(misfits), (misfits + unread)[0]
+    start = f"{count} of the LoRA's {fitting + count} weights do not belong to this model ({name}) and are left out"
+    text = sum(key.startswith(_TEXT) for key in unread + misfits)
+    where = f", {'all' if text == count else text} of them in the text encoder" if text else ""
+    return f"{start}{where}. {_kinds(unread) or 'It may have been learned on another kind of checkpoint.'} The first is {example!r}."
+
+
+def _kinds(unread: list[str]) -> str:
+    """What kind of adapter the unread weights are, where core has no reader for it; else ""."""
+    kinds = {kind for key in unread for end, kind in _UNKNOWN.items() if key.removesuffix(".weight").endswith(end)}
+    return f"the file holds {', '.join(sorted(kinds))}, which ComfyUI cannot apply." if kinds else ""
+
+
+def _exact(patch, key, patcher):
+    """`patch` so that the host makes of it what its author's library makes: DoRA, and LoKr with a kernel of its own."""
+    if isinstance(patch, LoKrAdapter) and patch.weights[7] is not None:
+        patch = _without_kernel(patch)
+    return _measured(patch, key, patcher)
+
+
+def _without_kernel(patch: LoKrAdapter) -> LoKrAdapter:
+    """The same LoKr with its second factor multiplied out: the host's Kronecker product fails on what it makes of the three parts."""
+    w1, _, alpha, w1_a, w1_b, w2_a, w2_b, kernel, magnitude = patch.weights
+    w2 = torch.einsum("ij...,jr,ip->pr...", kernel.float(), w2_b.float(), w2_a.float()).contiguous()
+    scale = 1.0 if alpha is None else alpha / w2_b.shape[0]
+    return LoKrAdapter(patch.loaded_keys, (w1, w2 * scale, None, w1_a, w1_b, None, None, None, magnitude))
+
+
+def _measured(patch, key, patcher):
+    """`patch` so that the host makes a DoRA of it.
+
+    DoRA, PEFT and LyCORIS divide each row by its length in W + D; the host divides rows by their length in W alone. The quotient of
+    both goes into the magnitude. Magnitudes of columns are measured in W + D by the host, too.
+    """
+    index = _MAGNITUDE.get(type(patch))
+    magnitude = None if index is None else patch.weights[index]
+    if magnitude is None or not _measures_without():
+        return patch
+    name, part = (key, None) if isinstance(key, str) else (key[0], key[1] if len(key) > 1 else None)
+    stored = pristine(patcher, name)
+    if not isinstance(stored, QuantizedTensor) and not stored.is_floating_point():
+        raise ValueError(
+            "This adapter is a DoRA, which is measured by the model's own weights, and those are quantised by another pack. Load the model unquantised."
+        )
+    weight = patched(patcher, name, [], patcher.load_device)
+    weight = weight if part is None else weight.narrow(*part)
+    if magnitude.shape[0] != weight.shape[0]:
+        return patch
+    plain = type(patch)(patch.loaded_keys, tuple(None if place == index else value for place, value in enumerate(patch.weights)))
+    changed = plain.calculate_weight(weight.clone(), name, 1.0, 1.0, None, lambda value: value)
+    tiny = torch.finfo(torch.float32).eps
+    ratio = (weight.flatten(1).norm(dim=1) + tiny) / (changed.flatten(1).norm(dim=1) + tiny)
+    true = magnitude.float() * ratio.to(magnitude.device).reshape(-1, *[1] * (magnitude.ndim - 1))
+    return type(patch)(patch.loaded_keys, tuple(true if place == index else value for place, value in enumerate(patch.weights)))
+
+
+@functools.cache
+def _measures_without() -> bool:
+    """Does this host measure DoRA's rows in W alone? Asked of its own function: another version may do it as the paper does."""
+    change = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    made = weight_decompose(torch.ones(2, 1), torch.eye(2), change, 1.0, 1.0, torch.float32, lambda value: value)
+    return made[0, 0].item() > 1.5
 
 
 def _read(state, known, matched) -> set[str]:
@@ -82,16 +214,24 @@ def _fits(patch, shape: torch.Size | None) -> bool:
         return patch[0] not in ("diff", "set") or patch[1][0].shape == shape
     if isinstance(patch, LoRAAdapter):
         up, down, _, mid, _, reshape = patch.weights
-        return mid is not None or reshape is not None or (up.shape[0] == shape[0] and down.flatten(1).shape[1] == inputs)
+        if mid is not None:
+            return (up.shape[0], down.shape[1], *mid.shape[2:]) == tuple(shape)
+        return reshape is not None or (up.shape[0] == shape[0] and down.flatten(1).shape[1] == inputs)
     if isinstance(patch, LoHaAdapter):
         first, second, _, _, _, tucker, *_ = patch.weights
-        return tucker is not None or (first.shape[0] == shape[0] and second.shape[1] == inputs)
+        if tucker is not None:
+            return (first.shape[1], second.shape[1], *tucker.shape[2:]) == tuple(shape)
+        return first.shape[0] == shape[0] and second.shape[1] == inputs
     if isinstance(patch, LoKrAdapter):
         w1, w2, _, w1_a, w1_b, w2_a, w2_b, tucker, _ = patch.weights
         rows = [whole if whole is not None else part for whole, part in ((w1, w1_a), (w2, w2_a))]
         columns = [whole if whole is not None else part for whole, part in ((w1, w1_b), (w2, w2_b))]
         sizes = rows[0].shape[0] * rows[1].shape[0], columns[0].shape[1] * columns[1].flatten(1).shape[1]
         return tucker is not None or sizes == (shape[0], inputs)
-    if isinstance(patch, OFTAdapter):
-        return patch.weights[0].shape[0] * patch.weights[0].shape[1] == shape[0]
+    if isinstance(patch, (OFTAdapter, BOFTAdapter)):
+        count, size = patch.weights[0].shape[-3:-1]
+        return count * size == shape[0] and patch.weights[1] is None and (patch.weights[2] is not None or isinstance(patch, OFTAdapter))
+    if isinstance(patch, GLoRAAdapter):  # the factors of the added part, in one order or the other
+        first, second = patch.weights[2:4]
+        return any(b.shape[0] == shape[0] and a.flatten(1).shape[1] == inputs for b, a in ((first, second), (second, first)))
     return True

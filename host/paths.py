@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
 
 import folder_paths
 
 from ..formats import published
 from ..formats.names import check_file_name
+from . import listing
+
+log = logging.getLogger(__name__)
 
 SUBFOLDER = "kindred"  # of models/loras; groups the concepts in the lists of core's loaders too
 
@@ -22,16 +27,34 @@ def embedding_folder() -> Path:
     return Path(folder_paths.get_folder_paths("embeddings")[0])
 
 
+def all_lora_folders() -> list[Path]:
+    """Where the host finds concepts' LoRA files: `kindred` in each of its folders for LoRAs."""
+    return [Path(folder) / SUBFOLDER for folder in folder_paths.get_folder_paths("loras")]
+
+
+def all_embedding_folders() -> list[Path]:
+    """Where the host finds embeddings."""
+    return [Path(folder) for folder in folder_paths.get_folder_paths("embeddings")]
+
+
 def run_folder() -> Path:
     """Where trainings keep their states: `kindred/runs` in the host's output folder."""
     return Path(folder_paths.get_output_directory()) / "kindred" / "runs"
 
 
 def saved_concepts() -> list[str]:
-    """Names of the concepts that `Load Concept` offers, from every LoRA folder of the host, sorted; published folders end in `/`."""
-    files = [Path(name) for name in folder_paths.get_filename_list("loras")]
+    """Names of the concepts that `Load Concept` offers, from every LoRA folder of the host, sorted; published folders end in `/`.
+
+    Empty, with a line in the log, where the host cannot list its LoRA folders: the pack's other nodes do not depend on them.
+    """
+    try:
+        files = [Path(name) for name in folder_paths.get_filename_list("loras")]
+    except OSError as error:
+        log.warning("Kindred: the LoRA folders cannot be listed, so Load Concept offers none: %s", error)
+        return []
     saved = {file.stem for file in files if file.parent.name == SUBFOLDER and file.suffix == ".safetensors"}
-    return sorted(saved | {f"{file.parent.as_posix()}/" for file in files if file.name in published.WEIGHTS and file.parent.name})
+    folders = {published.folder_of(file) for file in files if published.is_weights(file.name)}
+    return sorted(saved | {f"{folder.as_posix()}/" for folder in folders if folder.name and folder.as_posix() != SUBFOLDER})
 
 
 def find_concept(name: str) -> Path:
@@ -41,7 +64,7 @@ def find_concept(name: str) -> Path:
     check_file_name(name, "concept's name")
     for folder in folder_paths.get_folder_paths("loras"):
         path = Path(folder) / SUBFOLDER / f"{name}.safetensors"
-        if path.is_file():
+        if os.path.isfile(path):  # noqa: PTH113 (see photo_folder)
             return path
     raise ValueError(f"There is no saved concept {name!r} in {lora_folder()}. Save one with Save Concept, then refresh the list (key R).")
 
@@ -58,24 +81,26 @@ def find_embedding(name: str) -> Path | None:
     """The embedding file of that file name, in any of the host's folders for embeddings."""
     for folder in folder_paths.get_folder_paths("embeddings"):
         path = Path(folder) / name
-        if path.is_file():
+        if os.path.isfile(path):  # noqa: PTH113 (see photo_folder)
             return path
     return None
 
 
 def photo_folders() -> list[str]:
-    """The folders inside the host's input folder that hold files, as `/`-separated names, sorted."""
-    root = Path(folder_paths.get_input_directory())
-    return sorted(place.relative_to(root).as_posix() for place in root.rglob("*") if place.is_dir() and any(entry.is_file() for entry in place.iterdir()))
+    """The folders inside the host's input folder that hold files, as `/`-separated names, sorted. Links to folders are not listed."""
+    return listing.folders(Path(folder_paths.get_input_directory()))
 
 
 def photo_folder(name: str) -> Path:
     """The folder `name` inside the host's input folder. ValueError when it would lie outside or is not there."""
     root = Path(folder_paths.get_input_directory()).resolve()
-    place = (root / name).resolve() if "\0" not in name else root
+    try:
+        place = (root / name).resolve()
+    except (OSError, ValueError, RuntimeError):  # no name that a file can have, or a link to itself
+        place = root
     if place == root or not place.is_relative_to(root):
         raise ValueError(f"The folder {name!r} is not inside ComfyUI's input folder. Put the photos into a folder there and choose it.")
-    if not place.is_dir():
+    if not os.path.isdir(place):  # noqa: PTH112 (Path's own raises OSError for a name that is too long)
         raise ValueError(
             f"There is no folder {name!r} in ComfyUI's input folder ({root}). Make it, put three to six photos in, and press R to refresh the list."
         )
@@ -93,6 +118,6 @@ def fingerprint(name: str) -> str:
         path = find_concept(name)
     except ValueError:
         return "missing"
-    # Embeddings are written just before the LoRA that refers to them: its time and size stand for all of them.
+    # A LoRA's manifest says which vectors belong to it: its time and size stand for the embeddings as well.
     files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
     return ";".join(f"{file}:{file.stat().st_mtime_ns}:{file.stat().st_size}" for file in files)

@@ -1,8 +1,9 @@
 """What a long run tells the artist: the host's progress bar, and events over the host's own websocket, which the panel on the node draws.
 
+A number that is not finite, such as the gradient's norm in a step that fp16 skipped, is null: JSON has no other word for it.
 Events go to whoever queued the run, and to nobody else; who comes later asks (host/watched.py). All carry {id, node, workflow, prompt_id}:
     kindred.run        {state, note, step, steps, tokens, ...}: a run begins, says something, ends
-    kindred.training   {steps, seconds_left, steps_per_second, step, loss, ... (every field of the step's measures)}
+    kindred.training   {steps, note, seconds_left, steps_per_second, step, loss, ... (every field of the step's measures)}
     kindred.preview    {step, image: {filename, subfolder, type}}, the image as the host's /view serves it
 """
 
@@ -18,10 +19,11 @@ from pathlib import Path
 import comfy.model_management
 import comfy.utils
 import folder_paths
-from server import PromptServer
 
 from ..formats import picture_file
+from ..formats.curves import finite
 from ..formats.workflow import runs_before, workflow_id
+from . import page
 from .watched import DONE, FAILED, STOPPED, WatchedRun
 
 log = logging.getLogger(__name__)
@@ -38,12 +40,11 @@ class TrainingProgress:
     INTERVAL = 0.1
 
     def __init__(self, node_id: str | None, steps: int, tokens: list[str] = (), extra_pnginfo: dict | None = None):
-        server = PromptServer.instance
         workflow, before = workflow_id(extra_pnginfo), runs_before(extra_pnginfo)
-        self.run = WatchedRun(workflow, node_id, getattr(server, "last_prompt_id", None), steps, list(tokens), before=before)
+        self.run = WatchedRun(workflow, node_id, getattr(page.server(), "last_prompt_id", None), steps, list(tokens), before=before)
         self.bar = comfy.utils.ProgressBar(steps, node_id)
         self._sent = 0.0
-        self._told = ""
+        self._told: list[str] = []  # what stays on the node until the end, the newest first
 
     def __enter__(self):
         self._send(RUN, self.run.head())
@@ -51,9 +52,9 @@ class TrainingProgress:
 
     def __exit__(self, kind, error, _trace) -> None:
         if kind is None:
-            self.run.end(DONE, self._told or self.run.hint)
+            self.run.end(DONE, " ".join(self._told) or self.run.hint)
         elif issubclass(kind, comfy.model_management.InterruptProcessingException):
-            self.run.end(STOPPED, self._told)
+            self.run.end(STOPPED, " ".join(self._told))
         else:
             self.run.end(FAILED, str(error))
         self._send(RUN, self.run.head())
@@ -64,8 +65,8 @@ class TrainingProgress:
     def tell(self, sentence: str) -> None:
         """A sentence that must not be missed: into the log and onto the node, where it stays when the run ends."""
         log.warning("Kindred: %s", sentence)
-        self._told = sentence
-        self._note(sentence)
+        self._told.insert(0, sentence)
+        self._note(" ".join(self._told))
 
     def hint(self, sentence: str) -> None:
         """What looks like a slip: into the log, and onto the node for as long as nothing else is said."""
@@ -82,12 +83,12 @@ class TrainingProgress:
         """Report one step: a dataclass with `step`, `loss` and whatever else; all its fields travel with the event."""
         now = time.monotonic()
         self.run.add(measured)
-        self._told = ""
+        self.run.note = " ".join(self._told) or self.run.hint
         self.bar.update_absolute(measured.step)
         if now - self._sent < self.INTERVAL and measured.step != self.run.steps:
             return
         self._sent = now
-        told = {"steps": self.run.steps, "seconds_left": self.run.seconds_left, "steps_per_second": self.run.steps_per_second}
+        told = {"steps": self.run.steps, "note": self.run.note, "seconds_left": self.run.seconds_left, "steps_per_second": self.run.steps_per_second}
         self._send(STEP, {**told, **dataclasses.asdict(measured)})
 
     def preview(self, step: int, picture, place: Path | None = None) -> None:
@@ -107,7 +108,7 @@ class TrainingProgress:
         self._send(RUN, self.run.head())
 
     def _send(self, event: str, data: dict) -> None:
-        server, run = PromptServer.instance, self.run
-        if server.client_id is not None:
+        run, client = self.run, page.client()
+        if client is not None:
             where = {"id": run.id, "node": run.node, "workflow": run.workflow, "prompt_id": run.prompt_id}
-            server.send_sync(event, {**where, **data}, server.client_id)
+            page.server().send_sync(event, finite({**where, **data}), client)

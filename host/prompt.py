@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import page
 from . import text as encoders
 
 # The host's structures: a CONDITIONING is a list of [tensor [B, rows, width], dict]; a token list has one list of
@@ -58,11 +59,9 @@ def special_ids(clip, key: str) -> tuple[int | None, int | None, int | None]:
 
 def show(node_id: str | None, line: str) -> None:
     """Write `line` on the node, for whoever queued it."""
-    from server import PromptServer
-
-    server = PromptServer.instance
-    if node_id is not None and server.client_id is not None:
-        server.send_progress_text(line, node_id, server.client_id)
+    client = page.client()
+    if node_id is not None and client is not None:
+        page.server().send_progress_text(line, node_id, client)
 
 
 def merge(prompts: list[TokenLists]) -> TokenLists | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import comfy.model_management
 import folder_paths
 import torch
+
+from ..formats import text_file
+from . import listing
 
 FOLDER = "evaluation"
 KINDS = {"clip": ("clip",), "dino": ("vit", "dinov2", "dinov3_vit"), "blip2": ("blip-2",)}  # our name -> model_type in config.json
@@ -15,7 +17,7 @@ KINDS = {"clip": ("clip",), "dino": ("vit", "dinov2", "dinov3_vit"), "blip2": ("
 
 def models(kind: str) -> list[str]:
     """Names of the folders in transformers' layout that hold a model of `kind`, sorted."""
-    return sorted(path.parent.relative_to(root()).as_posix() for path in root().rglob("config.json") if _type(path) in KINDS[kind])
+    return [name for name in listing.folders(root()) if _type(root() / name / "config.json") in KINDS[kind]]
 
 
 def root() -> Path:
@@ -42,6 +44,6 @@ def make_room(gigabytes: float = 4.0) -> None:
 
 def _type(config: Path) -> str:
     try:
-        return json.loads(config.read_text("utf-8")).get("model_type", "")
+        return text_file.parse_json(text_file.read(config, 2**20, "a model's configuration")).get("model_type", "")
     except (OSError, ValueError, AttributeError):
         return ""

@@ -11,9 +11,9 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from aiohttp import web
-from server import PromptServer
 
-from ..formats.curves import COLUMNS, Curves
+from ..formats.curves import COLUMNS, Curves, finite
+from . import page
 
 KEPT = 64  # runs; an hour of restless trying
 PREPARING, RUNNING, DONE, STOPPED, FAILED = "preparing", "running", "done", "stopped", "failed"
@@ -102,13 +102,15 @@ class WatchedRun:
         self.state, self.note, self.ended = state, note, time.time()
 
     def as_json(self) -> dict:
-        return {**self.head(), "curves": self.curves.as_json(), "previews": list(self.previews)}
+        return finite({**self.head(), "curves": self.curves.as_json(), "previews": list(self.previews)})
 
 
 def add_route() -> None:
-    """Once, when the host loads the pack."""
+    """Once, when the host loads the pack. A program that embeds ComfyUI may have no server: then nobody will ask."""
+    if page.server() is None:
+        return
 
-    @PromptServer.instance.routes.get("/kindred/runs")
+    @page.server().routes.get("/kindred/runs")
     async def runs(request: web.Request) -> web.Response:
         workflow = request.query.get("workflow")
         return web.json_response({"runs": [run.as_json() for run in list(_seen.values()) if run.workflow == workflow]})

@@ -1,6 +1,10 @@
 """Concept: the photos of one subject, and what to call it."""
 
+import logging
+
 from comfy_api.latest import io
+
+log = logging.getLogger(__name__)
 
 CATEGORY = "personalization"
 ConceptType = io.Custom("KINDRED_CONCEPT")
@@ -31,6 +35,7 @@ class KindredPhotos(io.ComfyNode):
                 ),
                 io.String.Output("captions", display_name="captions", is_output_list=True, tooltip="From NAME.txt beside NAME.jpg; empty without one."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -44,10 +49,15 @@ class KindredPhotos(io.ComfyNode):
     def execute(cls, folder) -> io.NodeOutput:
         import torch
 
-        from ..host import paths
+        from ..host import paths, prompt
         from ..training.photos import read_photos
 
-        photos = read_photos(paths.photo_folder(folder))
+        remarks: list[str] = []
+        photos = read_photos(paths.photo_folder(folder), remarks.append)
+        for remark in remarks:
+            log.warning("Kindred: folder %r: %s", folder, remark)
+        if remarks:
+            prompt.show(cls.hidden.unique_id, " ".join(remarks))
         return io.NodeOutput(
             [torch.from_numpy(photo.pixels)[None] for photo in photos],
             [torch.ones(1, *photo.pixels.shape[:2]) if photo.alpha is None else torch.from_numpy(photo.alpha)[None] for photo in photos],

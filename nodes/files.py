@@ -23,7 +23,7 @@ class KindredSave(io.ComfyNode):
                 io.Boolean.Input(
                     "overwrite",
                     default=False,
-                    tooltip="Off: a name that is taken gets a number, so nothing is ever lost. On: the older files of that name are replaced.",
+                    tooltip="Off: a name that is taken gets a number, so nothing is ever lost. On: an older concept saved under exactly this name is replaced; files of other concepts and tools never are.",
                 ),
                 io.Combo.Input(
                     "dtype",
@@ -57,8 +57,24 @@ class KindredSave(io.ComfyNode):
                     tooltip="The base model that was trained on. Only the layouts kohya and diffusers need it, for the names of its layers.",
                 ),
             ],
-            outputs=[],
+            outputs=[
+                io.String.Output(
+                    "saved_name",
+                    display_name="name",
+                    tooltip="The name it was saved under, which Load Concept lists. It has a number where the wished one was taken.",
+                )
+            ],
         )
+
+    @classmethod
+    def validate_inputs(cls, name=None) -> bool | str:
+        """A name that no file can have is refused before the training, not after it."""
+        from ..formats.names import safe_name
+
+        try:
+            return bool(name is None or safe_name(name))
+        except ValueError as error:
+            return str(error)
 
     @classmethod
     def execute(cls, lora, tokens, name, overwrite=False, dtype="float16", layout="comfyui", compress=0.0, model=None) -> io.NodeOutput:
@@ -79,9 +95,12 @@ class KindredSave(io.ComfyNode):
             overwrite=overwrite,
             metadata=settings,
             export=export_for(model, layout, compress),
+            lora_folders=paths.all_lora_folders(),
+            embedding_folders=paths.all_embedding_folders(),
         )
         lines = [
-            f"Load Concept: {saved.lora.stem}",
+            f"Saved as {saved.name}",
+            *([saved.note] if saved.note else []),
             f"LoRA: {paths.SUBFOLDER}/{saved.lora.name}",
             *(f"{token.text} = embedding:{path.stem}" for token, path in zip(tokens, saved.embeddings, strict=True)),
         ]
@@ -90,7 +109,8 @@ class KindredSave(io.ComfyNode):
         if saved.compressed:
             ranks = sorted(saved.compressed.ranks.values())
             lines.append(f"Compressed to ranks {ranks[0]} to {ranks[-1]}; relative error {saved.compressed.error:.1%}")
-        return io.NodeOutput(ui=ui.PreviewText("\n".join(lines)))
+        lines += [f"Removed, as the replaced concept's: embedding:{path.stem}" for path in saved.removed]
+        return io.NodeOutput(saved.name, ui=ui.PreviewText("\n".join(lines)))
 
 
 class KindredLoad(io.ComfyNode):
@@ -110,7 +130,7 @@ class KindredLoad(io.ComfyNode):
                 io.Combo.Input(
                     "name",
                     options=paths.saved_concepts(),
-                    tooltip="A concept written by Save Concept, or (ending in /) a folder under models/loras that Custom Diffusion or ClassDiffusion's authors' code left. Press R to refresh the list.",
+                    tooltip="A concept written by Save Concept or a LoRA file put beside those; or (ending in /) a folder under models/loras that diffusers, PEFT, Custom Diffusion or ClassDiffusion's authors' code left. Press R to refresh the list.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -139,11 +159,14 @@ class KindredLoad(io.ComfyNode):
         from ..formats import concept_file
         from ..host import paths, text
         from ..host.layer_names import convert_for
-        from ..host.lora import apply_lora
+        from ..host.lora import load_lora
 
         lora, tokens = concept_file.load(paths.find_concept(name), text.embedding_widths(clip), paths.find_embedding, convert_for(model))
-        tuned, tuned_clip = apply_lora(model, clip, lora, strength)
-        return io.NodeOutput(tuned, text.carry_tokens(tuned_clip, tokens) if tokens else tuned_clip, tokens)
+        loaded = load_lora(model, clip, lora, strength)
+        tuned_clip = text.carry_tokens(loaded.clip, tokens) if tokens else loaded.clip
+        return io.NodeOutput(
+            loaded.model, tuned_clip, tokens, ui=ui.PreviewText("\n".join([*loaded.report(), *(note for token in tokens for note in token.notes)]))
+        )
 
 
 NODES = [KindredSave, KindredLoad]

@@ -56,6 +56,7 @@ class KindredTrain(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, vae, concepts, method, **settings) -> io.NodeOutput:
         from ..host.lora import apply_lora
+        from ..host.loss_map import loss_map
         from ..host.paths import run_folder
         from ..host.progress import TrainingProgress
         from ..host.text import carry_tokens
@@ -82,7 +83,7 @@ class KindredTrain(io.ComfyNode):
             carry_tokens(tuned_clip, result.tokens) if result.tokens else tuned_clip,
             result.lora,
             result.tokens,
-            {"loss": [step.loss for step in result.history], "spl": [step.spl for step in result.history]},
+            loss_map(loss=[step.loss for step in result.history], spl=[step.spl for step in result.history]),
         )
 
 

@@ -170,6 +170,25 @@ def test_the_demo_on_a_users_own_files_ends_with_a_picture_and_an_open_page(plac
 
 
 @pytest.mark.slow
+def test_a_second_demo_leaves_everything_of_the_first_one(place, tmp_path):
+    """Cases 48 and 59: two runs of one name on a user's single photo, of one step and of two. Each run's files are its own, and it names them."""
+    Image.new("RGB", (90, 70), "brown").save(tmp_path / "only.png")
+    paths, contents = [], []
+    for steps in ("1", "2"):
+        arguments = ["--checkpoint", sd15_checkpoint(), "--resolution", "64", "--steps", steps, "--photos", tmp_path, "--class-word", "dog", "--name", "mine"]
+        process = demo(place, *map(str, arguments), "--prompt", "a {token} {class} on the moon")
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0 and "Traceback" not in output and f"{steps}/{steps}   loss" in output, output
+        assert [path.read_bytes() for path in paths] == contents
+        new = [Path(line.split(maxsplit=1)[1]) for line in output.splitlines() if line.strip().startswith(("comparison ", "LoRA  ", "token "))]
+        paths += new
+        contents = [path.read_bytes() for path in paths]
+    assert "the concept is 'mine_2'" in output
+    assert [path.stem for path in paths] == ["mine"] * 3 + ["mine_2"] * 3
+    assert not list((place / ".kindred/base").glob("server-*.log"))
+
+
+@pytest.mark.slow
 def test_ctrl_c_ends_the_demo_with_nothing_left_behind(place):
     process = demo(place, "--steps", "500")
     for line in process.stdout:

@@ -9,7 +9,7 @@ from .settings import TrainSettings
 
 
 def step_shape(model, concepts: list[Concept], settings: TrainSettings) -> tuple[int, int, int, int]:
-    """[n, channels, h, w] of one batch's latents, prior images' rows included."""
+    """[n, channels, h, w] of one batch's latents, prior images' rows included. The one frame of a video model's pictures is left out."""
     rows = settings.batch_size * (2 if any(concept.prior_images for concept in concepts) else 1)
     side = settings.resolution // latent_scale(model)
     return rows, 4, side, side

@@ -12,6 +12,8 @@ from ..formats.token_text import mentions
 
 SMALLEST_SIDE = 16  # two latent cells: less carries no picture
 MOST_REPEATS = 1000
+_ROUNDING = 1e-3  # how far a mask may lie outside of 0..1
+_OVERSHOOT = 0.5  # how far a picture may: sharp resizing leaves 0..1 at edges, and 0..255 or -1..1 is another scale
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def make_concept(
     pictures, alphas = _pictures(images, "images")
     if not pictures:
         raise ValueError("images is empty. Connect three to six photos of the subject.")
-    given = [mask.float() for batch in masks for mask in batch]
+    given = _masks(masks)
     if given and len(given) != len(pictures):
         raise ValueError(f"masks: {len(given)} given for {len(pictures)} images. Give one mask for each image, in the same order, or none.")
     for index, (mask, picture) in enumerate(zip(given, pictures, strict=False)):
@@ -82,6 +84,7 @@ def make_concept(
             )
     if not given and any(alpha is not None for alpha in alphas):
         given = [alpha if alpha is not None else torch.ones(picture.shape[:2]) for alpha, picture in zip(alphas, pictures, strict=True)]
+    given = [_checked_mask(mask, index + 1) for index, mask in enumerate(given)]
     if given and all((mask == 1).all() for mask in given):
         given = []  # white everywhere, as loaders give for photos without transparency
     for index, mask in enumerate(given):
@@ -107,6 +110,29 @@ def make_concept(
         prior_images=tuple(_pictures(prior_images, "prior_images")[0]),
         repeats=repeats,
     )
+
+
+def _masks(batches) -> list[torch.Tensor]:
+    found = []
+    for batch in batches:
+        if not isinstance(batch, torch.Tensor) or batch.ndim not in (2, 3):
+            shape = list(batch.shape) if isinstance(batch, torch.Tensor) else type(batch).__name__
+            raise ValueError(f"masks: found {shape}, expected masks [count, height, width]. Core's 'Convert Image to Mask' makes them from pictures.")
+        found += [mask.float() for mask in (batch if batch.ndim == 3 else batch[None])]
+    return found
+
+
+def _checked_mask(mask: torch.Tensor, number: int) -> torch.Tensor:
+    """`mask`, in 0..1. A loss that is multiplied by anything else trains on garbage."""
+    if not torch.isfinite(mask).all():
+        raise ValueError(f"masks: mask {number} contains values that are not numbers. Make or paint it again.")
+    low, high = mask.min().item(), mask.max().item()
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        raise ValueError(
+            f"masks: mask {number} has values from {low:.3g} to {high:.3g}; expected 0 (left out) to 1 (learned). "
+            "If it was resized, use 'bilinear' or 'nearest-exact', which stay within these."
+        )
+    return mask.clamp(0, 1)
 
 
 def _lines(captions, count: int) -> list[str]:
@@ -166,6 +192,9 @@ def _pictures(batches, name: str) -> tuple[list[torch.Tensor], list[torch.Tensor
                 )
             if not torch.isfinite(picture).all():
                 raise ValueError(f"{name}: image {len(pictures) + 1} contains values that are no numbers.")
+            low, high = picture.min().item(), picture.max().item()
+            if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
+                raise ValueError(f"{name}: image {len(pictures) + 1} has values from {low:.3g} to {high:.3g}; expected pictures in 0..1.")
             channels = picture.shape[-1]
             alphas.append(picture[..., 3].float() if channels == 4 and (picture[..., 3] < 1).any() else None)
             pictures.append(picture.expand(-1, -1, 3).float() if channels == 1 else picture[..., :3].float())

@@ -27,7 +27,7 @@ HELD_BATCHES = 2048  # laid out ahead at once
 class Batch:
     """One batch: first the images' rows, then the prior images' rows. All rows have one size.
 
-    latents   [n, channels, h, w] float32 on the CPU, as the VAE gives them
+    latents   [n, channels, h, w] float32 on the CPU, as the VAE gives them; [n, channels, 1, h, w] for a model of videos
     masks     [n, 1, h, w] in 0..1: where the loss counts
     prompts   n of them
     prior     [n] bool
@@ -48,11 +48,12 @@ class Dataset:
     resolution       side of the square in pixels, a multiple of `latent_scale`
     batch_size       images in a batch; prior images come on top, one for each image whose concept has some
     steps            how many batches the run has; only how far to encode ahead depends on it, never a batch
-    augment          Custom Diffusion's scale augmentation: prompts and masks say what it did
+    augment          Custom Diffusion's scale augmentation of the images (not of prior images): prompts and masks say what it did
     flip             mirror half of the views
     latent_scale     pixels in one cell of the latents, each way
+    latent_dimensions  2 for a model of pictures, 3 for one of videos, which takes a picture as a film of one frame
     crop             "square": the middle of each picture, as the papers do. "buckets": aspect ratios are kept, see `BucketOrder`
-    caption_dropout  probability that a row's prompt is the empty one
+    caption_dropout  probability that an image's prompt is the empty one
     """
 
     def __init__(
@@ -67,7 +68,10 @@ class Dataset:
         latent_scale: int = 8,
         crop: str = "square",
         caption_dropout: float = 0.0,
+        latent_dimensions: int = 2,
     ):
+        if latent_dimensions not in (2, 3):
+            raise ValueError(f"This model's latents have {latent_dimensions} dimensions. Kindred trains models of pictures and of videos, with 2 and 3.")
         if resolution % latent_scale:
             raise ValueError(f"resolution is {resolution}; this model's latents need a multiple of {latent_scale}.")
         if crop not in CROPS:
@@ -76,6 +80,7 @@ class Dataset:
             raise ValueError(f"caption_dropout is {caption_dropout}; expected a probability from 0 to 1.")
         self.concepts, self.resolution, self.steps, self.seed = concepts, resolution, steps, seed
         self.augment, self.flip, self.latent_scale, self.caption_dropout = augment, flip, latent_scale, caption_dropout
+        self.latent_dimensions = latent_dimensions
         square = SquareOrder(concepts, resolution, batch_size, seed)
         self.order = square if crop == "square" else BucketOrder(concepts, resolution, batch_size, seed, latent_scale)
         self._encoded: dict[View, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -138,11 +143,15 @@ class Dataset:
         return shown if shown.sum() > 0 else mask
 
     def _look(self, sample) -> tuple[View, str]:
-        view, prefix = draw_view(sample, random_state(self.seed, 1, sample.place, sample.prior), self.augment, self.flip, self.resolution)
+        """The view of a sample and its prompt. A prior image is plain, as in Custom Diffusion: resized and cropped, perhaps mirrored, the bare class prompt."""
+        augment = self.augment and not sample.prior
+        view, prefix = draw_view(sample, random_state(self.seed, 1, sample.place, sample.prior), augment, self.flip, self.resolution)
+        concept = self.concepts[sample.concept]
+        if sample.prior:
+            return view, concept.class_prompt
         if self.caption_dropout and random_state(self.seed, 6, sample.place, sample.prior).random() < self.caption_dropout:
             return view, ""
-        concept = self.concepts[sample.concept]
-        return view, prefix + (concept.class_prompt if sample.prior else concept.prompts[sample.image])
+        return view, prefix + concept.prompts[sample.image]
 
     def _hold(self, start: int) -> None:
         """Have the views from batch `start` on, as many as fit, and forget all others."""
@@ -163,12 +172,17 @@ class Dataset:
 
     def _latents(self, view: View) -> torch.Tensor:
         latents = self._to_latents(self.pixels(view)[None])
-        if latents.ndim == 5 and latents.shape[2] == 1:  # a VAE for video: a picture is a video of one frame
+        found = list(latents.shape)
+        if self.latent_dimensions == 2 and latents.ndim == 5 and latents.shape[2] == 1:  # a picture that a VAE for videos has encoded
             latents = latents[:, :, 0]
+        elif self.latent_dimensions == 3 and latents.ndim == 4:  # a model of videos beside a VAE that knows only pictures
+            latents = latents[:, :, None]
         height, width = (side // self.latent_scale for side in view.canvas)
-        if latents.ndim != 4 or len(latents) != 1 or latents.shape[-2:] != (height, width):
+        frames = [1] if self.latent_dimensions == 3 else []
+        if latents.ndim != self.latent_dimensions + 2 or len(latents) != 1 or list(latents.shape[2:]) != [*frames, height, width]:
+            wanted = ", ".join(map(str, [1, "channels", *frames, height, width]))
             raise ValueError(
-                f"vae: it gives latents of shape {list(latents.shape)} for a picture of {view.canvas[1]} x {view.canvas[0]} pixels; this model "
-                f"needs [1, channels, {height}, {width}]. Connect the VAE that belongs to the model."
+                f"vae: it gives latents of shape {found} for a picture of {view.canvas[1]} x {view.canvas[0]} pixels; this model "
+                f"needs [{wanted}]. Connect the VAE that belongs to the model."
             )
         return latents[0].float().cpu().clone()

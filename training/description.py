@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..formats.metadata import training_metadata
+from ..formats.metadata import count_captions, training_metadata
 from ..host.patcher import family
 from .concept import Concept
 from .settings import TrainSettings
@@ -18,7 +18,6 @@ def describe(model, prediction: str, concepts: list[Concept], settings: TrainSet
         {"token": concept.token, "class_word": concept.class_word, "instance_prompt": concept.token_prompt, "class_prompt": concept.class_prompt}
         for concept in concepts
     ]
-    frequency = {concept.class_word: {prompt: concept.prompts.count(prompt) for prompt in concept.prompts} for concept in concepts}
     return training_metadata(
         family=family(model),
         prediction=_PREDICTIONS[prediction],
@@ -28,7 +27,7 @@ def describe(model, prediction: str, concepts: list[Concept], settings: TrainSet
         resolution=settings.resolution,
         triggers=[concept.token for concept in concepts],
         prompts=prompts,
-        tag_frequency=frequency,
+        tag_frequency=count_captions((concept.class_word, concept.prompts) for concept in concepts),
         spl_weight=settings.spl_weight,
         algorithm=settings.adapter if low_rank else "",
         rank=settings.rank if low_rank else None,

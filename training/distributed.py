@@ -22,6 +22,9 @@ class Alone:
     def any(self, flag: bool) -> bool:
         return flag
 
+    def of_the_first(self, numbers: list[int]) -> list[int]:
+        return numbers
+
 
 class Together(Alone):
     """The processes that `accelerate launch` has started, this one among them."""
@@ -43,6 +46,11 @@ class Together(Alone):
     def any(self, flag: bool) -> bool:
         """Is the flag up in one of the processes? All of them must ask."""
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum").item())
+
+    def of_the_first(self, numbers: list[int]) -> list[int]:
+        """The first process's whole numbers, in all of them. All of them must ask."""
+        mine = torch.tensor(numbers if self.rank == 0 else [0] * len(numbers), device=self.accelerator.device)
+        return self.accelerator.reduce(mine, "sum").tolist()
 
 
 def processes() -> Alone:

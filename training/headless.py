@@ -7,14 +7,16 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from ..formats import concept_file, picture_file
+from ..formats import concept_file, names, picture_file
 from ..host import checkpoint, paths
+from ..host.training import is_out_of_memory
 from . import distributed, recipe
 from .advice import hints
 from .measures import Step
@@ -24,36 +26,55 @@ from .trainer import CONTINUE, NEW, Keeping, train
 log = logging.getLogger(__name__)
 
 
-class Stopped(Exception):
-    """Somebody asked the run to end; its state is kept."""
+class Stopped(BaseException):
+    """Somebody asked the run to end; its state is kept. Not an Exception: it ends all files, not one."""
 
 
 def run(files: list[Path], resume: bool = False) -> int:
-    """Train each file's concept; 0 when all were, 1 when one failed, 130 when they were stopped."""
+    """Train each file's concept; 0 when all were, 1 when one failed, 130 when they were stopped.
+
+    Whatever goes wrong with one file ends that one alone, in a sentence, and what it had in memory is freed before the next.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    processes, failed, loaded = distributed.processes(), 0, {}
+    processes, failed, loaded = distributed.processes(), [], {}
     first = processes.rank == 0
     with _asked_to_stop() as asked:
         for file in files:
+            problem, alike = None, True
             try:
                 saved = _train(file, resume, processes, asked, loaded)
-            except Stopped:
+            except Exception as error:
+                problem, alike = _sentence(file, error), isinstance(error, ValueError)
+            except SystemExit:
+                raise
+            except BaseException as error:  # Stopped, Ctrl-C, and the host's interrupt, which is not an Exception either
+                if first:
+                    print(f"kindred: stopped in {file.name}{f': {error}' if str(error) else '.'}", file=sys.stderr, flush=True)
                 return 130
-            except (ValueError, OSError, FloatingPointError) as error:
-                failed += 1
-                print(f"kindred: {error}", file=sys.stderr, flush=True)
+            if problem is None:
+                if first:
+                    _report(file, saved)
                 continue
-            if first:
-                print(f"kindred: {file.name} is learned\n  LoRA   {saved.lora}", *(f"\n  token  {path}" for path in saved.embeddings), flush=True)
+            failed.append(file.name)
+            print(f"kindred: {problem}", file=sys.stderr, flush=True)
+            if not alike:  # the error's traceback, which holds the run's objects, is gone here
+                loaded.clear()
+                checkpoint.unload()
+                if processes.world > 1:
+                    print("kindred: the other processes cannot go on without this one, so the run ends here.", file=sys.stderr, flush=True)
+                    return 1
+    if failed and first and len(files) > 1:
+        print(f"kindred: {len(failed)} of {len(files)} files failed: {', '.join(failed)}", file=sys.stderr, flush=True)
     return 1 if failed else 0
 
 
 def _train(file: Path, resume: bool, processes, asked: list[int], loaded: dict):
     plan = recipe.read(file)
+    names.safe_name(plan.name)  # now, and not when the training is done
     key = (plan.checkpoint, plan.file.parent)
     if key not in loaded:  # the models stay as they were, so that the next run may have them
         loaded.clear()
-        loaded[key] = checkpoint.load(*key)
+        loaded[key] = _load(*key)
     concepts, line = plan.concepts(), _Line(plan.settings.steps, processes.rank == 0)
 
     def on_step(step: Step) -> None:
@@ -69,7 +90,54 @@ def _train(file: Path, resume: bool, processes, asked: list[int], loaded: dict):
         result = train(*loaded[key], concepts, plan.settings, on_step, line.encoding, keeping, preview, processes)
     if processes.rank:
         return None
-    return concept_file.save(result.lora, result.tokens, plan.name, paths.lora_folder(), paths.embedding_folder(), dtype=plan.dtype, overwrite=plan.overwrite)
+    try:
+        return concept_file.save(
+            result.lora,
+            result.tokens,
+            plan.name,
+            paths.lora_folder(),
+            paths.embedding_folder(),
+            dtype=plan.dtype,
+            overwrite=plan.overwrite,
+            lora_folders=paths.all_lora_folders(),
+            embedding_folders=paths.all_embedding_folders(),
+        )
+    except (OSError, ValueError) as error:
+        if plan.save_every:
+            error.args = (f"{error} The finished training is kept in {str(paths.run_folder())!r}: --resume saves it without training again.",)
+        raise
+
+
+def _load(name: str, beside: Path):
+    try:
+        return checkpoint.load(name, beside)
+    except ValueError:
+        raise
+    except Exception as error:  # the host's loader raises whatever the damage leads to
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(f"The checkpoint {name!r} cannot be loaded ({_first_line(error)}). Copy or download the file again.") from error
+
+
+def _sentence(file: Path, error: Exception) -> str:
+    """What went wrong with the file. An error that the code does not expect is given with its type and place, for whoever mends it."""
+    if isinstance(error, (ValueError, OSError, FloatingPointError)) or is_out_of_memory(error):
+        text = str(error) or type(error).__name__
+        return text if text.startswith(file.name) else f"{file.name}: {text}"
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{file.name}: an error that was not expected, {type(error).__name__}: {_first_line(error)} ({Path(at.filename).name}, line {at.lineno})"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")[:300] or type(error).__name__
+
+
+def _report(file: Path, saved: concept_file.SavedConcept) -> None:
+    print(
+        f"kindred: {file.name} is learned and saved as {saved.name!r}\n  LoRA   {saved.lora}", *(f"\n  token  {path}" for path in saved.embeddings), flush=True
+    )
+    if saved.note:
+        print(f"kindred: {saved.note}", flush=True)
 
 
 @contextmanager

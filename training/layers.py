@@ -1,4 +1,4 @@
-"""Where is learned: which layers of a network an adapter is put on, by the names that the host gives them."""
+"""Target layers: which layers of a network get an adapter, by the names that the host gives them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ log = logging.getLogger(__name__)
 _CROSS_ATTENTION = (
     r"attn2\.(to_[qkv]|to_out\.0)",  # U-Net
     r"cross_attn\.(q_linear|kv_linear|proj|[qkvo])",  # PixArt, Wan
+    r"attn2\.(q|kv|out)_proj",  # HunyuanDiT
 )
 _ATTENTION = (
     *_CROSS_ATTENTION,
     r"attn1\.(to_[qkv]|to_out\.0)",  # U-Net
     r"attn2?\.(qkv|proj)",  # SD 3, PixArt
+    r"attn1\.(Wqkv|out_proj)",  # HunyuanDiT
     r"(img|txt)_attn\.(qkv|proj)",  # Flux, Chroma, HunyuanVideo
     r"single_blocks\.\d+\.linear[12]",  # the same: one matrix for attention and feed-forward
     r"attn\.w[12][qkvo]",  # AuraFlow
@@ -27,7 +29,7 @@ _ATTENTION = (
 )
 _FEED_FORWARD = (
     r"ff\.net\.(0\.proj|2)",  # U-Net
-    r"mlp\.fc[12]",  # SD 3, PixArt, CLIP
+    r"mlp\.fc[12]",  # SD 3, PixArt, HunyuanDiT, CLIP
     r"(img|txt)_mlp\.(0|2)",  # Flux, Chroma, HunyuanVideo
     r"mlp[CX]?\.c_(fc1|fc2|proj)",  # AuraFlow
     r"feed_forward\.w[123]",  # Lumina 2, Z-Image
@@ -59,13 +61,22 @@ def target_layers(network: torch.nn.Module, targets: str) -> dict[str, torch.nn.
     weighted = {name: layer for name, layer in network.named_modules() if getattr(layer, "weight", None) is not None and layer.weight.ndim in (2, 4)}
     chosen: set[str] = set()
     for part, patterns in TARGETS[targets].items():
-        pattern = re.compile(r"(?:^|\.)(?:" + "|".join(patterns) + ")$")
-        found = {name for name in weighted if pattern.search(name)}
+        found = _named(weighted, patterns)
         if not found:
             log.warning("Kindred: %s has no %s layers that are known by name; the rest of %r is trained.", type(network).__name__, part, targets)
         chosen |= found
     if not chosen:
-        raise ValueError(
-            f"{type(network).__name__} has no layer that {targets!r} means. Choose 'attention', or a model whose layers are known (see the documentation of Train Concept)."
+        fitting = [repr(other) for other, parts in TARGETS.items() if any(_named(weighted, patterns) for patterns in parts.values())]
+        advice = (
+            f"Choose {' or '.join(fitting)} in `targets`."
+            if fitting
+            else "Kindred does not know its layers by name, so it can learn a token on it, but no adapter."
         )
+        raise ValueError(f"{type(network).__name__} has no layer that {targets!r} means. {advice}")
     return {name: layer for name, layer in weighted.items() if name in chosen}
+
+
+def _named(layers, patterns: tuple[str, ...]) -> set[str]:
+    """The names among `layers` that end in one of the patterns."""
+    pattern = re.compile(r"(?:^|\.)(?:" + "|".join(patterns) + ")$")
+    return {name for name in layers if pattern.search(name)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +18,7 @@ class Step:
     loss            what was minimised; the terms below, weighted
     reconstruction  L_recon of the photos;  prior: of the prior images;  preservation: of the class prompt (DOP)
     spl             L_sp, the mean of the drifts
-    gradient_norm   before clipping
+    gradient_norm   before clipping; not finite where the gradient overflowed in fp16 and the step was skipped
     learning_rate   of the first parameter group (network, or tokens)
     drift           token -> 1 - cos of its prompt to its class prompt; the last value known where it is only watched now and then
     """
@@ -30,6 +32,10 @@ class Step:
     gradient_norm: float
     learning_rate: float
     drift: dict[str, float]
+
+    @property
+    def skipped(self) -> bool:
+        return not math.isfinite(self.gradient_norm)
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,15 @@ class History:
         drift = dict(zip(self.tokens, values[6:], strict=False)) or (self.steps[-1].drift if self.steps else {})
         self.steps.append(Step(step, *values[:6], learning_rate, drift))
         return self.steps[-1]
+
+    @property
+    def skipped(self) -> int:
+        return sum(step.skipped for step in self.steps)
+
+    @property
+    def skipped_last(self) -> int:
+        """Steps that were skipped in a row, up to the last."""
+        return sum(1 for _ in itertools.takewhile(lambda step: step.skipped, reversed(self.steps)))
 
     def tensor(self) -> torch.Tensor:
         missing = float("nan")

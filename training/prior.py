@@ -6,6 +6,7 @@ Prior preservation (DreamBooth, Custom Diffusion) trains on them beside the subj
 from __future__ import annotations
 
 import math
+import secrets
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def _write(picture: torch.Tensor, path: Path, settings: PriorSettings) -> None:
 
 def _writable(folder: Path) -> None:
     """Fail before anything is drawn, not after the first batch."""
-    probe = folder / ".probe"
+    probe = folder / f".{secrets.token_hex(8)}.part"  # of this process alone: another one may be probing the same folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"\0" * 4096)

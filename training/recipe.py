@@ -28,20 +28,25 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..formats import text_file
 from .concept import Concept, make_concept
 from .photos import read_photos
 from .settings import TrainSettings
 
 _TABLES = {"checkpoint", "name", "train", "concept", "preview", "save"}
-_CONCEPT = {"photos", "prior_images", "token", "class_word", "instance_prompt", "class_prompt", "initializer", "repeats"}
-_PREVIEW = {"every", "prompt", "omega", "cfg"}
+_CONCEPT = {**dict.fromkeys(("photos", "prior_images", "token", "class_word", "instance_prompt", "class_prompt", "initializer"), str), "repeats": int}
+_PREVIEW = {"every": int, "prompt": str, "omega": float, "cfg": float}
 _SAVE = {"every", "dtype", "overwrite"}
+LARGEST = 2**16  # bytes of a recipe
+MOST_DOTS = 200  # in a line; the parser's time grows with the square of the parts of a key (a.b.c = 1)
 DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -60,8 +65,9 @@ class Recipe:
     overwrite: bool = False
 
     def concepts(self) -> list[Concept]:
-        """The concepts, with every photo read. ValueError that names the file that cannot be."""
-        return [self._concept(table) for table in self.tables]
+        """The concepts, with every photo read. ValueError that names this file and the photo or entry that is wrong."""
+        with _named(self.file):
+            return [self._concept(table) for table in self.tables]
 
     def _concept(self, table: dict[str, Any]) -> Concept:
         photos = read_photos(self.file.parent / table["photos"])
@@ -84,7 +90,7 @@ class Recipe:
 
 
 def read(path: Path) -> Recipe:
-    """The recipe in the file `path`. ValueError names the file, the entry and what was expected."""
+    """The recipe in the file `path`. ValueError begins with the file's name, and says the entry and what was expected."""
     try:
         import tomllib
     except ImportError:  # Python 3.10
@@ -94,14 +100,27 @@ def read(path: Path) -> Recipe:
             raise ValueError("Reading TOML files needs Python 3.11 or newer, or the Python package tomli (pip install tomli).") from None
     path = path.expanduser().resolve()
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        text = text_file.read(path, LARGEST, "a recipe")
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path.name} is no TOML file: {error}.") from error
+        raise ValueError(f"{path.name!r} cannot be read: {error.strerror}. It was looked for here: {path}") from error
+    if deep := next((number for number, line in enumerate(text.split("\n"), 1) if line.count(".") > MOST_DOTS), None):
+        raise ValueError(f"{path.name!r} is not a recipe: line {deep} has more than {MOST_DOTS} dots.")
     try:
+        content = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(f"{path.name!r} is not a recipe: its brackets nest too deep.") from None
+    except ValueError as error:
+        raise ValueError(f"{path.name!r} is not a TOML file: {error}.") from error
+    with _named(path):
         return _checked(path, content)
-    except (ValueError, TypeError) as error:
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Put the recipe's name before whatever is wrong in it."""
+    try:
+        yield
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{path.name}: {error}") from error
 
 
@@ -113,11 +132,14 @@ def _checked(path: Path, content: dict) -> Recipe:
     if not isinstance(tables, list) or not tables:
         raise ValueError("there is no [[concept]]. Write one with photos, token and class_word for each subject.")
     for table in tables:
-        _known(table, _CONCEPT, "[[concept]]")
+        _known(table, set(_CONCEPT), "[[concept]]")
         for key in ("photos", "token", "class_word"):
-            if not isinstance(table.get(key), str):
+            if key not in table:
                 raise ValueError(f"[[concept]] needs {key}, a text in quotes.")
-    _known(preview, _PREVIEW, "[preview]")
+        for key, value in table.items():
+            _typed(f"[[concept]] {key}", value, _CONCEPT[key])
+    _known(preview, set(_PREVIEW), "[preview]")
+    preview = {key: _typed(f"[preview] {key}", value, _PREVIEW[key]) for key, value in preview.items()}
     _known(save, _SAVE, "[save]")
     train = content.get("train", {})
     kinds = {field.name: type(field.default) for field in fields(TrainSettings)}
@@ -128,7 +150,7 @@ def _checked(path: Path, content: dict) -> Recipe:
     return Recipe(
         path,
         content["checkpoint"],
-        content.get("name", path.stem),
+        _typed("name", content.get("name", path.stem), str),
         TrainSettings(**{name: _typed(name, value, kinds[name]) for name, value in train.items()}),
         tables,
         {f"preview_{key}": value for key, value in preview.items()},
@@ -139,6 +161,8 @@ def _checked(path: Path, content: dict) -> Recipe:
 
 
 def _known(table: dict, names: set[str], where: str) -> None:
+    if not isinstance(table, dict):
+        raise ValueError(f"{where} is {table!r}; expected a table with the entries {', '.join(sorted(names))}.")
     for key in table:
         if key not in names:
             near = difflib.get_close_matches(key, names, 1)

@@ -1,154 +1,283 @@
-"""A run on the disk: its states, of which the last two are kept, and the rule that only the very same run goes on from them.
+"""Runs on the disk: their states, of which the last two are kept, and the rule that only the very same run goes on from them.
 
-FOLDER/state-00000100.safetensors   everything a run is after that many steps: what is learned, optimizer, schedule, average, measures
-FOLDER/previews/step-00000100.png   what the preview prompt gave
-FOLDER/concept/                     what an interrupted run had learned, as ordinary files
+ROOT/NAME/state-00000100.safetensors   everything a run is after that many steps: what is learned, optimizer, schedule, average, measures
+ROOT/NAME/previews/step-00000100.png   what the preview prompt gave
+ROOT/NAME/concept/                     what an interrupted run had learned, as ordinary files
+ROOT/NAME/lock                         while a process trains in this folder
 
 The order of the data and all random numbers are functions of (seed, step), so the step alone stands for them.
+
+What stays: the states of an interrupted run, until it is continued to its end or somebody deletes its folder. Of the finished runs only
+the last `FINISHED` keep their state (the result without the optimizer). Previews and concept files are never removed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 import shutil
+import unicodedata
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..formats import names, safefile
+from ..formats import exclusive, leftovers, names, safefile, state_file, switch
+from ..formats.state_file import Head
 
 log = logging.getLogger(__name__)
 
-KEPT = 2
-_STATE = re.compile(r"state-(\d{8})\.safetensors")
-_KIND = "kindred.training_state"
+KEPT = 2  # states of a run: the newest may be damaged
+FINISHED = 3  # finished runs whose result can be had again
+_STATE = re.compile(r"state-(\d{8,})\.safetensors")
+_LOCK = "lock"
 
 
 class RunFolder:
-    """Where one run keeps its states."""
+    """Where one run keeps its states; locked, so that no other process trains in it or clears it.
 
-    def __init__(self, place: Path):
-        self.place = place
+    damaged  states that were left aside; they go when the next one is written
+    """
+
+    def __init__(self, path: Path, lock: leftovers.Lock | None = None):
+        self.path, self.lock = path, lock
+        self.damaged: list[Path] = []
 
     @classmethod
     def new(cls, root: Path, name: str) -> RunFolder:
         """A folder of its own below `root`: a name that is taken gets a number (`dog`, `dog_2`, ...)."""
         name = names.safe_name(name)
-        number = 1
+        count = 1
         while True:
-            place = root / (name if number == 1 else f"{name}_{number}")
+            path = numbered(root, name, count)
             try:
-                place.mkdir(parents=True)
-                return cls(place)
+                path.mkdir(parents=True)
+                if lock := leftovers.Lock.take(path / _LOCK):
+                    return cls(path, lock)
             except FileExistsError:
-                number += 1
+                pass
             except OSError as error:
                 raise ValueError(
-                    f"The folder {str(place)!r} for the training's states cannot be made: {error.strerror}. Make room, or set save_every to 0."
+                    f"The folder for the training's states cannot be made: {error.strerror}. Make room, or set save_every to 0. The folder is {str(path)!r}."
                 ) from error
-
-    @classmethod
-    def newest(cls, root: Path, name: str) -> RunFolder:
-        """The folder that was written last among `name`, `name_2`, ... ValueError when no state is there: never silently from zero."""
-        name = names.safe_name(name)
-        places = (
-            [place for place in root.glob("*") if re.fullmatch(re.escape(name) + r"(_\d+)?", place.name) and not place.is_symlink()] if root.is_dir() else []
-        )
-        found = [(max(path.stat().st_mtime_ns for path in files), place) for place in places if (files := _states(place))]
-        if not found:
-            raise ValueError(f"There is no interrupted training {name!r} to continue in {str(root)!r}. Correct run_name, or set resume to 'new run'.")
-        return cls(max(found)[1])
+            count += 1
 
     def probe(self, size: int) -> None:
         """Find out before the first step whether states of about `size` bytes can be written here."""
         try:
-            trial = safefile.write({"probe": torch.zeros(1)}, self.place / "probe.safetensors")
-            trial.unlink()
+            safefile.write({"probe": torch.zeros(1)}, self.path / "probe.safetensors").unlink()
         except OSError as error:
-            raise ValueError(f"Nothing can be written into {str(self.place)!r}: {error.strerror}. Correct that, or set save_every to 0.") from error
-        free, needed = shutil.disk_usage(self.place).free, (KEPT + 1) * size
+            raise ValueError(f"Training states cannot be written: {error}. Correct that, or set save_every to 0.") from error
+        free = shutil.disk_usage(self.path).free
+        needed = (KEPT + 1) * size - sum(path.stat().st_size for path in _states(self.path))
         if free < needed:
             raise ValueError(
-                f"The training's states need about {needed / 1e9:.1f} GB in {str(self.place)!r}, where {free / 1e9:.1f} GB are free. Make room, or set save_every to 0."
+                f"The training's states need about {needed / 1e9:.1f} GB on the disk, where {free / 1e9:.1f} GB are free. Make room, or set save_every to 0. The folder is {str(self.path)!r}."
             )
 
-    def save(self, step: int, state: dict, identity: dict[str, str]) -> Path:
-        """Write the state after `step` steps; the one before it stays until the next."""
-        tensors: dict[str, torch.Tensor] = {}
-        packed = _pack(state, tensors, "state")
-        path = self.place / f"state-{step:08d}.safetensors"
-        metadata = {"format": "pt", "kind": _KIND, "step": str(step), "identity": json.dumps(identity), "structure": json.dumps(packed)}
-        safefile.write(tensors, path, metadata)
-        for old in _states(self.place)[:-KEPT]:
-            with contextlib.suppress(OSError):
-                old.unlink()
-        return path
-
-    def finish(self, step: int, state: dict, identity: dict[str, str]) -> Path:
-        """Write the last state and take away the others, which nobody needs any more."""
-        path = self.save(step, state, identity)
-        for old in _states(self.place):
+    def save(self, step: int, identity: dict[str, str], state: dict) -> None:
+        """Write the state after `step` steps; the one before it stays until the next. OSError from the disk, with the states before untouched."""
+        self._hold()
+        path = state_file.write(self.path / f"state-{step:08d}.safetensors", step, identity, state)
+        states = [old for old in _states(self.path) if old not in self.damaged or old == path]
+        useless = self.damaged + (states if state["finished"] else states[:-KEPT])
+        self.damaged = []
+        for old in useless:
             if old != path:
                 with contextlib.suppress(OSError):
                     old.unlink()
-        return path
 
-    def load(self, identity: dict[str, str]) -> tuple[int, dict]:
-        """(steps done, state) of the newest state that can be read.
+    def _hold(self) -> None:
+        """Somebody may have deleted the folder in mid-run: make it again, under another name where that one is taken by now."""
+        if self.lock is None or self.lock.is_there():
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = leftovers.Lock.take(self.path / _LOCK)
+        taken = self.new(self.path.parent, self.path.name) if lock is None else RunFolder(self.path, lock)
+        self.lock.release()
+        self.path, self.lock = taken.path, taken.lock
 
-        ValueError that names each difference when the state is of another run, or says why none can be read.
-        """
-        problem = None
-        for path in reversed(_states(self.place)):
-            try:
-                tensors, metadata = safefile.read(path)
-                if metadata.get("kind") != _KIND:
-                    raise ValueError(f"{str(path)!r} is no training state.")
-                step, saved, structure = int(metadata["step"]), json.loads(metadata["identity"]), json.loads(metadata["structure"])
-            except (ValueError, KeyError) as error:
-                problem = problem or error
-                log.warning("Kindred: the training state %s cannot be read (%s); the one before it is tried.", path.name, error)
-                continue
-            check_same(saved, identity)
-            return step, _unpack(structure, tensors)
-        raise ValueError(f"No training state in {str(self.place)!r} can be read: {problem}. Set resume to 'new run'.")
+    def release(self) -> None:
+        """Let go; a run that kept nothing leaves no empty folder behind."""
+        if self.lock:
+            self.lock.release()
+            self.lock = None
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
 
 
-def check_same(saved: dict[str, str], now: dict[str, str]) -> None:
-    """ValueError that names what differs between the run that was saved and the one that wants to go on."""
-    differences = [f"{key} was {saved.get(key, 'not there')}, is {now.get(key, 'not there')}" for key in {**saved, **now} if saved.get(key) != now.get(key)]
-    if differences:
-        raise ValueError(f"This is not the training that was interrupted: {'; '.join(differences)}. Set it back, or set resume to 'new run'.")
+@dataclass
+class Found:
+    """A run to go on with: its folder (locked), the steps done, the state, and sentences for the artist about what was wrong on the way."""
+
+    folder: RunFolder
+    step: int
+    state: dict
+    notes: list[str] = field(default_factory=list)
 
 
-def _states(place: Path) -> list[Path]:
-    return sorted(path for path in place.glob("state-*.safetensors") if _STATE.fullmatch(path.name))
+def find(root: Path, name: str, identity: dict[str, str]) -> Found:
+    """The run `identity` among `name`, `name_2`, ...: of several the one that has come furthest, then the one with the exact name, then the newest.
+
+    A state that is damaged is left aside for the one before it. ValueError, never a start from zero, when there is none: with each
+    difference to the nearest run, or with what is wrong with its states.
+    """
+    name = names.safe_name(name)
+    runs = [_look(path, name) for path in _folders(root, name)]
+    runs = sorted((run for run in runs if run.states), key=lambda run: run.order(identity), reverse=True)
+    if not runs:
+        raise ValueError(f"There is no interrupted training {name!r} to continue. Correct run_name, or set resume to 'new run'. Looked in {str(root)!r}.")
+    notes: list[str] = []
+    busy = []
+    for run in runs:
+        if not run.may_be(identity):
+            continue
+        try:
+            lock = leftovers.Lock.take(run.path / _LOCK)
+        except OSError as error:
+            raise ValueError(f"The training's folder cannot be written to: {error.strerror}. Correct that. The folder is {str(run.path)!r}.") from error
+        if lock is None:
+            busy.append(run.path.name)
+            continue
+        if found := _newest_good(RunFolder(run.path, lock), identity, notes):
+            return found
+        lock.release()
+    if busy:
+        raise ValueError(f"The training {busy[0]!r} is running in another process. Let it end, or set resume to 'new run'.")
+    notes += [problem for run in runs if not run.may_be(identity) for problem in run.problems]
+    reasons = "".join(f" {note}" for note in notes)
+    near = min((run for run in runs if run.heads), key=lambda run: run.distance(identity), default=None)
+    if near is None or near.distance(identity) == 0:
+        raise ValueError(f"No state of the training {name!r} can be used. Set resume to 'new run'.{reasons}")
+    raise ValueError(
+        f"No interrupted training {name!r} has these photos and settings. In the nearest one, {near.path.name!r} after step {near.heads[-1].step}, "
+        f"{'; '.join(near.differences(identity))}. Set it back, or set resume to 'new run'.{reasons}"
+    )
 
 
-def _pack(value: Any, tensors: dict[str, torch.Tensor], place: str) -> Any:
-    """`value` as JSON, its tensors moved into `tensors`. Dictionaries keep the type of their keys; floats keep every bit."""
-    if isinstance(value, torch.Tensor):
-        tensors[place] = value.detach()
-        return {"tensor": place}
-    if isinstance(value, dict):
-        return {"dict": [[key, _pack(part, tensors, f"{place}.{key}")] for key, part in value.items()]}
-    if isinstance(value, (list, tuple)):
-        return {type(value).__name__: [_pack(part, tensors, f"{place}.{index}") for index, part in enumerate(value)]}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise TypeError(f"A training state cannot hold {type(value).__name__} at {place}.")
+def load(folder: Path, step: int, identity: dict[str, str]) -> dict:
+    """The state after exactly `step` steps: what another process of the same run has found. ValueError as `find`."""
+    head, state = state_file.read(folder / f"state-{step:08d}.safetensors")
+    if head.identity != identity:
+        raise ValueError(f"The processes of this training differ: {'; '.join(differences(head.identity, identity))}.")
+    return state
 
 
-def _unpack(packed: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    if not isinstance(packed, dict):
-        return packed
-    ((kind, content),) = packed.items()
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "dict":
-        return {key: _unpack(part, tensors) for key, part in content}
-    return {"list": list, "tuple": tuple}[kind](_unpack(part, tensors) for part in content)
+def clear_leftovers(root: Path) -> None:
+    """Remove what killed processes left half-written in the folders of all runs, and finish what they saved of a stopped one."""
+    leftovers.clear_below(root)
+    for path in _folders(root):
+        loras, embeddings = concept = path / "concept" / "loras", path / "concept" / "embeddings"
+        with contextlib.suppress(OSError), exclusive.locked(*concept, wait=0) as alone:
+            if alone:
+                switch.settle(loras, embeddings)
+        with contextlib.suppress(OSError):  # killed before its first state
+            if [file.name for file in path.iterdir()] == [_LOCK] and (lock := leftovers.Lock.take(path / _LOCK, create=False)):
+                RunFolder(path, lock).release()
+
+
+def clear_finished(root: Path) -> None:
+    """Remove the states of finished runs but the last `FINISHED`, unless a process is at work in their folders."""
+    finished = []
+    for path in _folders(root):
+        run = _look(path)
+        if run.heads and run.heads[-1].finished:
+            finished.append(run)
+    for run in sorted(finished, key=lambda run: run.written, reverse=True)[FINISHED:]:
+        with contextlib.suppress(OSError):
+            if lock := leftovers.Lock.take(run.path / _LOCK):
+                for state in run.states:
+                    state.unlink(missing_ok=True)
+                RunFolder(run.path, lock).release()
+
+
+def differences(saved: dict[str, str], now: dict[str, str]) -> list[str]:
+    """What differs between the run that was saved and the one that wants to go on, a clause each."""
+    return [f"{key} was {saved.get(key, 'not there')}, is {now.get(key, 'not there')}" for key in {**saved, **now} if saved.get(key) != now.get(key)]
+
+
+def numbered(root: Path, name: str, count: int) -> Path:
+    """The folder of `name`, `name_2`, ... below `root`."""
+    return root / (name if count == 1 else f"{name}_{count}")
+
+
+def number(path: Path, name: str) -> int | None:
+    """Which of `name`, `name_2`, ... the folder is; None where it is none of them."""
+    match = re.fullmatch(re.escape(name) + r"(?:_([2-9]|[1-9]\d+))?", unicodedata.normalize("NFC", path.name))  # some disks spell an é in two
+    return int(match[1] or 1) if match else None
+
+
+@dataclass
+class _Run:
+    """A folder with states, oldest first; the headers of those that have one, and what is wrong with the others; `number` as in `dog_2`, 1 for the exact name."""
+
+    path: Path
+    number: int
+    states: list[Path]
+    heads: list[Head]
+    problems: list[str]
+    written: float
+
+    def may_be(self, identity: dict[str, str]) -> bool:
+        return any(head.identity == identity for head in self.heads)
+
+    def order(self, identity: dict[str, str]) -> tuple:
+        steps = [(head.finished, head.step) for head in self.heads if head.identity == identity]
+        return max(steps, default=(False, 0)), self.number == 1, self.written
+
+    def differences(self, identity: dict[str, str]) -> list[str]:
+        return differences(self.heads[-1].identity, identity)
+
+    def distance(self, identity: dict[str, str]) -> int:
+        return len(self.differences(identity))
+
+
+def _look(path: Path, name: str = "") -> _Run:
+    run = _Run(path, number(path, name) or 1, _states(path), [], [], 0.0)
+    for state in run.states:
+        with contextlib.suppress(OSError):
+            run.written = max(run.written, state.stat().st_mtime)
+        try:
+            run.heads.append(state_file.head(state))
+        except ValueError as error:
+            run.problems.append(_aside(state, error))
+    return run
+
+
+def _aside(state: Path, error: ValueError) -> str:
+    return f"The state {state.name!r} of {state.parent.name!r} was left aside: {error}"
+
+
+def _newest_good(folder: RunFolder, identity: dict[str, str], notes: list[str]) -> Found | None:
+    for path in reversed(_states(folder.path)):
+        try:
+            head, state = state_file.read(path)
+            if head.step != _step(path):
+                raise ValueError(f"The file says that it is the state after step {head.step}.")
+        except ValueError as error:
+            log.warning("Kindred: the training state %s cannot be used (%s); the one before it is tried.", path, error)
+            notes.append(_aside(path, error))
+            folder.damaged.append(path)
+            continue
+        if head.identity == identity:
+            return Found(folder, head.step, state, notes)
+    return None
+
+
+def _folders(root: Path, name: str = "") -> list[Path]:
+    """The runs' folders below `root`; with `name` only those that are called so, numbers included. No links."""
+    try:
+        found = [path for path in root.iterdir() if not path.is_symlink() and path.is_dir()]
+    except OSError:
+        return []
+    return sorted(path for path in found if not name or number(path, name))
+
+
+def _states(folder: Path) -> list[Path]:
+    """Oldest first."""
+    return sorted((path for path in folder.glob("state-*.safetensors") if _STATE.fullmatch(path.name)), key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(_STATE.fullmatch(path.name)[1])

@@ -32,6 +32,7 @@ from .tokens import check_tokens
 
 log = logging.getLogger(__name__)
 
+SKIPPED = 20  # steps in a row; the scale of the loss has then been halved so often that it is not what overflows
 WATCHED = 10  # without the Semantic Preservation Loss the drift is only watched, once in so many steps
 
 
@@ -55,6 +56,7 @@ class Run:
             augment=settings.augment,
             flip=settings.flip,
             latent_scale=host_denoiser.latent_scale(model),
+            latent_dimensions=host_denoiser.latent_dimensions(model),
             crop=settings.crop,
             caption_dropout=settings.caption_dropout,
         )
@@ -166,6 +168,15 @@ class Run:
             network, tokens, _ = self.settings.rates()
             raise FloatingPointError(
                 f"The {what} is {value.item()} at step {step + 1}. Lower learning_rate (now {network or tokens:g}), or train in precision 'fp32'."
+            )
+
+    def check_skipped(self) -> None:
+        """FloatingPointError when steps are skipped for good: with fp16 an overflow skips a step and halves the scale of the loss, which did not help."""
+        done, row = len(self.history.steps), self.history.skipped_last
+        if row >= SKIPPED or row == done == self.settings.steps:
+            raise FloatingPointError(
+                f"The gradient overflows in precision 'fp16': the last {row} steps were skipped and nothing was learned in them. Choose precision 'bf16' or 'fp32', "
+                "or lower the learning rate and the weights of the losses."
             )
 
     def _measure(self, parts: torch.Tensor, spl: torch.Tensor, drifts: list[torch.Tensor], norm: torch.Tensor) -> list[float]:

@@ -18,8 +18,8 @@ export function watchRuns() {
   api.addEventListener("kindred.training", ({ detail }) => {
     const run = runs.get(detail.id);
     if (!run) return ask();
-    const { step, seconds_left, steps_per_second } = readRun(detail);
-    Object.assign(run, { step, seconds_left, steps_per_second, state: "running", note: run.hint ?? "", heard: Date.now() });
+    const { step, seconds_left, steps_per_second, note } = readRun(detail);
+    Object.assign(run, { step, seconds_left, steps_per_second, state: "running", note, heard: Date.now() });
     run.curves.add(step, detail);
     deliver(run);
   });

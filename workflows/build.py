@@ -29,6 +29,7 @@ ROOT = HERE.parent
 os.environ.setdefault("COMFYUI_PATH", str(ROOT / ".kindred" / "host" / "0.30.0"))
 sys.path[:0] = [str(HERE), str(ROOT / "demo")]
 
+import files  # noqa: E402
 import run as demo  # noqa: E402
 import workflow as workflows  # noqa: E402
 from contents import WORKFLOWS, Workflow  # noqa: E402
@@ -159,7 +160,7 @@ LAY_OUT = """async ([prompt, identity, places, groups, note, notePlace]) => {
 
 
 def prepare_photos(folder: str, subject: str) -> None:
-    content, _ = demo.drawn(subject)
+    content, _ = files.drawn(subject)
     place = demo.BASE / "input" / folder
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
+import os
 from pathlib import Path
 
 import torch
@@ -131,7 +132,7 @@ def expand(path: Path, target: Path) -> str:
     if found != expected:
         raise ValueError(f"{str(path)!r} expands to tensors with the hash {found}, expected {expected}; fetch the file again.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(target.name + ".part")
+    beside = target.with_name(f"{target.name}.{os.getpid()}.part")
     save_file(state, beside)
     beside.replace(target)
     return found

@@ -1,4 +1,4 @@
-"""The layouts in which tools of the field keep what was learned, and the way from one to the other.
+"""The layouts in which other tools keep what was learned, and the conversions between them.
 
 comfyui           core's names (`diffusion_model.<layer>.lora_up.weight`, `text_encoders.<encoder>.<layer>...`): what training gives
 kohya             `lora_unet_<layer>.lora_up.weight`, `lora_te_<layer>...`: kohya's tools, A1111, core, diffusers
@@ -10,18 +10,20 @@ All conversions are pure: the names of a model's layers come in as `LayerNames`,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
-from . import custom_diffusion, kohya, peft
-from .names import LayerNames, split
+from . import custom_diffusion, kohya, peft, reading
+from .names import LayerNames, Loaded, split
+from .peft_config import KEY as ADAPTER_METADATA
+from .reading import is_wrapped
 
 LAYOUTS = ("comfyui", "kohya", "diffusers")  # those that an artist may choose to write
 State = dict[str, torch.Tensor]
 BaseWeight = Callable[[str], torch.Tensor]
 
-__all__ = ["LAYOUTS", "BaseWeight", "LayerNames", "State", "detect", "from_core", "to_core"]
+__all__ = ["ADAPTER_METADATA", "LAYOUTS", "BaseWeight", "LayerNames", "Loaded", "State", "from_core", "is_wrapped", "to_core"]
 
 
 def from_core(state: Mapping[str, torch.Tensor], layout: str, names: LayerNames | None, base: BaseWeight | None = None) -> tuple[str, State, dict[str, str]]:
@@ -47,25 +49,11 @@ def from_core(state: Mapping[str, torch.Tensor], layout: str, names: LayerNames 
     return layout, *peft.from_core(state, names)
 
 
-def detect(keys: Iterable[str]) -> str:
-    """The layout of a state with these keys; `comfyui` for all that core's own loader has to make sense of."""
-    keys = list(keys)
-    if any("_custom_diffusion." in key for key in keys):
-        return "custom_diffusion"
-    if any(key.startswith(("lora_unet_", "lora_te")) for key in keys):
-        return "kohya"
-    if any(peft.is_part(key) for key in keys):
-        return "diffusers"
-    return "comfyui"
+def to_core(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str], names: LayerNames, base: BaseWeight | None = None) -> Loaded:
+    """The state under core's names. Keys of layers that `names` does not know stay as they are: core's loader reads many more.
 
-
-def to_core(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str], names: LayerNames, base: BaseWeight | None = None) -> State:
-    """The state under core's names. Keys of layers that `names` does not know stay as they are: core's loader reads many more."""
-    layout = detect(state)
-    if layout == "custom_diffusion":
-        return custom_diffusion.to_core(state, names, base)
-    if layout == "kohya":
-        return kohya.to_core(state, names)
-    if layout == "diffusers":
-        return peft.to_core(state, metadata, names)
-    return dict(state)
+    ValueError where the file needs more than core can apply, or does not fit the model.
+    """
+    if any("_custom_diffusion." in key for key in state):
+        return Loaded(custom_diffusion.to_core(state, names, base))
+    return reading.to_core(state, metadata, names)

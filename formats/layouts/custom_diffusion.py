@@ -15,6 +15,7 @@ import torch
 from .names import LayerNames, split
 
 _KEY = re.compile(r"(?:unet\.)?(?P<attention>.+)\.processor\.to_(?P<part>[kv])_custom_diffusion\.weight")
+_PUBLISHED = re.compile(r"(?P<layer>diffusion_model\..+\.attn2\.to_[kv])_custom_diffusion\.weight")  # on the published network (`delta.ckpt`)
 
 
 def from_core(state: Mapping[str, torch.Tensor], names: LayerNames, base: Callable[[str], torch.Tensor] | None) -> dict[str, torch.Tensor]:
@@ -57,12 +58,13 @@ def to_core(state: Mapping[str, object], names: LayerNames, base: Callable[[str]
     for key, value in state.items():
         if not isinstance(value, torch.Tensor) or value.numel() == 0:
             continue
-        match = _KEY.fullmatch(key)
-        if match is None:
+        match, published = _KEY.fullmatch(key), _PUBLISHED.fullmatch(key)
+        if match is None and published is None:
             raise ValueError(
                 f"The weight {key!r} is not K or V of a cross-attention ('..._custom_diffusion.weight'). Only what Custom Diffusion trains by default can be read."
             )
-        layer = layers.get(f"unet.{match['attention']}.to_{match['part']}")
+        layer = published["layer"] if published else layers.get(f"unet.{match['attention']}.to_{match['part']}")
+        layer = layer if layer in names.shapes else None
         weight = None if layer is None else base(layer).float().cpu()
         if weight is None or weight.shape != value.shape:
             found = "has no such layer" if weight is None else f"has {list(weight.shape)} there"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import torch
 
-from .names import LayerNames, as_convolution, by_layer, split
+from .names import LayerNames, as_convolution, by_layer, without_bound
 
 
 def from_core(state: Mapping[str, torch.Tensor], names: LayerNames) -> dict[str, torch.Tensor]:
@@ -25,11 +25,7 @@ def from_core(state: Mapping[str, torch.Tensor], names: LayerNames) -> dict[str,
         parts = as_convolution(parts, names.shapes.get(layer))
         if "lora_down.weight" in parts and "alpha" not in parts:
             parts["alpha"] = torch.tensor(float(parts["lora_down.weight"].shape[0]))
+        if "oft_blocks" in parts and "alpha" in parts:
+            parts = without_bound(parts, float(parts["alpha"]))
         result |= {f"{name}.{part}": value for part, value in parts.items()}
     return result
-
-
-def to_core(state: Mapping[str, torch.Tensor], names: LayerNames) -> dict[str, torch.Tensor]:
-    """kohya-named state -> core's; unknown layers stay as they are."""
-    layers = {name: layer for layer, name in names.kohya.items()}
-    return {f"{layers[layer]}.{part}" if layer in layers else key: value for key, value in state.items() for layer, part in [split(key)]}

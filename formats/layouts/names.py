@@ -1,10 +1,11 @@
-"""How the layers of one model are called by core and by the others, and what may be stored of a layer."""
+"""What core and other tools call the layers of one model, and what a file may store of a layer."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -13,6 +14,19 @@ _PART = re.compile(
     r"(?P<layer>.+?)\.(?P<part>(?:lora_(?:up|down|mid)|[ab][12])\.weight|alpha|dora_scale|diff|diff_b|set_weight|reshape_weight|w_norm|b_norm"
     r"|hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)|oft_blocks|rescale)"
 )
+_TEXT = "text_encoders."  # how core's names of a text encoder's layers begin: text_encoders.<encoder>.transformer.<layer>
+_MODEL = "diffusion_model."
+
+
+class Loaded(dict):
+    """A state under core's names that was read from a file.
+
+    notes  sentences for the artist: what the file left open, and how it was understood
+    """
+
+    def __init__(self, state: Mapping[str, torch.Tensor], notes: list[str] | None = None):
+        super().__init__(state)
+        self.notes = list(notes or [])
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,62 @@ class LayerNames:
     diffusers: Mapping[str, str]
     split: Mapping[str, list[tuple[str, int, int]]] = field(default_factory=dict)
     shapes: Mapping[str, torch.Size] = field(default_factory=dict)
+
+    def find(self, name: str) -> str | None:
+        """Core's name of the layer that any tool of any year calls `name`; None where the tables know none.
+
+        ValueError where several layers go by that name: a text encoder's layer without the encoder, where a family has two.
+        """
+        found = self._known.get(name)
+        if found is not None and len(found) > 1:
+            encoders = ", ".join(layer.split(".")[1] for layer in found)
+            raise ValueError(
+                f"The file does not say which text encoder ({encoders}) its weights belong to. "
+                f"Put it into a folder named 'text_encoder' or 'text_encoder_2' and load that folder. The first such weight is {name!r}."
+            )
+        return found[0] if found else None
+
+    def piece(self, name: str) -> str | None:
+        """diffusers' full name of a layer that is only some rows of one of core's (q of qkv), with or without the part of the pipeline in `name`."""
+        return self._pieces.get(name)
+
+    @cached_property
+    def _pieces(self) -> dict[str, str]:
+        full = [name for rows in self.split.values() for name, _, _ in rows]
+        return {form: name for name in full for form in (name, name.partition(".")[2])}
+
+    @cached_property
+    def _known(self) -> dict[str, list[str]]:
+        """Every name of a layer -> the layers that go by it."""
+        known: dict[str, list[str]] = {}
+        for layer in dict.fromkeys((*self.shapes, *self.kohya, *self.diffusers)):
+            for name in dict.fromkeys(self._names(layer)):
+                known.setdefault(name, []).append(layer)
+        return known
+
+    def _names(self, layer: str) -> list[str]:
+        """All names of `layer`, the ones that other tables give it included."""
+        names, (component, _, rest) = [layer], self.diffusers.get(layer, "").partition(".")
+        dotted = [rest] if rest else []
+        if layer.startswith(_TEXT):
+            encoder, _, own = layer.removeprefix(_TEXT).partition(".transformer.")
+            number = re.match(r"(?:lora_te\d*)?", self.kohya.get(layer, ""))[0]
+            own = own.removeprefix("text_model.")
+            older = own.replace(".self_attn.out_proj", ".self_attn.to_out").replace("_proj", "") if ".self_attn." in own else own  # diffusers before PEFT
+            older = re.sub(r"\.self_attn\.([qkv])$", r".self_attn.to_\1", older)
+            # CLIP's layers lie in a `text_model` or not, by the version of transformers.
+            dotted = [prefix + form for form in (own, older) for prefix in ("text_model.", "")] if component else []
+            names += [f"{encoder}.{form}" for form in dotted]  # OneTrainer
+            if number:
+                names += [f"{number}_{form.replace('.', '_')}" for form in dotted] + [f"{number}.{form}" for form in dotted]
+        else:
+            part = component or "transformer"
+            names += [f"{part}.{layer.removeprefix(_MODEL)}"]  # OneTrainer
+            names += [f"lora_{part}.{form}" for form in dotted] + [f"lora_{part}_{form.replace('.', '_')}" for form in dotted]
+            dotted += [form.removesuffix(".0") for form in dotted if form.endswith(".to_out.0")]  # diffusers before PEFT
+        if layer in self.kohya:
+            names.append(self.kohya[layer])
+        return names + dotted + [f"{component}.{form}" for form in dotted if component]
 
 
 def split(key: str) -> tuple[str, str]:
@@ -62,3 +132,14 @@ def as_convolution(parts: Mapping[str, torch.Tensor], shape: torch.Size | None) 
     if parts["lora_up.weight"].ndim == 2:
         parts["lora_up.weight"] = parts["lora_up.weight"].reshape(*parts["lora_up.weight"].shape, *ones)
     return parts
+
+
+def without_bound(parts: Mapping[str, torch.Tensor], bound: float) -> dict[str, torch.Tensor]:
+    """`parts` of an OFT whose generator Q = B - B^T is held to the norm `bound` (0 = no bound), with the bound applied to B.
+
+    LyCORIS multiplies its `alpha` by the layer's outputs to get the bound, core does not: a file without one means the same to both.
+    """
+    blocks = parts["oft_blocks"]
+    length = (blocks.double() - blocks.double().transpose(-1, -2)).norm() + 1e-8
+    factor = min(1.0, bound / length.item()) if bound > 0 else 1.0
+    return {**parts, "oft_blocks": blocks if factor == 1.0 else (blocks.double() * factor).to(blocks.dtype), "alpha": torch.tensor(0.0)}

@@ -12,25 +12,10 @@ from collections.abc import Mapping
 
 import torch
 
+from . import peft_config
 from .names import LayerNames, as_convolution, by_layer
 
-CONFIGURATION = "lora_adapter_metadata"
 _LORA = {"lora_up.weight", "lora_down.weight", "alpha"}
-_ENDINGS = {".lora_A.weight": "lora_down.weight", ".lora_B.weight": "lora_up.weight"}
-# diffusers' own spelling of the same, before PEFT
-_OLDER = {
-    ".lora.down.weight": "lora_down.weight",
-    ".lora.up.weight": "lora_up.weight",
-    "_lora.down.weight": "lora_down.weight",
-    "_lora.up.weight": "lora_up.weight",
-    ".lora_linear_layer.down.weight": "lora_down.weight",
-    ".lora_linear_layer.up.weight": "lora_up.weight",
-}
-
-
-def is_part(key: str) -> bool:
-    """Is it a key of this layout?"""
-    return key.endswith((*_ENDINGS, *_OLDER))
 
 
 def from_core(state: Mapping[str, torch.Tensor], names: LayerNames) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -49,26 +34,7 @@ def from_core(state: Mapping[str, torch.Tensor], names: LayerNames) -> tuple[dic
             result[f"{name}.lora_A.weight"] = down
             result[f"{name}.lora_B.weight"] = up if rows is None else up[rows[0] : rows[0] + rows[1]].contiguous()
             ranks[name] = rank
-    return result, {CONFIGURATION: json.dumps(_configuration(ranks), sort_keys=True)}
-
-
-def to_core(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str], names: LayerNames) -> dict[str, torch.Tensor]:
-    """PEFT-named state (or diffusers' older names) -> core's, alpha by the file's configuration; unknown layers stay as they are."""
-    layers = {name: layer for layer, name in names.diffusers.items()}
-    configuration = _read(metadata)
-    result = {}
-    for key, value in state.items():
-        ending = next((ending for ending in (*_ENDINGS, *_OLDER) if key.endswith(ending)), None)
-        name = key.removesuffix(ending or "").replace(".processor.", ".")
-        layer = layers.get(name) or layers.get(f"{name}.0")  # older: `to_out` for `to_out.0`
-        if ending is None or layer is None:
-            result[key] = value
-            continue
-        part = {**_ENDINGS, **_OLDER}[ending]
-        result[f"{layer}.{part}"] = value
-        if part == "lora_down.weight" and (alpha := _alpha(configuration, name)) is not None:
-            result[f"{layer}.alpha"] = torch.tensor(alpha)
-    return result
+    return result, {peft_config.KEY: json.dumps(_configuration(ranks), sort_keys=True)}
 
 
 def _places(layer: str, names: LayerNames) -> list[tuple[str, tuple[int, int] | None]]:
@@ -92,20 +58,3 @@ def _configuration(ranks: dict[str, int]) -> dict[str, object]:
         settings = {"r": usual, "lora_alpha": usual, "rank_pattern": pattern, "alpha_pattern": pattern, "target_modules": sorted(own)}
         result |= {f"{component}.{key}": value for key, value in settings.items()}
     return result
-
-
-def _read(metadata: Mapping[str, str]) -> dict[str, object]:
-    try:
-        found = json.loads(metadata.get(CONFIGURATION, "{}"))
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _alpha(configuration: dict[str, object], name: str) -> float | None:
-    """The alpha of a layer by the configuration; None where it says none (then it is the rank)."""
-    component, _, layer = name.partition(".")
-    pattern = configuration.get(f"{component}.alpha_pattern")
-    value = pattern.get(layer, pattern.get(layer.removeprefix("text_model."))) if isinstance(pattern, dict) else None
-    value = configuration.get(f"{component}.lora_alpha") if value is None else value
-    return float(value) if isinstance(value, (int, float)) else None

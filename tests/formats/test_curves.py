@@ -31,3 +31,10 @@ def test_a_drift_that_is_watched_only_now_and_then_leaves_gaps_and_no_nan():
         "learning_rate": [1e-4, 2e-4, 3e-4],
         "drift": {"<v1>": [None, 0.1, None]},
     }
+
+
+def test_what_is_not_finite_is_null_however_deep():
+    """Case 43. NaN and Infinity are no JSON: a page stops at them."""
+    finite = pack("formats.curves").finite
+    told = finite({"loss": float("nan"), "drift": {"<v1>": float("-inf")}, "list": [1.5, (float("inf"), "x", None, True)], "step": 3})
+    assert json.loads(json.dumps(told, allow_nan=False)) == {"loss": None, "drift": {"<v1>": None}, "list": [1.5, [None, "x", None, True]], "step": 3}

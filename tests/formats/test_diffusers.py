@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kindred_testing import COMFYUI, guidance_families, pack, text_models
+from kindred_testing import diffusers_twin, guidance_families, pack, text_models
 from kindred_testing.loras import apply, patched_weights, random_kv, random_lora
 from safetensors.torch import load_file
 
@@ -24,43 +24,7 @@ def clip():
 
 @pytest.fixture
 def pipe(model, clip):
-    """Stable Diffusion's pipeline, its U-Net and text encoder holding the weights of the host's model and CLIP."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    unet = diffusers.UNet2DConditionModel(
-        block_out_channels=(320,),
-        down_block_types=("CrossAttnDownBlock2D",),
-        up_block_types=("CrossAttnUpBlock2D",),
-        layers_per_block=1,
-        cross_attention_dim=768,
-    )
-    unet.load_state_dict(_under_their_names(model, unet))
-    text = CLIPTextModel(
-        CLIPTextConfig(num_hidden_layers=3, intermediate_size=256, hidden_size=768, num_attention_heads=12, projection_dim=768, eos_token_id=2)
-    )
-    ours = {key.removeprefix("clip_l.transformer."): value for key, value in clip.cond_stage_model.state_dict().items()}
-    flat = not any(key.startswith("text_model.") for key in text.state_dict())  # newer transformers leave the prefix out
-    missing = text.load_state_dict(
-        {key.removeprefix("text_model.") if flat else key: value.float().clone() for key, value in ours.items()}, strict=False
-    ).missing_keys
-    assert all("position_ids" in key for key in missing)
-    vae = diffusers.AutoencoderKL(block_out_channels=(32,), norm_num_groups=8)
-    tokenizer = CLIPTokenizer.from_pretrained(COMFYUI / "comfy" / "sd1_tokenizer")
-    return diffusers.StableDiffusionPipeline(vae, text, tokenizer, unet, diffusers.DDIMScheduler(), None, None, requires_safety_checker=False)
-
-
-def _under_their_names(model, unet) -> dict[str, torch.Tensor]:
-    names = {
-        layer: name.removeprefix("unet.")
-        for layer, name in pack("host.layer_names").layer_names(model).diffusers.items()
-        if layer.startswith("diffusion_model.")
-    }
-    state = {}
-    for key, value in model.model.named_parameters():
-        layer, _, kind = key.rpartition(".")
-        state[f"{names[layer]}.{kind}"] = value.detach().clone()
-    assert state.keys() == unet.state_dict().keys()
-    return state
+    return diffusers_twin.pipeline(model, clip)
 
 
 def save(lora, tokens, name, **inputs) -> Path:

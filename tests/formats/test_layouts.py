@@ -136,6 +136,38 @@ def test_sdxl_and_transformers_have_the_words_of_published_files():
     } <= set(sd3.values())
 
 
+@pytest.mark.parametrize("family", ["SD15", "SDXL", "SD3"])
+def test_a_name_means_one_layer(family):
+    """Whatever tool a name is of; a text encoder's layer without the encoder is asked for where there are two."""
+    names = pack("host.layer_names").layer_names(on_meta(family) if family != "SD3" else guidance_families.random_model("SD3"))
+    for name, layers in names._known.items():
+        bare = name.startswith(("text_model.", "encoder.", "text_projection"))
+        assert len(layers) == 1 or (bare and family != "SD15" and all(layer.startswith("text_encoders.") for layer in layers)), name
+
+
+ONETRAINER = {
+    "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k": "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k",
+    "lora_unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k": "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k",
+    "unet.input_blocks.4.1.transformer_blocks.0.attn2.to_k": "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k",
+    "lora_te1_text_model_encoder_layers_0_mlp_fc1": "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1",
+    "lora_te2.text_model.encoder.layers.0.mlp.fc1": "text_encoders.clip_g.transformer.text_model.encoder.layers.0.mlp.fc1",
+    "clip_g.text_model.encoder.layers.0.self_attn.q_proj": "text_encoders.clip_g.transformer.text_model.encoder.layers.0.self_attn.q_proj",
+    "lora_te2_text_projection": "text_encoders.clip_g.transformer.text_projection",
+    "text_encoder_2.text_model.encoder.layers.0.self_attn.to_out": "text_encoders.clip_g.transformer.text_model.encoder.layers.0.self_attn.out_proj",
+    "text_encoder_2.encoder.layers.0.self_attn.out_proj": "text_encoders.clip_g.transformer.text_model.encoder.layers.0.self_attn.out_proj",
+    "lora_te1_encoder_layers_0_self_attn_v_proj": "text_encoders.clip_l.transformer.text_model.encoder.layers.0.self_attn.v_proj",
+}
+
+
+def test_sdxl_layers_by_the_names_of_onetrainer_and_others():
+    """OneTrainer's three spellings, diffusers before and after PEFT, transformers 4 and 5: up, down and alpha arrive at the layer."""
+    names = pack("host.layer_names").layer_names(on_meta("SDXL"))
+    for name, layer in ONETRAINER.items():
+        state = {f"{name}.{part}": torch.ones(2, 2) for part in ("lora_up.weight", "lora_down.weight", "dora_scale")} | {f"{name}.alpha": torch.tensor(1.0)}
+        read = pack("formats.layouts").to_core(state, {}, names)
+        assert read.keys() == {f"{layer}.{part}" for part in ("lora_up.weight", "lora_down.weight", "dora_scale", "alpha")}, name
+
+
 @pytest.mark.parametrize("layout", ["kohya", "diffusers"])
 def test_a_transformers_fused_layers_are_read_by_cores_loader(layout, caplog):
     """SD3: q, k and v are one layer in the host and three in diffusers."""

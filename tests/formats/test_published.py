@@ -95,6 +95,35 @@ def test_what_diffusers_itself_saves_loads(model, clip, folder):
             file.unlink()
 
 
+@pytest.mark.parametrize("form", ["diffusers", "published network"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_the_delta_of_custom_diffusions_authors_loads(model, clip, folder, form, compressed):
+    """Their code for diffusers and their first code: whole weights, or the two factors of the differences."""
+    kv, vectors = random_kv(model, rank=2), torch.randn(2, 768)
+    names, base = pack("host.layer_names").layer_names(model).diffusers, dict(model.model.named_parameters())
+    weights, want = {}, {}
+    for key, value in kv.items():
+        layer = key.removesuffix(".diff")
+        u, s, v = torch.linalg.svd(value)
+        factors = {"u": u[:, :4] * s[:4], "v": v[:4]}
+        want[key] = factors["u"] @ factors["v"] if compressed else value
+        name = f"{names[layer].removeprefix('unet.')}.weight" if form == "diffusers" else f"model.{layer}.weight"
+        weights[name] = factors if compressed else base[f"{layer}.weight"].detach() + value
+    if form == "diffusers":
+        torch.save({"unet": weights, "modifier_token": {"<new1>": vectors[0], "<new2>": vectors[1]}}, folder / "delta.bin")
+    else:
+        torch.save({"state_dict": {**weights, "embed": vectors}}, folder / "delta_epoch=000004.ckpt")
+    assert "authors/dog/" in pack("host.paths").saved_concepts()
+    tuned, _, tokens = load(model, clip)
+    assert_same_patches(tuned, apply(model, None, want)[0], rtol=1e-5, atol=1e-6)
+    assert [(token.text, token.vectors["clip_l"].tolist()) for token in tokens] == [(f"<new{i + 1}>", [vectors[i].tolist()]) for i in range(2)]
+    torch.save({"unet": {}, "modifier_token": {}, "text_encoder": {}}, folder / "delta.bin")
+    for file in folder.glob("delta_*"):
+        file.unlink()
+    with pytest.raises(ValueError, match="whole text encoder"):
+        load(model, clip)
+
+
 class Harmful:
     def __reduce__(self):
         return (os.system, ("touch harmed",))

@@ -84,6 +84,41 @@ def test_files_that_people_own(tmp_path, name):
     assert read.text == expected.get(name, f"<{path.stem}>")
 
 
+@pytest.mark.parametrize("age", ["today", "torch 1.10"])
+def test_textual_inversions_own_file_loads(tmp_path, age):
+    """embeddings_gs-6099.pt: the authors keep a torch.nn.ParameterDict, which is a class and no dict."""
+    vectors = torch.randn(2, 768)
+    path = tmp_path / "embeddings_gs-6099.pt"
+
+    def save(**held):
+        held = torch.nn.ParameterDict({name.replace("star", "*"): torch.nn.Parameter(value) for name, value in held.items()})
+        if age != "today":
+            del held.__dict__["_keys"]  # torch's own bookkeeping of later years
+        torch.save({"string_to_token": {"*": torch.tensor(265)}, "string_to_param": held}, path)
+
+    save(star=vectors)
+    read = pack("formats.token_file").load(path, SD15)
+    assert torch.equal(read.vectors["clip_l"], vectors) and read.text == "<embeddings_gs-6099>"
+    save(star=vectors, second=vectors * 2)
+    with pytest.raises(ValueError, match=r"'\*', 'second'; say which"):
+        pack("formats.token_file").load(path, SD15)
+    assert torch.equal(pack("formats.token_file").load(path, SD15, text="second").vectors["clip_l"], vectors * 2)
+
+
+def test_vectors_that_no_encoder_takes_are_said(tmp_path, caplog):
+    """An SDXL embedding on SD 1.5; and what OneTrainer adds behind the encoder, which nobody here can add."""
+    files, path = pack("formats.token_file"), tmp_path / "xl.safetensors"
+    save_file({"clip_l": torch.randn(1, 768), "clip_g": torch.randn(1, 1280)}, path)
+    (note,) = files.load(path, SD15).notes
+    assert "vectors for clip_g are not used" in note and note in caplog.text
+    assert not files.load(path, SDXL).notes
+    save_file({"bundle_emb.hero.clip_l": torch.randn(1, 768), "bundle_emb.hero.clip_l_out": torch.randn(1, 768)}, path)
+    assert "clip_l_out" in files.load(path, SD15).notes[0]
+    save_file({"bundle_emb.hero.clip_l_out": torch.randn(1, 768)}, path)
+    with pytest.raises(ValueError, match="clip_l_out of width 768"):
+        files.load(path, SD15)
+
+
 def test_a_lora_with_several_bundles_asks_which(tmp_path):
     path = tmp_path / "two.safetensors"
     save_file({"bundle_emb.hero.clip_l": torch.ones(1, 768), "bundle_emb.villain.clip_l": torch.zeros(1, 768)}, path)

@@ -33,8 +33,14 @@ def test_text_encoders_are_patched_and_change_what_a_prompt_means(model, clip, w
         assert not torch.equal(encode(tuned_clip), encode(clip))
         assert torch.equal(encode(clip), encode(text_models.sd15()))
     assert not clip.patcher.patches and not model.patches
-    assert apply(model, None, lora)[1] is None
     assert not warnings()
+
+
+def test_a_text_encoders_half_without_a_clip_is_said(model, clip, warnings):
+    lora = random_lora(model, clip)
+    text = [key for key in lora if key.startswith("text_encoders.")]
+    assert apply(model, None, lora)[1] is None
+    assert warnings() == [f"Kindred: {len(text)} weights of the text encoder are left out, because no CLIP is connected."]
 
 
 def test_strength_and_what_changes_nothing(model, clip):

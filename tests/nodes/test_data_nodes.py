@@ -76,6 +76,20 @@ def mixed_photos(server):
     return "mixed"
 
 
+def test_photos_that_are_left_out_are_named_in_the_servers_log(server):
+    """Case 40."""
+    folder = server.base / "input" / server.noise_photos("partly")
+    (folder / "IMG_7.heic").write_bytes(b"x")
+    Image.new("L", (80, 70), 255).save(folder / "0-masklabel.png")
+    prompt = {
+        "1": {"class_type": "KindredPhotos", "inputs": {"folder": "partly"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "partly"}},
+    }
+    assert len(server.run(prompt).images["2"]) == 2
+    log = server.log.read_text("utf-8")
+    assert "IMG_7.heic" in log and "convert it to JPEG" in log and "Used as masks: 0-masklabel.png" in log
+
+
 def train_on(concept: dict, nodes: dict) -> dict:
     settings = {"method": "kv + token", "spl_weight": 0.0, "prior_weight": 1.0, "steps": 1, "batch_size": 3, "learning_rate": 1e-3, "resolution": 64, "seed": 5}
     return {

@@ -85,7 +85,7 @@ def test_training_tells_its_steps_and_writes_standard_files(server, trained):
     assert steps[-1]["step"] == steps[-1]["steps"] == 3 and steps[-1]["node"] == "4"
     assert {"loss", "spl", "drift", "gradient_norm", "seconds_left"} <= set(steps[-1]) and set(steps[-1]["drift"]) == {"<v1>"}
     assert any(kind == "progress" and data["value"] == 3 for kind, data in events)
-    assert result.ui["5"]["text"][0].splitlines() == ["Load Concept: first", "LoRA: kindred/first.safetensors", "<v1> = embedding:first"]
+    assert result.ui["5"]["text"][0].splitlines() == ["Saved as first", "LoRA: kindred/first.safetensors", "<v1> = embedding:first"]
     assert (server.base / "models/loras/kindred/first.safetensors").is_file() and (server.base / "models/embeddings/first.safetensors").is_file()
 
 
@@ -198,6 +198,27 @@ def test_two_trainers_in_one_graph_do_not_disturb_each_other(server, photos):
     for name, (lora, token) in zip(("both-a", "both-b"), expected, strict=True):
         assert weights((server.base / f"models/loras/kindred/{name}.safetensors").read_bytes()) == weights(lora)
         assert weights((server.base / f"models/embeddings/{name}.safetensors").read_bytes()) == weights(token)
+
+
+def test_the_node_shows_the_name_it_saved_under_and_gives_it_on(server, photos):
+    """Case 47. A name that is taken gets a number: the first line on the node and the output say which."""
+    prompt = train_prompt(photos, "my_dog")
+    prompt["5"]["inputs"]["overwrite"] = False
+    prompt["6"] = {"class_type": "PreviewAny", "inputs": {"source": ["5", 0]}}
+    server.run(prompt)
+    server.forget()
+    result = server.run(prompt)
+    lines = result.ui["5"]["text"][0].splitlines()
+    assert lines[:2] == ["Saved as my_dog_2", "The name 'my_dog' was taken: kindred/my_dog.safetensors."]
+    assert result.ui["6"]["text"] == ["my_dog_2"]
+    assert "my_dog_2" in server.get("/object_info/KindredLoad")["KindredLoad"]["input"]["required"]["name"][1]["options"]
+
+
+def test_a_name_that_no_file_can_have_is_refused_before_the_training(server, photos):
+    events = []
+    with pytest.raises(PromptError, match=r"contains '/'"):
+        server.run(train_prompt(photos, "a/../../evil", seed=99), lambda kind, data: events.append(kind))
+    assert "kindred.training" not in events
 
 
 def test_an_interrupt_through_the_server_ends_training_and_the_next_prompt_works(server, photos):

@@ -1,6 +1,7 @@
 """Train Concept in the real server: every method, previews and events on the way, stopped and continued."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -109,9 +110,29 @@ def test_watched_interrupted_and_continued(server, photos):
         server.run(prompt(photos, "watched", **{**settings, "steps": 7}, resume="continue"))
 
 
+def test_skipped_steps_are_told_and_every_event_is_json(server, photos):
+    """Case 43. fp16 with a loss that overflows at first: the skipped steps' norm is null in the events, and the node says how many there were."""
+    events = []
+    server.run(
+        prompt(photos, "half", run_name="half", precision="fp16", spl_weight=1000.0, steps=16),
+        lambda kind, data: events.append((kind, data)),
+        workflow={"id": "half"},
+    )
+    json.dumps(events, allow_nan=False)
+    json.dumps(server.get("/kindred/runs", workflow="half"), allow_nan=False)
+    steps = [data for kind, data in events if kind == "kindred.training"]
+    assert any(step["gradient_norm"] is None for step in steps) and any(step["gradient_norm"] for step in steps)
+    (run,) = server.get("/kindred/runs", workflow="half")["runs"]
+    assert run["state"] == "done" and "of 16 steps were skipped" in run["note"]
+    with pytest.raises(PromptError, match=r"overflows in precision 'fp16': the last 2 steps were skipped"):
+        server.run(prompt(photos, "half", run_name="none", precision="fp16", spl_weight=1000.0, steps=2))
+
+
 def test_a_trained_result_outlives_a_later_node_that_fails(server, photos):
-    """A name that no file can have: the training is done and not lost, the next queue finds it without a step."""
-    graph = prompt(photos, "CON", run_name="lost")
+    """A name that no file can have, through a link, where nothing checks it before: the training is done and not lost, the next queue finds it without a step."""
+    graph = prompt(photos, "", run_name="lost")
+    graph["7"] = {"class_type": "PrimitiveString", "inputs": {"value": "CON"}}
+    graph["5"]["inputs"]["name"] = ["7", 0]
     with pytest.raises(PromptError, match="reserved by Windows"):
         server.run(graph)
     events = []

@@ -255,3 +255,14 @@ def test_photos_and_masks_stay_as_they_are():
     data.encode(shrink)
     data.batch(3)
     assert all(torch.equal(one, other) for one, other in zip(given.images + given.masks, before.images + before.masks, strict=True))
+
+
+def test_prior_images_are_plain():
+    """As in Custom Diffusion: no scale augmentation, no border in the mask, no prefix, no empty prompt; only the class prompt."""
+    data = dataset(concept(prior_images=[torch.rand(3, 64, 96, 3)]), batch_size=4, augment=True, caption_dropout=0.5, steps=12)
+    views = [(view, prompt) for index in range(12) for view, prompt in data.plan(index)]
+    prior = [(view, prompt) for view, prompt in views if view.prior]
+    assert len(prior) == 48 and {prompt for _, prompt in prior} == {"a photo of a dog"}
+    assert {view.size for view, _ in prior} == {prior[0][0].canvas} and all(data.mask(view).min() == 1 for view, _ in prior)
+    photos = [(view, prompt) for view, prompt in views if not view.prior]
+    assert len({view.size for view, _ in photos}) > 5 and "" in {prompt for _, prompt in photos}

@@ -5,6 +5,8 @@ import torch
 from kindred_testing import diffusion_families, guidance_families, pack, text_models
 from kindred_testing.models import sd15
 
+BLOCKS = ("blocks", "joint_blocks", "double_blocks", "single_blocks", "double_layers", "single_layers", "layers", "transformer_blocks")
+
 
 @pytest.fixture(scope="module")
 def concept():
@@ -98,6 +100,54 @@ def test_sd3_learns_tokens_of_all_three_encoders_through_its_own_text(concept):
             history.append((reconstruction.item(), spl.item()))
     assert all(not torch.equal(value, starts[key]) for key, value in vectors.parameters.items())
     assert history[-1][0] < history[0][0] and history[-1][1] < history[0][1], history
+
+
+def wan_vae():
+    """The autoencoder of films that Wan and Qwen-Image share, reduced: latents [n, 16, 1, h, w]."""
+    from comfy.ldm.wan.vae import WanVAE
+    from comfy.sd import VAE
+
+    module = WanVAE(dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[], temperal_downsample=[False, True, True])
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        return VAE(sd={key: torch.randn(value.shape, generator=generator) * 0.1 for key, value in module.state_dict().items()})
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("name", ["Qwen-Image", "Wan"])
+def test_models_of_videos_train_on_films_of_one_frame(name, batch_size, concept, monkeypatch):
+    """Case 37. What reaches the network are the photos' own latents, one frame each: not a film that the host's scale was broadcast to."""
+    model, clip, vae = diffusion_families.model(name), text_models.pixart(), wan_vae()
+    trainer, host = pack("training.trainer"), pack("host.denoiser")
+    seen, predict = [], host.TrainableDenoiser.predict
+    monkeypatch.setattr(host.TrainableDenoiser, "predict", lambda self, latents, *rest: seen.append(latents.cpu()) or predict(self, latents, *rest))
+    settings = trainer.TrainSettings(method="lora", steps=2, batch_size=batch_size, resolution=64, rank=2, spl_weight=0.0, augment=False, flip=False)
+    with torch.inference_mode():
+        result = trainer.train(model, clip, vae, [concept], settings)
+        photos = [model.model.process_latent_in(vae.encode(photo[None])) for photo in concept.images]
+    assert {tuple(latents.shape) for latents in seen} == {(batch_size, 16, 1, 8, 8)}
+    rows = [row[None] for latents in seen for row in latents]
+    assert all(min(float((row - photo).abs().max()) for photo in photos) < 1e-4 for row in rows)
+    assert any(value.abs().max() > 0 for key, value in result.lora.items() if "lora_up" in key)
+
+
+@pytest.mark.parametrize("name", [*diffusion_families.UNETS, *diffusion_families.FAMILIES])
+def test_every_family_has_attention_layers_in_every_block(name):
+    """Case 37, 3: HunyuanDiT had "no layer that 'attention' means. Choose 'attention'"."""
+    network = diffusion_families.model(name).model.diffusion_model
+    found = pack("training.layers").target_layers(network, "attention")
+    blocks = [f"{attribute}.{index}." for attribute in BLOCKS for index, _ in enumerate(getattr(network, attribute, ()))]
+    assert found and (blocks or name in diffusion_families.UNETS)
+    assert [block for block in blocks if not any(layer.startswith(block) for layer in found)] == []
+
+
+def test_layers_that_are_missing_are_refused_with_a_choice_that_works():
+    layers = pack("training.layers")
+    transformer = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.ModuleDict({"attn": torch.nn.ModuleDict({"qkv": torch.nn.Linear(4, 12)})})])})
+    with pytest.raises(ValueError, match=r"no layer that 'cross-attention' means. Choose 'attention' or"):
+        layers.target_layers(transformer, "cross-attention")
+    with pytest.raises(ValueError, match="no adapter"):
+        layers.target_layers(torch.nn.Linear(4, 4), "attention")
 
 
 def test_a_family_that_cannot_be_trained_is_named(concept):

@@ -1,12 +1,15 @@
 """Folders of photos as people have them: real files, broken in the ways that files break."""
 
+import os
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import pytest
 import torch
-from kindred_testing import pack
+from kindred_testing import ROOT, pack
 from PIL import Image
 
 
@@ -171,3 +174,115 @@ def test_white_masks_are_none_and_a_change_shows_in_the_fingerprint():
     ]
     assert len({concepts.fingerprint(concept) for concept in [plain, *others]}) == 7
     assert concepts.fingerprint(plain) == concepts.fingerprint(concepts.make_concept([photos.clone()], "<v1>", "dog"))
+
+
+def test_what_is_left_out_is_named_and_masks_are_masks(tmp_path):
+    """Case 40."""
+    photos = pack("training.photos")
+    for name in ("a.jpg", "b.avif", "c.jfif", "D.PNG", "gas_mask.png"):
+        Image.new("RGB", (40, 20), "red").save(tmp_path / name, "JPEG" if name == "c.jfif" else None)
+    half = Image.new("L", (40, 20))
+    half.paste(255, (20, 0, 40, 20))
+    for name in ("a-masklabel.png", "b_mask.png", "c.mask.png", "lost-masklabel.png"):
+        half.save(tmp_path / name)
+    for name in ("IMG_1.HEIC", "e.mov", "Thumbs.db", ".hidden.jpg", "notes.md"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "a.caption").write_text("asleep")
+    (tmp_path / "typo.txt").write_text("awake")
+    said = []
+    read = photos.read_photos(tmp_path, said.append)
+    assert [photo.name for photo in read] == ["D.PNG", "a.jpg", "b.avif", "c.jfif", "gas_mask.png"]
+    assert [photo.alpha is None for photo in read] == [True, False, False, False, True]
+    assert read[1].alpha[0].tolist() == [0] * 20 + [1] * 20 and read[1].caption == "asleep"
+    said = "\n".join(said)
+    for words in ("IMG_1.HEIC", "HEIC is not read here: convert it", "not a photo): notes.md", "a film", "typo.txt", "gas_mask.png", "lost-masklabel.png"):
+        assert words in said
+    assert "Thumbs" not in said and "hidden" not in said
+    before = photos.fingerprint(tmp_path)
+    Image.new("L", (40, 20), 255).save(tmp_path / "a-masklabel.png")
+    assert photos.fingerprint(tmp_path) != before
+    Image.new("L", (41, 20), 255).save(tmp_path / "a-masklabel.png")
+    with pytest.raises(ValueError, match=r"^'a-masklabel.png' is 41 x 20, its photo 'a.jpg' is 40 x 20"):
+        photos.read_photos(tmp_path, lambda _: None)
+    only = tmp_path / "only"
+    only.mkdir()
+    (only / "1.heic").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"no pictures that can be read.*convert it to JPEG.*1\.heic"):
+        photos.read_photos(only)
+
+
+@pytest.mark.parametrize("value, words", [(float("nan"), "not numbers"), (float("inf"), "not numbers"), (-0.5, "from -0.5 to 1"), (255.0, "from 1 to 255")])
+def test_a_mask_holds_numbers_from_0_to_1(value, words):
+    """Case 45. The loss is multiplied by it. Masks in a photo's fourth channel go the same way; pictures on another scale are its relatives."""
+    make = pack("training.concept").make_concept
+    mask = torch.ones(2, 32, 32)
+    mask[1, 3, 3] = value
+    with pytest.raises(ValueError, match=f"mask 2 .*{words}"):
+        make([torch.rand(2, 32, 32, 3)], "<v1>", "dog", masks=[mask])
+    for scaled in (torch.rand(1, 32, 32, 3) * 255, torch.rand(1, 32, 32, 3) * 2 - 1):
+        with pytest.raises(ValueError, match=r"image 1 has values from .* expected pictures in 0..1"):
+            make([scaled], "<v1>", "dog")
+
+
+def damaged_exif(path):
+    """An EXIF block in which nothing can be found."""
+    Image.new("RGB", (64, 64)).save(path, "PNG", exif=b"XX*\0")
+
+
+def hostile(path):
+    """PostScript that never ends, under the name of a picture."""
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n{} loop\n")
+
+
+def bomb(path):
+    """A PNG of 21 KB that unpacks to 13,370 x 13,370 pixels."""
+    Image.new("1", (13370, 13370)).save(path)
+
+
+@pytest.mark.parametrize("make", [damaged_exif, hostile, bomb, lambda path: os.mkfifo(path)], ids=["exif", "postscript", "bomb", "pipe"])
+def test_every_problem_of_a_picture_begins_with_its_name(tmp_path, make):
+    """Cases 56 and 61."""
+    if make not in (damaged_exif, hostile, bomb) and not hasattr(os, "mkfifo"):
+        pytest.skip("no pipes there")
+    make(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"^'a\.png' cannot be read: .*(EXIF|formats PNG|13370 x 13370|ordinary file)"):
+        read(tmp_path / "a.png")
+
+
+def test_exif_that_is_damaged_elsewhere_still_says_how_to_turn(tmp_path):
+    """Case 56: a width that is a text. Pillow's own function writes the block anew and fails with a struct.error."""
+    entries = struct.pack("<HHHI4sHHI4s", 2, 0x100, 2, 2, b"x", 0x112, 3, 1, b"\6") + b"\0" * 4
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0" + entries)
+    assert read(tmp_path / "a.jpg").pixels.shape == (40, 20, 3)
+
+
+PEAK = "import sys; sys.modules['kp'] = kp = type(sys)('kp'); kp.__path__ = [sys.argv[1]]; from pathlib import Path; from kp.training.photos import read_photo; photo = read_photo(Path(sys.argv[2])); print(photo.pixels.shape, Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from Linux's own count")
+def test_a_photo_of_a_hundred_megapixels_is_read_in_bounded_memory(tmp_path):
+    """Case 61. It arrives halved; its numbers alone would take 1.2 GB in full."""
+    Image.linear_gradient("L").resize((11648, 8736)).convert("RGB").save(tmp_path / "large.jpg")
+    said = subprocess.run([sys.executable, "-c", PEAK, str(ROOT), str(tmp_path / "large.jpg")], capture_output=True, text=True, timeout=200)
+    assert said.stdout.startswith("(4368, 5824, 3)"), said.stderr
+    assert int(said.stdout.split()[-1]) < 1_000_000, said.stdout
+
+
+def test_large_pictures_are_reduced_by_the_mean(monkeypatch, tmp_path):
+    """In bands of rows, with sides that the factor does not divide, in 8 and 16 bits, with and without transparency."""
+    files = pack("formats.picture_file")
+    random = np.random.default_rng(0)
+    deep, flat = random.integers(0, 65535, (301, 403), dtype=np.uint16), random.integers(0, 255, (301, 403, 4), dtype=np.uint8)
+    flat[..., 3] |= 254
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.fromarray(flat).save(tmp_path / "clear.png")
+    Image.fromarray(flat[..., :3]).save(tmp_path / "plain.png")
+    whole = {name: read(tmp_path / f"{name}.png").pixels for name in ("deep", "clear", "plain")}
+    monkeypatch.setattr(files, "KEPT", 301 * 403 / 3**2)
+    monkeypatch.setattr(files, "BAND", 403 * 20)
+    for name, pixels in whole.items():
+        smaller = read(tmp_path / f"{name}.png").pixels
+        assert smaller.shape == (101, 135, 3)
+        assert np.allclose(smaller[:100, :134], pixels[:300, :402].reshape(100, 3, 134, 3, 3).mean((1, 3)), atol=0.012), name
+        assert np.allclose(smaller[100, 134], pixels[300, 402], atol=0.012)

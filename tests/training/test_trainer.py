@@ -200,6 +200,31 @@ def test_half_precision_learns_what_float32_learns(base, concept, precision):
     assert torch.nn.functional.cosine_similarity(one, two, dim=0) > 0.9
 
 
+def test_fp16_that_always_overflows_ends_in_a_sentence(base, concept):
+    """Case 43. Every step is skipped: a short run ends with its last step, a long one after 20, and never as if something had been learned."""
+    trainer = pack("training.trainer")
+    for steps, row in ((2, 2), (40, 20)):
+        seen = []
+        with (
+            pytest.raises(FloatingPointError, match=rf"overflows in precision 'fp16': the last {row} steps were skipped.*'bf16' or 'fp32'"),
+            torch.inference_mode(),
+        ):
+            settings = trainer.TrainSettings(**{**SETTINGS, "steps": steps, "precision": "fp16", "spl_weight": 1e30, "batch_size": 1})
+            trainer.train(*base, [concept], settings, seen.append)
+        assert len(seen) == row and all(step.skipped for step in seen)
+
+
+def test_fp16_says_how_many_steps_it_skipped(base, concept, tmp_path):
+    """Case 43. The first scale of the loss is too large for this weight; it is halved until the gradient fits, and the run goes on."""
+    trainer, said = pack("training.trainer"), []
+    settings = trainer.TrainSettings(**{**SETTINGS, "steps": 10, "precision": "fp16", "spl_weight": 1e3, "batch_size": 1})
+    with torch.inference_mode():
+        result = trainer.train(*base, [concept], settings, keeping=trainer.Keeping(tmp_path, every=5, tell=said.append))
+    skipped = sum(step.skipped for step in result.history)
+    assert 0 < skipped < 10 and said == [said[0]] and said[0].startswith(f"{skipped} of 10 steps were skipped")
+    assert all(torch.isfinite(value).all() for value in result.lora.values())
+
+
 def test_output_preservation_holds_the_class_prompt_to_the_base(base, concept):
     """Nothing at the first step of a LoRA, which changes nothing yet; smaller at the end where it is weighted."""
     settings = {"method": "lora", "rank": 4, "steps": 8, "learning_rate": 3e-3, "augment": False}

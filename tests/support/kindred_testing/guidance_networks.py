@@ -103,13 +103,14 @@ def model(name: str, seed: int = 0):
 def prompts(name: str, seed: int = 3):
     """Two conditionings of one length, so that the host batches them."""
     family, generator = ALL[name], torch.Generator().manual_seed(seed)
+    pooled = family.pooled or (768 if family.config in ("Chroma", "Flux2") else None)  # older hosts ask these two for it, too
 
     def draw(*shape):
         return torch.randn(*shape, generator=generator)
 
     def one():
         extras = {key: value * draw(*value.shape) if key.startswith("conditioning") else value for key, value in family.extras.items()}
-        return [[draw(1, family.lengths[0], family.width), {**({"pooled_output": draw(1, family.pooled)} if family.pooled else {}), **extras}]]
+        return [[draw(1, family.lengths[0], family.width), {**({"pooled_output": draw(1, pooled)} if pooled else {}), **extras}]]
 
     return one(), one()
 

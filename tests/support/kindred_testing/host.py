@@ -52,7 +52,8 @@ def start_host() -> None:
     sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != ROOT]
     sys.path.insert(0, str(COMFYUI))
     os.chdir(COMFYUI)
-    arguments, sys.argv = sys.argv, ["main.py", "--cpu", "--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
+    device = os.environ.get("KINDRED_TEST_ARGUMENTS", "--cpu").split()  # a bench for a graphics card sets others
+    arguments, sys.argv = sys.argv, ["main.py", *device, "--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
     try:
         importlib.import_module("comfy.options").enable_args_parsing()
         importlib.import_module("comfy.cli_args")

@@ -50,11 +50,11 @@ class TestServer(demo_server.ComfyServer):
         image = {"class_type": "EmptyImage", "inputs": {"width": 1, "height": 1, "batch_size": 1, "color": 0}}
         self.run({"1": image, "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}})
 
-    def noise_photos(self, folder: str, seed: int = 1, height: int = 70, width: int = 80) -> str:
-        """Two pictures of noise in a folder of the input folder, for a training that need not learn anything; the folder's name."""
+    def noise_photos(self, folder: str, seed: int = 1, height: int = 70, width: int = 80, count: int = 2) -> str:
+        """`count` pictures of noise in a folder of the input folder, for a training that need not learn anything; the folder's name."""
         place = self.base / "input" / folder
         place.mkdir(exist_ok=True)
         draw = np.random.default_rng(seed)
-        for index in range(2):
+        for index in range(count):
             Image.fromarray(draw.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(place / f"{index}.png")
         return folder

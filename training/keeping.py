@@ -1,0 +1,195 @@
+"""What of a run is kept on the disk and when: states on the way, what was learned when it stops, the result.
+
+A disk that takes no more never costs a result: what cannot be written is told, and the training goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..formats import concept_file
+from ..host.fingerprint import fingerprint
+from . import resume
+from .resume import RunFolder
+from .run import Run
+
+log = logging.getLogger(__name__)
+
+NEW, CONTINUE = RESUME = ("new run", "continue")
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How a run is kept on the disk; nothing of it changes what is learned.
+
+    root        the folder of all runs;  name: this one's
+    every       steps between two states; 0 = nothing is written (and an interrupted run is lost)
+    resume      "new run", or "continue": go on from the newest state of the same training under the name
+    tell        is given a sentence for the artist: where an interrupted run is kept, that a state could not be written
+    """
+
+    root: Path
+    name: str = "concept"
+    every: int = 100
+    resume: str = NEW
+    tell: Callable[[str], None] = log.warning
+
+    def __post_init__(self):
+        if self.resume not in RESUME:
+            raise ValueError(f"resume is {self.resume!r}; expected 'new run' or 'continue'.")
+        if self.every < 0:
+            raise ValueError(f"save_every is {self.every}; expected 0 (never) or a number of steps.")
+
+
+class Keeper:
+    """Keeps a run's states where `Keeping` says. With None, and in any process but the first, it writes nothing."""
+
+    def __init__(self, run: Run, keeping: Keeping | None):
+        self.run, self.keeping = run, keeping
+        self.folder: RunFolder | None = None  # of the process that writes
+        self.identity: dict[str, str] = {}
+        self.kept = 0  # the steps of the newest state on the disk
+        self.failing = ""  # why the last one could not be written
+        self.undrawn = False
+
+    @property
+    def tell(self) -> Callable[[str], None]:
+        return self.keeping.tell if self.keeping else log.warning
+
+    @property
+    def writes(self) -> bool:
+        return self.folder is not None and self.keeping.every > 0
+
+    def begin(self) -> tuple[int, dict | None]:
+        """(steps done, state or None). Before the photos are encoded: what cannot be continued is said at once."""
+        keeping, first = self.keeping, self.run.processes.rank == 0
+        if keeping is None or (not keeping.every and keeping.resume == NEW):
+            return 0, None
+        self.identity = identity(self.run)
+        if first:
+            resume.clear_leftovers(keeping.root)
+        if keeping.resume == CONTINUE:
+            return self._continue(first)
+        if first:
+            self._use(RunFolder.new(keeping.root, keeping.name))
+        return 0, None
+
+    def _continue(self, first: bool) -> tuple[int, dict]:
+        """The first process chooses; the others load what it has chosen."""
+        root, name, notes = self.keeping.root, self.keeping.name, []
+        choice = [0, 0]
+        if first:
+            found = resume.find(root, name, self.identity)
+            self._use(found.folder)
+            state, notes, choice = found.state, found.notes, [found.step, resume.number(found.folder.path, name)]
+        self.kept, count = self.run.processes.of_the_first(choice)
+        place = resume.numbered(root, name, count)
+        if not first:
+            state = resume.load(place, self.kept, self.identity)
+        if state["finished"]:
+            notes.append(f"This training was finished before; its result is taken from {place}.")
+        else:
+            notes.append(f"Training goes on after step {self.kept}, from {place}.")
+        self.tell(" ".join(notes))
+        return self.kept, state
+
+    def _use(self, folder: RunFolder) -> None:
+        self.folder, self.run.place = folder, folder.path
+
+    def ready(self) -> None:
+        """Before the first step: is there room for what will be kept?"""
+        if self.writes:
+            self.folder.probe(self.run.state_size())
+
+    def due(self, done: int) -> bool:
+        return self.writes and done % self.keeping.every == 0 and done < self.run.settings.steps
+
+    def draw(self, preview: Callable[[Run, int], None], done: int) -> None:
+        """Call `preview`. A picture that the disk does not take is told once; it is no reason to end a training."""
+        try:
+            preview(self.run, done)
+        except OSError as error:
+            if not self.undrawn:
+                self.tell(f"The preview after step {done} could not be written ({error.strerror or error}). Training goes on.")
+            self.undrawn = True
+
+    def keep(self, done: int) -> None:
+        """Write a state on the way. A disk that does not take it is told once, and the next one is tried all the same."""
+        before = self.failing
+        if self._save(done):
+            if before:
+                self.tell(f"States are kept again, since step {done}.")
+        elif not before:
+            self.tell(f"The state after step {done} could not be kept ({self.failing}). Training goes on. Make room.{self.said()}")
+
+    def finish(self, done: int) -> None:
+        """The whole result stays on the disk, so that a later node that fails cannot lose it. Without it the result goes on all the same."""
+        if not self.writes:
+            return
+        if self._save(done, finished=True):
+            resume.clear_finished(self.keeping.root)
+        else:
+            self.tell(f"The training is done, but its result could not be kept for 'continue' ({self.failing}). Save it now, with Save Concept. Make room.")
+
+    def rescue(self, done: int) -> None:
+        """After an interrupt or an error: keep what was learned and say where. The files of the concept come first: they are small, and load anywhere."""
+        if not self.writes:
+            return
+        if not self.run.whole:
+            self.tell(f"The training stopped in the middle of step {done + 1}, when the weights were half moved.{self.said()}")
+            return
+        said = f"The training stopped after step {done} of {self.run.settings.steps}."
+        try:
+            result, place = self.run.result(), self.folder.path / "concept"
+            name = f"{self.folder.path.name}-step{done}"
+            saved = concept_file.save(result.lora, result.tokens, name, place / "loras", place / "embeddings", dtype=torch.float32, overwrite=True)
+            said += f" What it had learned is in {saved.lora}."
+        except Exception as error:  # the first error is the one to tell
+            log.warning("Kindred: what was learned until step %d could not be written as a concept.", done, exc_info=True)
+            said += f" What it had learned could not be written as files ({error})."
+        if done > self.kept and not self._save(done):
+            said += f" Its state could not be kept ({self.failing})."
+        self.tell(f"{said}{self.said()}")
+
+    def _save(self, done: int, finished: bool = False) -> bool:
+        try:
+            self.folder.save(done, self.identity, self.run.state(finished))
+        except Exception as error:  # a result in memory is worth more than why a copy of it failed
+            log.warning("Kindred: the state after step %d could not be kept.", done, exc_info=not isinstance(error, OSError))
+            self.failing = str(error)
+            return False
+        self.failing, self.kept, self.run.place = "", done, self.folder.path
+        return True
+
+    def said(self) -> str:
+        """From where `continue` would go on."""
+        return f" Its state after step {self.kept} is kept in {self.folder.path.name!r}; resume 'continue' goes on from there." if self.kept else ""
+
+    def end(self) -> None:
+        if self.folder:
+            self.folder.release()
+
+
+def identity(run: Run) -> dict[str, str]:
+    """What makes two runs the same one: settings, photos, words, base model. Each entry is told by its name when it differs."""
+    entries = run.settings.as_text()
+    for concept in run.concepts:
+        entries[f"the photos of {concept.token}"] = _digest([*concept.images, *(concept.masks or ())])
+        entries[f"the prior images of {concept.token}"] = _digest(concept.prior_images)
+        words = (concept.class_word, concept.prompts, concept.token_prompt, concept.class_prompt, concept.initializer, concept.repeats)
+        entries[f"the words of {concept.token}"] = repr(words)
+    models = {"model": run.model, "text encoder": (run.clip.patcher, run.clip.layer_idx), "VAE": run.vae.patcher}
+    return {**entries, **{f"the {name}": fingerprint(part)[:12] for name, part in models.items()}}
+
+
+def _digest(pictures) -> str:
+    digest = hashlib.sha256()
+    for picture in pictures:
+        digest.update(repr(tuple(picture.shape)).encode() + picture.contiguous().numpy().tobytes())
+    return f"{len(pictures)} ({digest.hexdigest()[:12]})" if pictures else "none"
