@@ -69,7 +69,8 @@ def foreign_code(network: torch.nn.Module, ours: type) -> str | None:
         if part._forward_hooks or part._forward_pre_hooks:
             return f"another node has a hook on {path or kind.__name__}"
         for name, value in vars(part).items():
-            if not isinstance(value, (*_FUNCTIONS, ours)):
+            in_place = hasattr(kind, name) and callable(value) and not isinstance(value, type)  # a partial or an object that stands for a method
+            if not in_place and not isinstance(value, (*_FUNCTIONS, ours)):
                 continue
             value = value.below() if isinstance(value, ours) else value
             if getattr(value, "__func__", value) is not getattr(kind, name, None) and not _of_host(value):

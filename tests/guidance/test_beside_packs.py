@@ -1,5 +1,6 @@
 """Cases 36 and 58. Beside the mechanisms of other packs: what they do to rows, conditions and modules leaves guidance exact, or is refused in a sentence."""
 
+import functools
 import logging
 
 import pytest
@@ -286,6 +287,34 @@ def test_modules_in_one_of_two_checkpoints_are_refused(pair):
     other, _ = g.base_model(seed=1)
     with pytest.raises(ValueError, match="in one of the two only"):
         g.sample(g.personalize(animated(other), pair.base, OMEGA), pair.positive, pair.negative, steps=1, batch=2)
+
+
+def turned(forward, x, *args, context=None, **kwargs):
+    """Turns the batch around inside of the network's own forward, and back."""
+    given = {name: value.flip(0) if torch.is_tensor(value) and len(value) == len(x) else value for name, value in kwargs.items()}
+    args = [value.flip(0) if torch.is_tensor(value) and len(value) == len(x) else value for value in args]
+    return forward(x.flip(0), *args, context=context.flip(0), **given).flip(0)
+
+
+class Turned:
+    def __init__(self, forward):
+        self.forward = forward
+
+    def __call__(self, *args, **kwargs):
+        return turned(self.forward, *args, **kwargs)
+
+
+@pytest.mark.parametrize("kind", [functools.partial, Turned])
+def test_a_method_replaced_by_something_that_is_no_function(pair, kind):
+    """Case 36. A partial or an object in the place of the network's forward may turn the rows: each side then goes alone."""
+
+    def situation(model):
+        clone = model.clone()
+        forward = clone.model.diffusion_model.forward
+        clone.add_object_patch("diffusion_model.forward", kind(turned, forward) if kind is functools.partial else kind(forward))
+        return clone
+
+    exact(pair, situation, batch=2)
 
 
 LAYER = "middle_block.1.transformer_blocks.0.attn1.to_q"

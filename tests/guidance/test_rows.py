@@ -105,7 +105,7 @@ def test_families_are_exact_whatever_memory_is_free(family, layers, forwards):
     name, patcher = family
     known, pattern = declared(patcher)
     if layers == "declared" and not pattern:
-        pytest.skip("all layers are declared, or none")
+        return  # all layers are declared, or none: the other run is the same
     tuned = adapted(patcher, pattern if layers == "declared" else None)
     options = {"steps": 2, "cfg": 3.0, "scheduler": "simple", "latent": networks.latent(name, patcher)}
     positive, negative = networks.prompts(name)
