@@ -15,6 +15,7 @@ NOTHING = [Case("no other pack", dual=True, tunings=("lora", "kv", "convolutions
 
 # ---- AnimateDiff-Evolved -----------------------------------------------------------------------------------------------------------
 
+
 def animate(context=None, motion: bool = True):
     def apply(scene, model):
         add, inputs = scene.graph.add, {}
@@ -32,8 +33,23 @@ def animate(context=None, motion: bool = True):
     return apply
 
 
-WINDOWS = ("ADE_StandardStaticContextOptions", {"context_length": 4, "context_overlap": 1, "fuse_method": "pyramid", "start_percent": 0.0, "guarantee_steps": 1, "use_on_equal_length": False})
-LOOPED = ("ADE_LoopedUniformContextOptions", {"context_length": 3, "context_stride": 1, "context_overlap": 1, "closed_loop": True, "fuse_method": "flat", "start_percent": 0.0, "guarantee_steps": 1, "use_on_equal_length": False})
+WINDOWS = (
+    "ADE_StandardStaticContextOptions",
+    {"context_length": 4, "context_overlap": 1, "fuse_method": "pyramid", "start_percent": 0.0, "guarantee_steps": 1, "use_on_equal_length": False},
+)
+LOOPED = (
+    "ADE_LoopedUniformContextOptions",
+    {
+        "context_length": 3,
+        "context_stride": 1,
+        "context_overlap": 1,
+        "closed_loop": True,
+        "fuse_method": "flat",
+        "start_percent": 0.0,
+        "guarantee_steps": 1,
+        "use_on_equal_length": False,
+    },
+)
 _ANIMATE = {"base": "wide"}
 ANIMATEDIFF = [
     Case("motion module, context windows", animate(WINDOWS), batches=(6,), tunings=("lora", "convolutions"), **_ANIMATE),
@@ -80,7 +96,10 @@ def negpip_texts(scene):
 
 
 PPM = [
-    *(Case(f"Attention Couple, {count + 1} regions", regions(count, "AttentionCouplePPM"), tunings=("lora", "kv") if count == 2 else ("kv",), batches=(1, 2)) for count in (1, 2, 3)),
+    *(
+        Case(f"Attention Couple, {count + 1} regions", regions(count, "AttentionCouplePPM"), tunings=("lora", "kv") if count == 2 else ("kv",), batches=(1, 2))
+        for count in (1, 2, 3)
+    ),
     Case("CLIP NegPip", lambda scene, model: scene.graph.add("CLIPNegPip", model=model, clip=scene.clip), negpip_texts, tunings=("kv",)),
 ]
 COUPLE = "AttentionCouple|cgem156"
@@ -114,6 +133,7 @@ PROMPT_CONTROL = [
 
 # ---- tiles and windows ------------------------------------------------------------------------------------------------------------
 
+
 def tiles(method: str, batch: int):
     return one("TiledDiffusion", method=method, tile_width=64, tile_height=64, tile_overlap=32, tile_batch_size=batch)
 
@@ -133,9 +153,23 @@ _BLOCK = {"unet_block": "middle", "unet_block_id": 0}
 PERTURBED = [
     Case("Perturbed-Attention Guidance", one("PerturbedAttention", scale=3.0, adaptive_scale=0.0, **_BLOCK, **_SIGMAS, **_RESCALE), tunings=("kv",)),
     Case("Smoothed Energy Guidance", one("SmoothedEnergyGuidanceAdvanced", scale=3.0, blur_sigma=2.0, **_BLOCK, **_SIGMAS, **_RESCALE), tunings=("kv",)),
-    Case("Sliding Window Guidance", one("SlidingWindowGuidanceAdvanced", scale=5.0, tile_width=64, tile_height=64, tile_overlap=32, **_SIGMAS), tunings=("kv",), size=128),
-    Case("Normalized Attention Guidance", one("NormalizedAttentionGuidance", negative=lambda scene: scene.text("ugly"), scale=2.0, tau=2.5, alpha=0.5, **_SIGMAS), fresh=True),
-    Case("Token Perturbation Guidance", one("TokenPerturbationGuidance", scale=3.0, unet_block_list="d0,m0,u0", **_SIGMAS, **_RESCALE), tunings=("kv",), fresh=True),
+    Case(
+        "Sliding Window Guidance",
+        one("SlidingWindowGuidanceAdvanced", scale=5.0, tile_width=64, tile_height=64, tile_overlap=32, **_SIGMAS),
+        tunings=("kv",),
+        size=128,
+    ),
+    Case(
+        "Normalized Attention Guidance",
+        one("NormalizedAttentionGuidance", negative=lambda scene: scene.text("ugly"), scale=2.0, tau=2.5, alpha=0.5, **_SIGMAS),
+        fresh=True,
+    ),
+    Case(
+        "Token Perturbation Guidance",
+        one("TokenPerturbationGuidance", scale=3.0, unet_block_list="d0,m0,u0", **_SIGMAS, **_RESCALE),
+        tunings=("kv",),
+        fresh=True,
+    ),
     Case("Frequency-Decoupled Guidance", one("FrequencyDecoupledGuidance", strength_high=12.0), tunings=("kv",)),
 ]
 AUTOMATIC = [
@@ -147,11 +181,29 @@ THRESHOLD = [Case("Dynamic Thresholding", one("DynamicThresholdingSimple", mimic
 FREEU = [
     Case(
         "FreeU V2",
-        one("WAS_FreeU_V2", input_block=True, middle_block=True, output_block=True, multiscale_mode="Default", multiscale_strength=1.0, slice_b1=320, slice_b2=160, b1=1.1, b2=1.2, s1=0.9, s2=0.2),
+        one(
+            "WAS_FreeU_V2",
+            input_block=True,
+            middle_block=True,
+            output_block=True,
+            multiscale_mode="Default",
+            multiscale_strength=1.0,
+            slice_b1=320,
+            slice_b2=160,
+            b1=1.1,
+            b2=1.2,
+            s1=0.9,
+            s2=0.2,
+        ),
         tunings=("kv",),
     )
 ]
-WAVESPEED = [Case("First Block Cache at threshold 0", one("ApplyFBCacheOnModel", object_to_patch="diffusion_model", residual_diff_threshold=0.0, start=0.0, end=1.0, max_consecutive_cache_hits=-1))]
+WAVESPEED = [
+    Case(
+        "First Block Cache at threshold 0",
+        one("ApplyFBCacheOnModel", object_to_patch="diffusion_model", residual_diff_threshold=0.0, start=0.0, end=1.0, max_consecutive_cache_hits=-1),
+    )
+]
 KJNODES = [Case("CFG-Zero* and init", one("CFGZeroStarAndInit", use_zero_init=True, zero_init_steps=0), tunings=("kv",))]
 
 
@@ -168,6 +220,7 @@ INSPIRE = [
 
 # ---- images: IP-Adapter, ControlNet -------------------------------------------------------------------------------------------------
 
+
 def image_prompt(scene, model):
     adapter = scene.graph.add("IPAdapterModelLoader", ipadapter_file=files.ip_adapter(scene.files.folder))
     positive, negative = (scene.graph.add("IPAdapterLoadEmbeds", embeds=name) for name in ("positive.ipadpt", "negative.ipadpt"))
@@ -182,7 +235,15 @@ def advanced_control(scene):
     files.control_net(scene.files.folder)
     control = scene.graph.add("ControlNetLoaderAdvanced", control_net_name="control.safetensors")
     image = scene.graph.add("EmptyImage", width=128, height=128, batch_size=1, color=0x80FF20)
-    inputs = {"positive": scene.positive, "negative": scene.negative, "control_net": control, "image": image, "strength": 0.8, "start_percent": 0.0, "end_percent": 1.0}
+    inputs = {
+        "positive": scene.positive,
+        "negative": scene.negative,
+        "control_net": control,
+        "image": image,
+        "strength": 0.8,
+        "start_percent": 0.0,
+        "end_percent": 1.0,
+    }
     pair = scene.graph.add("ACN_AdvancedControlNetApply_v2", **inputs)
     scene.positive, scene.negative = pair, out(pair, 1)
 
@@ -191,7 +252,15 @@ def reference(scene):
     image = scene.graph.add("EmptyImage", width=128, height=128, batch_size=1, color=0x80FF20)
     pixels = scene.graph.add("ACN_ReferencePreprocessor", image=image, vae=[scene.clip[0], 2], latent_size=scene.latent)
     control = scene.graph.add("ACN_ReferenceControlNet", reference_type="reference_attn", style_fidelity=0.5, ref_weight=1.0)
-    inputs = {"positive": scene.positive, "negative": scene.negative, "control_net": control, "image": pixels, "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
+    inputs = {
+        "positive": scene.positive,
+        "negative": scene.negative,
+        "control_net": control,
+        "image": pixels,
+        "strength": 1.0,
+        "start_percent": 0.0,
+        "end_percent": 1.0,
+    }
     pair = scene.graph.add("ACN_AdvancedControlNetApply_v2", **inputs)
     scene.positive, scene.negative = pair, out(pair, 1)
 
@@ -203,6 +272,7 @@ CONTROL = [
 
 
 # ---- other loaders ------------------------------------------------------------------------------------------------------------------
+
 
 def power_lora(graph, made, tuning):
     base = graph.add("CheckpointLoaderSimple", ckpt_name=made.base("tiny"))

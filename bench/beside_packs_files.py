@@ -93,7 +93,9 @@ def make_adapter(state: dict, tuning: str, rank: int = 4) -> tuple[dict, dict]:
         linear = name.endswith(LINEARS)
         if not key.startswith(PREFIX) or not key.endswith(".weight") or weight.ndim < 2:
             continue
-        if not (linear or (tuning == "convolutions" and weight.ndim == 4) or tuning == "full") or (tuning == "kv" and not name.endswith(("attn2.to_k", "attn2.to_v"))):
+        if not (linear or (tuning == "convolutions" and weight.ndim == 4) or tuning == "full") or (
+            tuning == "kv" and not name.endswith(("attn2.to_k", "attn2.to_v"))
+        ):
             continue
         norm = 0.5 * float(weight.norm())
         path = f"diffusion_model.{name}"

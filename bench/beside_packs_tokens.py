@@ -112,12 +112,20 @@ def smz(parser: str):
 
 
 CORE = [TokenCase("core's CLIPTextEncode", node("CLIPTextEncode"), equal=True)]
-SMZ = [TokenCase(f"CLIP Text Encode++, parser {parser}", smz(parser), equal=parser == "comfy") for parser in ("comfy", "comfy++", "A1111", "full", "compel", "fixed attention")]
+SMZ = [
+    TokenCase(f"CLIP Text Encode++, parser {parser}", smz(parser), equal=parser == "comfy")
+    for parser in ("comfy", "comfy++", "A1111", "full", "compel", "fixed attention")
+]
 ADVANCED = [
-    TokenCase(f"CLIP Text Encode (Advanced), {way}", node("BNK_CLIPTextEncodeAdvanced", token_normalization="none", weight_interpretation=way), equal=way == "comfy")
+    TokenCase(
+        f"CLIP Text Encode (Advanced), {way}", node("BNK_CLIPTextEncodeAdvanced", token_normalization="none", weight_interpretation=way), equal=way == "comfy"
+    )
     for way in ("comfy", "A1111", "compel", "comfy++", "down_weight")
 ]
-PROMPT_CONTROL = [TokenCase("PC: Text Encode", node("PCLazyTextEncode"), equal=True), TokenCase("PC: STYLE(A1111)", lambda graph, clip, text: graph.add("PCLazyTextEncode", clip=clip, text="STYLE(A1111) " + text))]
+PROMPT_CONTROL = [
+    TokenCase("PC: Text Encode", node("PCLazyTextEncode"), equal=True),
+    TokenCase("PC: STYLE(A1111)", lambda graph, clip, text: graph.add("PCLazyTextEncode", clip=clip, text="STYLE(A1111) " + text)),
+]
 
 
 def negpip(graph, clip, text):

@@ -13,7 +13,7 @@ from comfy.quant_ops import QuantizedTensor
 from comfy.weight_adapter import BOFTAdapter, GLoRAAdapter, LoHaAdapter, LoKrAdapter, LoRAAdapter, OFTAdapter
 from comfy.weight_adapter.base import weight_decompose
 
-from .patcher import DIFFUSION, patched, pristine
+from .patcher import DIFFUSION, patched, pristine, without_injections
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,11 @@ def load_lora(model, clip, state: dict[str, torch.Tensor], strength: float = 1.0
             notes.append(f"{len(text)} weights of the text encoder are left out, because no CLIP is connected.")
     if not state or strength == 0:
         return Applied(model, clip, notes)
+    with without_injections(model):  # those of an earlier run would hide the layers behind them
+        return _patched(model, clip, state, strength, notes)
+
+
+def _patched(model, clip, state: dict[str, torch.Tensor], strength: float, notes: list[str]) -> Applied:
     known = comfy.lora.model_lora_keys_unet(model.model, {})
     shapes = {key: value.shape for key, value in model.model.state_dict().items()}
     if clip is not None:

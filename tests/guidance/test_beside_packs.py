@@ -283,6 +283,19 @@ def test_modules_between_the_layers_move_no_weight():
     assert g.error(g.sample(animated_in_between(tuned), positive, negative, **options), truth) > 1e-3
 
 
+def test_a_lora_is_loaded_whole_while_an_earlier_run_has_its_modules_in_the_model():
+    """Case 58's relative: the layers behind an injected module have other paths for as long as it is there."""
+    base = families.random_model("SD15", "narrow")
+    positive, negative = families.random_conditioning("SD15", 1), families.random_conditioning("SD15", 2)
+    adapter, load = g.lora(base, convolutions=True), pack("host.lora").load_lora
+    whole = load(base, None, adapter)
+    kept = animated_in_between(base)  # as the executor's cache keeps it
+    g.sample(kept, positive, negative, steps=1, batch=2)
+    assert any("mix" in name for name, _ in base.model.named_parameters()), "the modules are gone, so nothing is shown"
+    again = load(base, None, adapter)
+    assert again.model.patches.keys() == whole.model.patches.keys() and not again.notes
+
+
 def test_modules_in_one_of_two_checkpoints_are_refused(pair):
     other, _ = g.base_model(seed=1)
     with pytest.raises(ValueError, match="in one of the two only"):
