@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "train":
             base = [] if options.comfyui and not options.host else ["--base-directory", HOME / "base"]  # a ComfyUI of one's own has its own models
             return run([python, ROOT / "headless.py", *base, *rest], environment)
-        command = [python, ROOT / "demo" / "run.py", options.command, *rest]
+        command = [python, ROOT / "dev" / "demo" / "run.py", options.command, *rest]
         return run(command, environment)
     except Problem as problem:
         print(f"\nkindred: {problem}", file=sys.stderr)
@@ -175,7 +175,7 @@ def make_environment(comfyui: Path, testing: bool) -> Path:
     """A virtual environment with what this ComfyUI (and, for tests, the test suite) needs; its python. Made once, kept while that stays."""
     python = virtual_environment()
     card = has_card()
-    requirements = [ROOT / "requirements.txt", ROOT / "demo" / "requirements.txt"]
+    requirements = [ROOT / "requirements.txt", ROOT / "dev" / "demo" / "requirements.txt"]
     steps = {"host": recipe(comfyui / "requirements.txt", card, *requirements), "tests": recipe(ROOT / "tests" / "requirements.txt", card)}
     stamp = HOME / "env" / "kindred.json"
     made = json.loads(stamp.read_text()) if stamp.is_file() else {}

@@ -12,8 +12,6 @@ from ..formats.token import check_token_text
 from ..formats.token_text import replace_tokens
 from .metrics import Report, Scorer, evaluate
 
-JUDGE = Path(__file__).resolve().parents[1] / "demo" / "base" / "judge.safetensors"
-
 
 def score(images, references, prompts: str, scorers: Sequence[Scorer], token: str = "", class_word: str = "") -> Report:
     """Scores pictures against references and prompts.
@@ -53,17 +51,6 @@ def _square(picture: torch.Tensor) -> torch.Tensor:
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     return picture[:, top : top + side, left : left + side]
-
-
-def world_scorers() -> list[Scorer]:
-    """The miniature world's two measures. ValueError where this copy of the pack came without the demo."""
-    from .judge import Judge
-    from .scorers import PromptFidelity, SubjectFidelity
-
-    if not JUDGE.is_file():
-        raise ValueError(f"The miniature world's judge is not in this copy of the pack ({JUDGE} is missing). Choose models of your own instead.")
-    judge = Judge.load(JUDGE)
-    return [PromptFidelity(judge), SubjectFidelity(judge)]
 
 
 def own_scorers(clip: Path | None = None, dino: Path | None = None, blip2: Path | None = None, device: str = "cpu") -> list[Scorer]:

@@ -41,7 +41,7 @@ class KindredPhotos(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder) -> str:
         from ..host import paths
-        from ..training.photos import fingerprint
+        from ..training.data.photos import fingerprint
 
         return fingerprint(paths.photo_folder(folder))
 
@@ -50,7 +50,7 @@ class KindredPhotos(io.ComfyNode):
         import torch
 
         from ..host import paths, prompt
-        from ..training.photos import read_photos
+        from ..training.data.photos import read_photos
 
         remarks: list[str] = []
         photos = read_photos(paths.photo_folder(folder), remarks.append)
@@ -149,7 +149,7 @@ class KindredConcept(io.ComfyNode):
         prior_images=(),
         repeats=(1,),
     ) -> io.NodeOutput:
-        from ..training.concept import make_concept
+        from ..training.data.concept import make_concept
 
         return io.NodeOutput(
             make_concept(

@@ -121,12 +121,6 @@ class KindredEvaluate(io.ComfyNode):
                 model("clip", "CLIP-T and CLIP-I", "A CLIP model"),
                 model("dino", "DINO", "A DINO vision transformer"),
                 model("blip2", "BLIP2-T", "A BLIP-2 retrieval model"),
-                io.Boolean.Input(
-                    "miniature_world",
-                    default=False,
-                    optional=True,
-                    tooltip="Score with the judge of the pack's own miniature world. For pictures drawn by its base model only: it knows nothing else.",
-                ),
                 io.Combo.Input("theme", options=["dark", "light"], default="dark", optional=True, advanced=True, tooltip="Colours of the plot."),
             ],
             outputs=[
@@ -136,20 +130,17 @@ class KindredEvaluate(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, images, references, prompts, token, class_word, clip=("none",), dino=("none",), blip2=("none",), miniature_world=(False,), theme=("dark",)
-    ) -> io.NodeOutput:
+    def execute(cls, images, references, prompts, token, class_word, clip=("none",), dino=("none",), blip2=("none",), theme=("dark",)) -> io.NodeOutput:
         from ..evaluation import scores, scores_plot
         from ..host import scoring
 
         chosen = {name: scoring.model_folder(value[0]) for name, value in (("clip", clip), ("dino", dino), ("blip2", blip2)) if value[0] != "none"}
-        if not chosen and not miniature_world[0]:
+        if not chosen:
             raise ValueError(
-                f"Nothing is chosen that could score. Put a CLIP, DINO or BLIP-2 folder into {scoring.root()} and choose it, or turn miniature_world on for pictures of the pack's own base model."
+                f"Nothing is chosen that could score. Put a CLIP, DINO or BLIP-2 folder into {scoring.root()} and choose it, then press R to refresh the lists."
             )
-        if chosen:
-            scoring.make_room()
-        scorers = [*(scores.world_scorers() if miniature_world[0] else []), *scores.own_scorers(**chosen, device=scoring.device())]
+        scoring.make_room()
+        scorers = scores.own_scorers(**chosen, device=scoring.device())
         report = scores.score(images, references, "\n".join(prompts), scorers, token[0], class_word[0])
         text = report.text()
         return io.NodeOutput(text, scores_plot.plot(report, scores.together(images, "images"), theme[0]), ui=ui.PreviewText(text))

@@ -61,7 +61,7 @@ class KindredPriorImages(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, vae, count, **settings) -> io.NodeOutput:
         from ..host import paths
-        from ..training.prior import PriorSettings, cache_name, prior_images
+        from ..training.data.prior import PriorSettings, cache_name, prior_images
 
         settings = PriorSettings(**settings)
         folder = paths.prior_folder(cache_name(model, clip, vae, settings))

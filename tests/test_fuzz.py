@@ -1,4 +1,4 @@
-"""A slice of bench/fuzz.py: damaged files of every kind are read, or refused by name, in bounded time and memory."""
+"""A slice of dev/bench/fuzz.py: damaged files of every kind are read, or refused by name, in bounded time and memory."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from kindred_testing import ROOT
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="the script counts memory by what Unix tells")
 def test_damaged_files_are_refused_by_name():
-    command = [sys.executable, ROOT / "bench" / "fuzz.py", "--count", "150", "--seed", "16", "--together"]
+    command = [sys.executable, ROOT / "dev" / "bench" / "fuzz.py", "--count", "150", "--seed", "16", "--together"]
     said = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=500)
     assert said.returncode == 0, said.stdout + said.stderr[-2000:]
     lines = [line for line in said.stdout.splitlines() if " read " in line]

@@ -79,8 +79,8 @@ def test_no_network_is_one_sentence(tmp_path):
     """The real script with a registry that refuses: exit code 1, the reason in words, no traceback, nothing half-made in use."""
     place = tmp_path / "a checkout with spaces"
     place.mkdir()
-    for name in ("kindred.py", "requirements.txt", "demo/requirements.txt", "tests/requirements.txt"):
-        (place / name).parent.mkdir(exist_ok=True)
+    for name in ("kindred.py", "requirements.txt", "dev/demo/requirements.txt", "tests/requirements.txt"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, place / name)
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("PIP_") and key not in ("COMFYUI_PATH", "HTTPS_PROXY", "https_proxy")},
@@ -100,11 +100,11 @@ def demo(place, *arguments):
     for entry in ROOT.iterdir():
         if entry.name not in (".kindred", ".git") and not (place / entry.name).exists():
             (place / entry.name).symlink_to(entry)
-    if (place / "demo").is_symlink():  # its files find the checkout by their own place
-        (place / "demo").unlink()
-        shutil.copytree(ROOT / "demo", place / "demo", ignore=shutil.ignore_patterns("base", "__pycache__"))
+    if (place / "dev").is_symlink():  # its files find the checkout by their own place
+        (place / "dev").unlink()
+        shutil.copytree(ROOT / "dev" / "demo", place / "dev" / "demo", ignore=shutil.ignore_patterns("base", "__pycache__"))
     environment = {**os.environ, "COMFYUI_PATH": str(COMFYUI), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, str(place / "demo" / "run.py"), "demo", "--cpu", *arguments]
+    command = [sys.executable, str(place / "dev" / "demo" / "run.py"), "demo", "--cpu", *arguments]
     return subprocess.Popen(
         command,
         cwd="/",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..host import text
 from ..host.denoiser import latent_scale, training_memory
-from .concept import Concept
+from .data.concept import Concept
 from .settings import TrainSettings
 
 

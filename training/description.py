@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..formats.metadata import count_captions, training_metadata
 from ..host.patcher import family
-from .concept import Concept
+from .data.concept import Concept
 from .settings import TrainSettings
 
 _PREDICTIONS = {"eps": "EPS", "v": "V_PREDICTION", "flow": "FLOW"}  # the host's names, which the metadata's table knows

@@ -37,8 +37,8 @@ from typing import Any
 import torch
 
 from ..formats import text_file
-from .concept import Concept, make_concept
-from .photos import read_photos
+from .data.concept import Concept, make_concept
+from .data.photos import read_photos
 from .settings import TrainSettings
 
 _TABLES = {"checkpoint", "name", "train", "concept", "preview", "save"}

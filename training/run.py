@@ -18,17 +18,17 @@ from ..host import training as host
 from ..host.fingerprint import model_hash
 from ..host.trainable_text import TrainableText
 from . import losses
+from .adapters.learned import Learned
+from .adapters.tokens import check_tokens
 from .advice import step_shape
-from .concept import Concept
-from .dataset import Batch, Dataset, random_state
+from .data.concept import Concept
+from .data.dataset import Batch, Dataset, random_state
 from .description import describe
 from .distributed import Alone
-from .learned import Learned
 from .measures import History, Step, Trained
 from .optimizers import make_optimizer, make_schedule
 from .prompts import Prompts, without_token
 from .settings import TrainSettings
-from .tokens import check_tokens
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from ..formats import names
 from ..host import denoiser as host_denoiser
 from ..host import training as host
 from .advice import need_less
-from .concept import Concept
+from .data.concept import Concept
 from .distributed import Alone
 from .keeping import CONTINUE, NEW, Keeper, Keeping
 from .measures import Step, Trained

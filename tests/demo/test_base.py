@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from kindred_testing import host, pack, start_host
+from kindred_testing import host, start_host
 from kindred_testing.models import load
 
-DEMO = Path(__file__).resolve().parents[2] / "demo"
+DEMO = Path(__file__).resolve().parents[2] / "dev" / "demo"
 if str(DEMO) not in sys.path:
     sys.path.append(str(DEMO))
 
@@ -178,6 +178,7 @@ def test_the_shipped_base_draws_what_its_prompts_say():
     """Through the stock nodes, combinations it has never been shown, read by the judge."""
     start_host()
     from base import storage
+    from base.judge import STORED, Judge
     from world import scene
 
     nodes = importlib.import_module("nodes")
@@ -190,8 +191,7 @@ def test_the_shipped_base_draws_what_its_prompts_say():
         negative, latent = nodes.CLIPTextEncode().encode(clip, "")[0], nodes.EmptyLatentImage().generate(64, 64, len(combos))[0]
         done = nodes.KSampler().sample(model, 3, 12, 5.0, "dpmpp_2m", "karras", positive, negative, latent)[0]
         pictures = nodes.VAEDecode().decode(vae, done)[0].movedim(-1, 1).float()
-    judge = pack("evaluation.judge").Judge.load(DEMO / "base" / "judge.safetensors")
-    right = judge.right(pictures, [dict(zip(scene.ATTRIBUTES, combo, strict=True)) for combo in combos])
+    right = Judge.load(STORED).right(pictures, [dict(zip(scene.ATTRIBUTES, combo, strict=True)) for combo in combos])
     target.unlink()
     for attribute in scene.ATTRIBUTES:
         assert sum(r[attribute] for r in right) >= 6, (attribute, right)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-DEMO = Path(__file__).resolve().parents[2] / "demo"
+DEMO = Path(__file__).resolve().parents[2] / "dev" / "demo"
 if str(DEMO) not in sys.path:
     sys.path.append(str(DEMO))
 

@@ -55,7 +55,7 @@ def test_a_part_of_a_word_is_no_mention(carrying):
 
 
 def make(token, **words):
-    return pack("training.concept").make_concept([torch.rand(1, 32, 32, 3)] * 2, token, "dog", **words)
+    return pack("training.data.concept").make_concept([torch.rand(1, 32, 32, 3)] * 2, token, "dog", **words)
 
 
 def test_a_caption_with_the_token_inside_of_a_word_gets_the_instance_prompt():
@@ -70,7 +70,7 @@ def test_a_caption_with_the_token_inside_of_a_word_gets_the_instance_prompt():
 
 def test_training_a_token_that_no_caption_names_is_refused():
     """One concept's captions may name another one's token that contains its own."""
-    clip, tokens = text_models.sd15(), pack("training.tokens")
+    clip, tokens = text_models.sd15(), pack("training.adapters.tokens")
     concepts = [make("<v1>", instance_prompt="a photo of my{token}"), make("my<v1>")]
     tokens.check_tokens(clip, concepts[:1])
     with pytest.raises(ValueError, match="None of the captions names the token '<v1>', so nothing would be learned"):

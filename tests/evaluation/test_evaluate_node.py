@@ -1,4 +1,4 @@
-"""Evaluate Pictures: from pictures of any size to a table and a plot, and the node in the server with the world's judge and with a user's CLIP."""
+"""Evaluate Pictures: from pictures of any size to a table and a plot, and the node in the server with a user's CLIP."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from kindred_testing import pack
 from kindred_testing.server import PromptError
 from PIL import Image
 
-DEMO = Path(__file__).resolve().parents[2] / "demo"
+DEMO = Path(__file__).resolve().parents[2] / "dev" / "demo"
 if str(DEMO) not in sys.path:
     sys.path.append(str(DEMO))
 
@@ -92,13 +92,12 @@ def test_the_node_in_the_server(server):
             "image": {"class_type": "PreviewImage", "inputs": {"images": ["score", 1]}},
         })  # fmt: skip
 
-    result = run(miniature_world=True, clip="toy-clip")
+    result = run(clip="toy-clip")
     (text,) = result.ui["score"]["text"]
-    for measure in ("prompt fidelity", "subject fidelity", "CLIP-T", "CLIP-I"):
+    for measure in ("CLIP-T", "CLIP-I"):
         assert measure in text
     rows = {line.split("   ")[-1]: line.split() for line in text.splitlines() if "a photo of" in line}
-    assert float(rows[PROMPTS[0]][0]) == 1.0  # what the prompt says is there
-    assert float(rows[PROMPTS[0]][1]) > float(rows[PROMPTS[1]][1]) + 0.1  # half of the beach pictures show another dog
+    assert rows[PROMPTS[0]][2] == "1" and rows[PROMPTS[1]][2] == "2"  # pictures of each prompt
     (picture,) = [Image.open(io.BytesIO(data)) for data in result.images["image"]]
     assert picture.width == 1000
     with pytest.raises(PromptError, match="Nothing is chosen that could score"):

@@ -8,7 +8,7 @@ import pytest
 from kindred_testing import ROOT
 from PIL import Image
 
-sys.path.append(str(ROOT / "bench"))
+sys.path.append(str(ROOT / "dev" / "bench"))
 
 import evidence
 import evidence_report
@@ -50,9 +50,11 @@ def test_the_report_says_what_the_results_hold_and_leaves_unfinished_seeds_out(t
 
 def test_the_report_that_is_shown_is_of_the_results_beside_it():
     found = [json.loads(line) for line in lzma.decompress(evidence.RESULTS.read_bytes()).decode().splitlines()]
-    assert {entry["key"] for entry in found} <= {cell.key() for cell in evidence.cells()}, "the ways to draw have changed since: run bench/evidence.py again"
+    assert {entry["key"] for entry in found} <= {cell.key() for cell in evidence.cells()}, (
+        "the ways to draw have changed since: run dev/bench/evidence.py again"
+    )
     results = evidence_report.Results(found, [cell.key() for cell in evidence.cells()])
-    text = (ROOT / "bench" / "evidence.md").read_text("utf-8")
+    text = (ROOT / "dev" / "bench" / "evidence.md").read_text("utf-8")
     assert f"**{len(results.runs)} trainings a setting" in text
     assert all(str(results.mean(cell.key(), "subject")) in text for cell in evidence.cells())
 

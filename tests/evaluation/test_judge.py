@@ -11,12 +11,12 @@ import torch
 from kindred_testing import pack
 
 ROOT = Path(__file__).resolve().parents[2]
-if str(ROOT / "demo") not in sys.path:
-    sys.path.append(str(ROOT / "demo"))
+if str(ROOT / "dev" / "demo") not in sys.path:
+    sys.path.append(str(ROOT / "dev" / "demo"))
 
+from base import fidelity  # noqa: E402
+from base.judge import STORED, Judge  # noqa: E402
 from world import scene, subjects  # noqa: E402
-
-JUDGE = ROOT / "demo" / "base" / "judge.safetensors"
 
 
 def stack(images):
@@ -25,7 +25,7 @@ def stack(images):
 
 @pytest.fixture(scope="module")
 def judge():
-    return pack("evaluation.judge").Judge.load(JUDGE)
+    return Judge.load(STORED)
 
 
 def test_the_judge_reads_new_renders_of_held_out_combinations(judge):
@@ -60,19 +60,19 @@ def test_prompts_are_read_and_impossible_wishes_refused(judge):
 
 
 def test_the_worlds_scores_in_a_report(judge):
-    scorers, metrics = pack("evaluation.scorers"), pack("evaluation.metrics")
+    metrics = pack("evaluation.metrics")
     subject = subjects.SUBJECTS["biscuit"]
     images = stack([subject.scene("hat", "moon", seed).draw(128) for seed in range(6)])
     references = stack(subjects.photos("biscuit", 64))
     report = metrics.evaluate(
-        images, references, ["a photo of a <v1> dog wearing a hat on the moon"], [scorers.PromptFidelity(judge), scorers.SubjectFidelity(judge)]
+        images, references, ["a photo of a <v1> dog wearing a hat on the moon"], [fidelity.PromptFidelity(judge), fidelity.SubjectFidelity(judge)]
     )
     assert np.mean(report.scores["prompt fidelity"]) > 0.9
-    others = metrics.evaluate(images, stack(subjects.photos("pepper", 64)), ["a dog"], [scorers.SubjectFidelity(judge)])
+    others = metrics.evaluate(images, stack(subjects.photos("pepper", 64)), ["a dog"], [fidelity.SubjectFidelity(judge)])
     assert np.mean(report.scores["subject fidelity"]) > np.mean(others.scores["subject fidelity"]) + 0.3
     assert report.table().count("\n") == 3
     with pytest.raises(ValueError, match="names nothing that the judge knows"):
-        metrics.evaluate(images, references, ["nothing of this world"], [scorers.PromptFidelity(judge)])
+        metrics.evaluate(images, references, ["nothing of this world"], [fidelity.PromptFidelity(judge)])
 
 
 def test_intervals_cover_and_groups_widen():

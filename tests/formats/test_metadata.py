@@ -91,7 +91,7 @@ def test_two_concepts_of_one_class_word_are_both_counted():
     """Case 45: kohya's ss_tag_frequency of a real run's description."""
     from kindred_testing import guidance_families
 
-    concept, settings = pack("training.concept").make_concept, pack("training.settings").TrainSettings()
+    concept, settings = pack("training.data.concept").make_concept, pack("training.settings").TrainSettings()
     photos = [torch.rand(3, 64, 64, 3)]
     concepts = [concept(photos, "<v1>", "dog"), concept(photos, "<v2>", "dog"), concept(photos, "<v3>", "cat"), concept(photos, "<v1>", "dog")]
     about = pack("training.description").describe(guidance_families.random_model("SD15"), "eps", concepts, settings, "float32", "")

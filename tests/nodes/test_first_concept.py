@@ -146,8 +146,8 @@ def test_training_through_the_server_learns_the_dog_and_leaves_the_base_as_it_wa
             folder / "loras/kindred/learned.safetensors", {"clip_l": 768}, lambda name: folder / "embeddings" / name
         )
         tuned, _ = pack("host.lora").apply_lora(base[0], None, lora)
-        pictures = [torch.from_numpy(photo.pixels)[None] for photo in pack("training.photos").read_photos(dog_photos[0].parent)]
-        concept = pack("training.concept").make_concept(pictures, "<v1>", "dog")
+        pictures = [torch.from_numpy(photo.pixels)[None] for photo in pack("training.data.photos").read_photos(dog_photos[0].parent)]
+        concept = pack("training.data.concept").make_concept(pictures, "<v1>", "dog")
         assert all(name.endswith(("attn2.to_k.diff", "attn2.to_v.diff")) for name in lora)
         assert held_out_loss(tuned, base[1], base[2], token, concept) < 0.8 * held_out_loss(*base, untrained_token(base[1]), concept)
 

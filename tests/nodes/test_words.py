@@ -50,7 +50,7 @@ def test_every_language_has_every_word_and_no_stale_one(nodes, language):
 
 
 def test_the_english_words_are_the_nodes_own(nodes):
-    """`python locales/collect.py` writes them. Core's samplers say their inputs a little differently in each version."""
+    """`python dev/build/locales.py` writes them. Core's samplers say their inputs a little differently in each version."""
     assert set(locales.languages()) >= {"en", "zh", "ja", "fr"}
     if host_version() >= (0, 30):
         assert locales.english(nodes) == locales.read("en")

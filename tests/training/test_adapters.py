@@ -42,9 +42,9 @@ def forward(network, family: str, dtype=torch.float32) -> torch.Tensor:
 def attach(network, kind: str, targets: str = EVERYTHING, seed: int = 5):
     """The adapter of a kind at a rank that is small beside the layers (or, for LoHa, is not)."""
     if kind == "K/V":
-        return pack("training.adapters").WeightDifference(network, re.compile(r"attn2\.to_[kv]$|attn\.qkv$"))
+        return pack("training.adapters.base").WeightDifference(network, re.compile(r"attn2\.to_[kv]$|attn\.qkv$"))
     rank = {"LoHa": 3, "LoHa of high rank": 20, "LoKr": 8, "OFT": 8}.get(kind, 4)
-    return pack("training.low_rank").low_rank(network, kind.split()[0], rank, 2.0, targets, seed)
+    return pack("training.adapters.low_rank").low_rank(network, kind.split()[0], rank, 2.0, targets, seed)
 
 
 def learn(network, adapter, family: str, steps: int = 2, dtype=torch.float32, rate: float = 0.01) -> list[float]:
@@ -130,8 +130,8 @@ def test_lora_gradients_equal_those_of_whole_weights(models, training):
     learn(network, adapter, "SD 1.5")
     forward(network, "SD 1.5").square().mean().backward()
     adapter.detach()
-    layers = pack("training.layers").target_layers(network, EVERYTHING)
-    whole = pack("training.adapters").WeightDifference(network, re.compile("|".join(rf"\.{re.escape(name)}$" for name in layers)))
+    layers = pack("training.adapters.layers").target_layers(network, EVERYTHING)
+    whole = pack("training.adapters.base").WeightDifference(network, re.compile("|".join(rf"\.{re.escape(name)}$" for name in layers)))
     assert set(whole.parameters) == set(layers)
     halves = {name: (adapter.parameters[f"{name}.lora_up.weight"], adapter.parameters[f"{name}.lora_down.weight"]) for name in layers}
     with torch.no_grad():
@@ -188,7 +188,7 @@ def test_a_text_encoder_is_trained_and_loads_through_core(training, caplog):
     text = pack("host.trainable_text").TrainableText(clip)
     with torch.no_grad():
         anchor = text.encode(clip, "a photo of a dog")[0]
-    adapter = pack("training.low_rank").low_rank(text.model, "LoRA", 4, 4.0, "attention + feed-forward", 1, prefix="text_encoders.")
+    adapter = pack("training.adapters.low_rank").low_rank(text.model, "LoRA", 4, 4.0, "attention + feed-forward", 1, prefix="text_encoders.")
     optimizer = torch.optim.AdamW(adapter.parameters.values(), lr=0.02)
     for _ in range(2):
         conditioning, pooled = text.encode(clip, "a photo of a dog")[:2]
@@ -250,7 +250,7 @@ def network_of(family: str, models):
 
 @pytest.mark.parametrize("family", NAMES)
 def test_targets_are_found_by_the_hosts_names(models, family, caplog):
-    layers, network = pack("training.layers"), network_of(family, models)
+    layers, network = pack("training.adapters.layers"), network_of(family, models)
     wanted = NAMES[family]
     attention, both = layers.target_layers(network, "attention"), layers.target_layers(network, "attention + feed-forward")
     assert (len(attention), len(both) - len(attention)) == (wanted["attention"], wanted["feed-forward"])
@@ -266,7 +266,7 @@ def test_targets_are_found_by_the_hosts_names(models, family, caplog):
 
 
 def test_what_cannot_be_is_named(models):
-    low_rank, network = pack("training.low_rank").low_rank, models["SD 1.5"].model.diffusion_model
+    low_rank, network = pack("training.adapters.low_rank").low_rank, models["SD 1.5"].model.diffusion_model
     with pytest.raises(ValueError, match=r"'GLoRA'; expected one of 'LoRA', 'DoRA'"):
         low_rank(network, "GLoRA", 4, 4.0)
     with pytest.raises(ValueError, match="rank is 0"):

@@ -10,12 +10,12 @@ from kindred_testing import pack
 def concept(token="<v1>", kind="dog", sizes=((96, 128),) * 3, **changes):
     """One picture of one flat colour for each size (height, width)."""
     pictures = [torch.full((1, *size, 3), (index + 1) / (len(sizes) + 1)) for index, size in enumerate(sizes)]
-    return pack("training.concept").make_concept(pictures, token, kind, **changes)
+    return pack("training.data.concept").make_concept(pictures, token, kind, **changes)
 
 
 def dataset(*concepts, **changes):
     settings = {"resolution": 128, "batch_size": 2, "steps": 300, "seed": 3, **changes}
-    return pack("training.dataset").Dataset(list(concepts) or [concept()], **settings)
+    return pack("training.data.dataset").Dataset(list(concepts) or [concept()], **settings)
 
 
 def shrink(pixels):
@@ -74,7 +74,7 @@ def test_a_large_photo_is_shown_as_its_plain_resize():
     """Photos are brought down in two antialiased steps; the difference to one is below what eyes and the VAE see."""
     torch.manual_seed(0)
     rough = torch.nn.functional.interpolate(torch.rand(1, 3, 60, 60), size=(900, 900), mode="bicubic").clamp(0, 1)
-    data = dataset(pack("training.concept").make_concept([rough.movedim(1, -1)], "<v1>", "dog"), flip=False)
+    data = dataset(pack("training.data.concept").make_concept([rough.movedim(1, -1)], "<v1>", "dog"), flip=False)
     views = [view for view in data.views if view.size <= view.canvas][:10]
     for view in views:
         once = torch.nn.functional.interpolate(rough, size=view.size, mode="bicubic", antialias=True)[0].movedim(0, -1).clamp(0, 1)
@@ -100,7 +100,7 @@ def test_repeats_weigh_the_concepts_and_spread_them(crop):
 
 
 def test_buckets_keep_aspect_ratios_and_the_area():
-    buckets = pack("training.buckets")
+    buckets = pack("training.data.buckets")
     for resolution, scale in ((512, 8), (520, 8), (1024, 16), (96, 8), (1024, 32)):
         sizes = buckets.bucket_sizes(resolution, scale)
         assert len(set(sizes)) == len(sizes) and {(width, height) for height, width in sizes} == set(sizes)
@@ -176,7 +176,7 @@ def test_what_is_held_never_changes_a_batch(crop, monkeypatch):
     assert len(calls) == len(ahead.views)
     assert not expected[0].latents.is_inference()
 
-    monkeypatch.setattr(pack("training.dataset"), "HELD_PIXELS", 3 * 64**2)
+    monkeypatch.setattr(pack("training.data.dataset"), "HELD_PIXELS", 3 * 64**2)
     little = make()
     little.encode(encode)
     assert not little.ready(5) and len(little._encoded) <= 4

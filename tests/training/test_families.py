@@ -11,7 +11,7 @@ BLOCKS = ("blocks", "joint_blocks", "double_blocks", "single_blocks", "double_la
 @pytest.fixture(scope="module")
 def concept():
     photos = torch.rand(3, 64, 64, 3, generator=torch.Generator().manual_seed(2))
-    return pack("training.concept").make_concept([photos], "<v1>", "dog")
+    return pack("training.data.concept").make_concept([photos], "<v1>", "dog")
 
 
 def v_prediction_model():
@@ -81,7 +81,7 @@ def test_sd3_learns_tokens_of_all_three_encoders_through_its_own_text(concept):
     host, text, losses = pack("host.training"), pack("host.text"), pack("training.losses")
     with host.training_mode():
         denoiser, encoder = pack("host.denoiser").TrainableDenoiser(model), pack("host.trainable_text").TrainableText(clip)
-        vectors = pack("training.tokens").TokenVectors(clip, [concept], denoiser.device, encoders=["clip_l", "clip_g", "t5xxl"])
+        vectors = pack("training.adapters.tokens").TokenVectors(clip, [concept], denoiser.device, encoders=["clip_l", "clip_g", "t5xxl"])
         carrying = text.carry_tokens(clip, vectors.carried())
         starts = {key: value.detach().clone() for key, value in vectors.parameters.items()}
         assert sorted(key for _, key in starts) == ["clip_g", "clip_l", "t5xxl"]
@@ -135,14 +135,14 @@ def test_models_of_videos_train_on_films_of_one_frame(name, batch_size, concept,
 def test_every_family_has_attention_layers_in_every_block(name):
     """Case 37, 3: HunyuanDiT had "no layer that 'attention' means. Choose 'attention'"."""
     network = diffusion_families.model(name).model.diffusion_model
-    found = pack("training.layers").target_layers(network, "attention")
+    found = pack("training.adapters.layers").target_layers(network, "attention")
     blocks = [f"{attribute}.{index}." for attribute in BLOCKS for index, _ in enumerate(getattr(network, attribute, ()))]
     assert found and (blocks or name in diffusion_families.UNETS)
     assert [block for block in blocks if not any(layer.startswith(block) for layer in found)] == []
 
 
 def test_layers_that_are_missing_are_refused_with_a_choice_that_works():
-    layers = pack("training.layers")
+    layers = pack("training.adapters.layers")
     transformer = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.ModuleDict({"attn": torch.nn.ModuleDict({"qkv": torch.nn.Linear(4, 12)})})])})
     with pytest.raises(ValueError, match=r"no layer that 'cross-attention' means. Choose 'attention' or"):
         layers.target_layers(transformer, "cross-attention")

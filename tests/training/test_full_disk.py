@@ -19,7 +19,7 @@ def base():
 
 @pytest.fixture(scope="module")
 def concept():
-    return pack("training.concept").make_concept([torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(1))], "<v1>", "dog")
+    return pack("training.data.concept").make_concept([torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(1))], "<v1>", "dog")
 
 
 @contextlib.contextmanager

@@ -40,8 +40,8 @@ def test_what_may_be_meant_is_not(prompt, class_word):
 
 def test_training_hints_at_both_and_tea_at_its_prompt():
     clip = text_models.sd15()
-    concept = pack("training.concept").make_concept([torch.rand(2, 32, 32, 3)], "<v1>", "baer", captions="a <v1> dog\n")
-    other = pack("training.concept").make_concept([torch.rand(1, 32, 32, 3)], "<v2>", "teapot", captions="a <v2> cup")
+    concept = pack("training.data.concept").make_concept([torch.rand(2, 32, 32, 3)], "<v1>", "baer", captions="a <v1> dog\n")
+    other = pack("training.data.concept").make_concept([torch.rand(1, 32, 32, 3)], "<v2>", "teapot", captions="a <v2> cup")
     said = pack("training.advice").hints(clip, [concept, other])
     assert len(said) == 2 and "'baer'" in said[0] and "<v2> cup" in said[1]
     with torch.inference_mode():

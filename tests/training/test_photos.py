@@ -14,7 +14,7 @@ from PIL import Image
 
 
 def read(path):
-    return pack("training.photos").read_photo(path)
+    return pack("training.data.photos").read_photo(path)
 
 
 def test_camera_orientation_is_applied(tmp_path):
@@ -71,9 +71,9 @@ def test_a_palette_with_transparency_and_a_photo_of_one_pixel(tmp_path):
     image.save(tmp_path / "palette.png", transparency=image.getpixel((15, 5)))
     assert read(tmp_path / "palette.png").alpha[5].tolist() == [1] * 10 + [0] * 10
     Image.new("RGB", (1, 1)).save(tmp_path / "pixel.png")
-    photos = [torch.from_numpy(photo.pixels)[None] for photo in pack("training.photos").read_photos(tmp_path)]
+    photos = [torch.from_numpy(photo.pixels)[None] for photo in pack("training.data.photos").read_photos(tmp_path)]
     with pytest.raises(ValueError, match="image 2 is 1 x 1 pixels; at least 16 x 16"):
-        pack("training.concept").make_concept(photos, "<v1>", "dog")
+        pack("training.data.concept").make_concept(photos, "<v1>", "dog")
 
 
 def enormous(path):
@@ -93,11 +93,11 @@ def test_a_broken_photo_is_named_before_anything_is_trained(tmp_path, damage):
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     damage(tmp_path / "broken.png")
     with pytest.raises(ValueError, match=r"'broken\.png' cannot be read"):
-        pack("training.photos").read_photos(tmp_path)
+        pack("training.data.photos").read_photos(tmp_path)
 
 
 def test_order_captions_and_empty_folders(tmp_path):
-    photos = pack("training.photos")
+    photos = pack("training.data.photos")
     for name in ("b.png", "a.jpg", "c.webp"):
         Image.new("RGB", (64, 64)).save(tmp_path / name)
     (tmp_path / "a.txt").write_text("\ufeffa <v1> dog\nasleep", "utf-8")
@@ -135,18 +135,18 @@ def test_order_captions_and_empty_folders(tmp_path):
 def test_a_concept_that_cannot_be_is_named(given, words):
     settings = {"images": [torch.rand(3, 64, 64, 3)], "token": "<v1>", "class_word": "dog", **given}
     with pytest.raises(ValueError, match=words):
-        pack("training.concept").make_concept(**settings)
+        pack("training.data.concept").make_concept(**settings)
 
 
 def test_captions_of_a_concept():
-    make = pack("training.concept").make_concept
+    make = pack("training.data.concept").make_concept
     result = make([torch.rand(4, 64, 64, 3)], "<v1>", "dog", captions="{token} asleep\n\non the sofa\nthe <v1> {class}\n")
     assert result.prompts == ("<v1> asleep", "a photo of a <v1> dog", "a photo of a <v1> dog, on the sofa", "the <v1> dog")
     assert (result.token_prompt, result.class_prompt) == ("a photo of a <v1> dog", "a photo of a dog")
 
 
 def test_captions_come_as_lines_or_as_a_list():
-    make = pack("training.concept").make_concept
+    make = pack("training.data.concept").make_concept
     photos = [torch.rand(2, 64, 64, 3)]
     expected = ("a photo of a <v1> dog, on the sofa", "a photo of a <v1> dog")
     for captions in ("on the sofa\n", ["on the sofa\n"], ["on the\nsofa ", ""], [["on the sofa"], [""]]):
@@ -159,7 +159,7 @@ def test_captions_come_as_lines_or_as_a_list():
 
 
 def test_white_masks_are_none_and_a_change_shows_in_the_fingerprint():
-    concepts = pack("training.concept")
+    concepts = pack("training.data.concept")
     photos, half = torch.rand(2, 32, 32, 3), torch.ones(2, 32, 32)
     half[1, :16] = 0
     plain = concepts.make_concept([photos], "<v1>", "dog", masks=[torch.ones(2, 32, 32)])
@@ -178,7 +178,7 @@ def test_white_masks_are_none_and_a_change_shows_in_the_fingerprint():
 
 def test_what_is_left_out_is_named_and_masks_are_masks(tmp_path):
     """Case 40."""
-    photos = pack("training.photos")
+    photos = pack("training.data.photos")
     for name in ("a.jpg", "b.avif", "c.jfif", "D.PNG", "gas_mask.png"):
         Image.new("RGB", (40, 20), "red").save(tmp_path / name, "JPEG" if name == "c.jfif" else None)
     half = Image.new("L", (40, 20))
@@ -214,7 +214,7 @@ def test_what_is_left_out_is_named_and_masks_are_masks(tmp_path):
 @pytest.mark.parametrize("value, words", [(float("nan"), "not numbers"), (float("inf"), "not numbers"), (-0.5, "from -0.5 to 1"), (255.0, "from 1 to 255")])
 def test_a_mask_holds_numbers_from_0_to_1(value, words):
     """Case 45. The loss is multiplied by it. Masks in a photo's fourth channel go the same way; pictures on another scale are its relatives."""
-    make = pack("training.concept").make_concept
+    make = pack("training.data.concept").make_concept
     mask = torch.ones(2, 32, 32)
     mask[1, 3, 3] = value
     with pytest.raises(ValueError, match=f"mask 2 .*{words}"):
@@ -256,7 +256,7 @@ def test_exif_that_is_damaged_elsewhere_still_says_how_to_turn(tmp_path):
     assert read(tmp_path / "a.jpg").pixels.shape == (40, 20, 3)
 
 
-PEAK = "import sys; sys.modules['kp'] = kp = type(sys)('kp'); kp.__path__ = [sys.argv[1]]; from pathlib import Path; from kp.training.photos import read_photo; photo = read_photo(Path(sys.argv[2])); print(photo.pixels.shape, Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
+PEAK = "import sys; sys.modules['kp'] = kp = type(sys)('kp'); kp.__path__ = [sys.argv[1]]; from pathlib import Path; from kp.training.data.photos import read_photo; photo = read_photo(Path(sys.argv[2])); print(photo.pixels.shape, Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
 
 
 @pytest.mark.slow

@@ -16,12 +16,12 @@ def base():
 
 def settings(**changes):
     values = {"class_prompt": "a photo of a dog", "width": 64, "height": 64, "steps": 1, "batch_size": 2, **changes}
-    return pack("training.prior").PriorSettings(**values)
+    return pack("training.data.prior").PriorSettings(**values)
 
 
 def draw(base, folder, count=2, **changes):
     with torch.inference_mode():
-        return pack("training.prior").prior_images(*base, settings(**changes), count, folder)
+        return pack("training.data.prior").prior_images(*base, settings(**changes), count, folder)
 
 
 def times(folder):
@@ -55,7 +55,7 @@ def test_the_name_tells_everything_that_pictures_depend_on(base):
     """Each change of weights, patches, options, text or settings gives another folder; loading the same file again, and a run in between, the same."""
     from kindred_testing.models import sd15
 
-    prior = pack("training.prior")
+    prior = pack("training.data.prior")
     model, clip, vae = base
 
     def name(model=model, clip=clip, vae=vae, **changes):

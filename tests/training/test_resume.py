@@ -41,7 +41,7 @@ def base():
 def concept():
     draw = torch.Generator().manual_seed(3)
     photos, prior = torch.rand(3, 80, 64, 3, generator=draw), torch.rand(2, 64, 64, 3, generator=draw)
-    return pack("training.concept").make_concept([photos], "<v1>", "dog", prior_images=[prior])
+    return pack("training.data.concept").make_concept([photos], "<v1>", "dog", prior_images=[prior])
 
 
 def train(base, concept, settings, place=None, resume="new run", every=2, **rest):
@@ -112,7 +112,7 @@ def test_another_run_is_refused_and_the_difference_named(base, concept, tmp_path
         train(base, concept, FULL, tmp_path, on_step=halting(2))
     with pytest.raises(ValueError, match="seed was 11, is 12; rank was 4, is 8"):
         train(base, concept, {**FULL, "rank": 8, "seed": 12}, tmp_path, "continue")
-    other = pack("training.concept").make_concept([torch.rand(3, 80, 64, 3)], "<v1>", "dog", prior_images=[concept.prior_images[0][None]])
+    other = pack("training.data.concept").make_concept([torch.rand(3, 80, 64, 3)], "<v1>", "dog", prior_images=[concept.prior_images[0][None]])
     with pytest.raises(ValueError, match=r"the photos of <v1> was 3 \(.*the prior images of <v1> was 2 .*is 1"):
         train(base, other, FULL, tmp_path, "continue")
     with pytest.raises(ValueError, match="the model was"):

@@ -15,11 +15,11 @@ def training():
 
 
 def concept(token: str = "<v1>", initializer: str = "ktn"):
-    return pack("training.concept").make_concept([torch.rand(1, 32, 32, 3)], token, "dog", initializer=initializer)
+    return pack("training.data.concept").make_concept([torch.rand(1, 32, 32, 3)], token, "dog", initializer=initializer)
 
 
 def token_vectors(clip, initializer: str = "ktn", **options):
-    return pack("training.tokens").TokenVectors(clip, [concept(initializer=initializer)], CPU, **options)
+    return pack("training.adapters.tokens").TokenVectors(clip, [concept(initializer=initializer)], CPU, **options)
 
 
 def table(clip, key: str = "clip_l") -> torch.Tensor:

@@ -22,7 +22,7 @@ def base():
 @pytest.fixture(scope="module")
 def concept(dog_photos):
     pictures = [torch.from_numpy(np.array(Image.open(path).convert("RGB").resize((160, 120)))).float()[None] / 255 for path in dog_photos]
-    return pack("training.concept").make_concept(pictures, "<v1>", "dog")
+    return pack("training.data.concept").make_concept(pictures, "<v1>", "dog")
 
 
 def run(base, concepts, **changes):
@@ -116,7 +116,7 @@ def test_the_same_seed_gives_the_same_file_and_another_seed_another(base, concep
 
 
 def test_prior_images_and_several_concepts(base, concept):
-    make = pack("training.concept").make_concept
+    make = pack("training.data.concept").make_concept
     pictures = [torch.rand(2, 80, 64, 3)]
     second = make(pictures, "<cat>", "cat", prior_images=[torch.rand(3, 64, 64, 3)], captions="\na sleeping {token}")
     result = run(base, [concept, second], steps=2)
@@ -265,13 +265,13 @@ def test_settings_that_make_no_sense_are_named(change, words):
 
 
 def test_a_token_that_is_a_word_is_refused(base, concept):
-    make = pack("training.concept").make_concept
+    make = pack("training.data.concept").make_concept
     with pytest.raises(ValueError, match="a word of the vocabulary of clip_l already"):
         run(base, [make([torch.rand(1, 64, 64, 3)], "sofa", "dog")])
 
 
 def test_an_initializer_of_several_tokens_is_said_and_their_mean_is_used(base, caplog):
-    make, tokens, text = pack("training.concept").make_concept, pack("training.tokens"), pack("host.text")
+    make, tokens, text = pack("training.data.concept").make_concept, pack("training.adapters.tokens"), pack("host.text")
     table = text.input_embeddings(base[1], "clip_l").float()
     for word, ids, said in (
         ("golden retriever", text.word_ids(base[1], "clip_l", "golden retriever"), True),

@@ -18,7 +18,7 @@ def sd15_checkpoint(seed: int = 0, dtype: str = "float16") -> Path:
     from .server import _load
 
     path = BASE / "models" / "checkpoints" / f"tiny-{seed}-{dtype}.safetensors"
-    return _load("kindred_demo_random_base", ROOT / "demo" / "random_base.py").write(path, seed=seed, dtype=getattr(torch, dtype))
+    return _load("kindred_demo_random_base", ROOT / "dev" / "demo" / "random_base.py").write(path, seed=seed, dtype=getattr(torch, dtype))
 
 
 def load(path: Path):

@@ -16,7 +16,7 @@ SIDES = ((160, 120), (128, 128), (120, 160), (200, 150), (144, 144))
 @functools.cache
 def _subjects():
     """`world.subjects` of the demo under a name of its own; the demo's folder on sys.path would shadow the host's `server`."""
-    folder = ROOT / "demo" / "world"
+    folder = ROOT / "dev" / "demo" / "world"
     spec = importlib.util.spec_from_file_location("kindred_demo_world", folder / "__init__.py", submodule_search_locations=[str(folder)])
     sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[spec.name])

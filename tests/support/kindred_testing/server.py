@@ -21,7 +21,7 @@ def _load(name: str, path: Path):
     return module
 
 
-demo_server = _load("kindred_demo_server", ROOT / "demo" / "server.py")
+demo_server = _load("kindred_demo_server", ROOT / "dev" / "demo" / "server.py")
 PromptError, Interrupted = demo_server.PromptError, demo_server.Interrupted
 
 

@@ -11,7 +11,7 @@ from .host import pack
 
 def held_out_loss(model, clip, vae, token, concept, resolution: int = 64) -> float:
     """The mean reconstruction loss of `concept`'s photos under `model` when prompts name `token` (a LearnedToken)."""
-    host, losses, dataset = pack("host.training"), pack("training.losses"), pack("training.dataset")
+    host, losses, dataset = pack("host.training"), pack("training.losses"), pack("training.data.dataset")
     carrying = pack("host.text").carry_tokens(clip, [token])
     data = dataset.Dataset([concept], resolution, 5, 2, seed=991, augment=False)
     with host.training_mode(), torch.no_grad():

@@ -1,0 +1,109 @@
+"""All that a run learns, under one roof: the network's adapter, the text encoder's, the tokens' vectors, and the average of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from ...formats.token import LearnedToken
+from ..data.concept import Concept
+from ..settings import TrainSettings
+from .base import WeightDifference
+from .low_rank import low_rank
+from .tokens import TokenVectors
+
+
+class Learned:
+    """What `settings.method` names, made on the training copies of a run.
+
+    parameters  stable name -> float32 parameter; a run's state holds a copy of each
+    tokens      None where the method trains no vectors
+    """
+
+    def __init__(self, settings: TrainSettings, denoiser, text, clip, concepts: list[Concept]):
+        self.settings = settings
+        self.network = self.text = self.tokens = None
+        alpha = settings.alpha or float(settings.rank)
+        if settings.method == "kv + token":
+            self.network = WeightDifference(denoiser.network, device=denoiser.device)
+        elif settings.method.startswith("lora"):
+            kind, rank, seed = settings.adapter, settings.rank, settings.seed
+            self.network = low_rank(denoiser.network, kind, rank, alpha, settings.targets, seed, device=denoiser.device)
+            if settings.train_text_encoder:
+                layers = "attention + feed-forward" if "feed-forward" in settings.targets else "attention"  # a text encoder has no others
+                self.text = low_rank(text.model, kind, rank, alpha, layers, seed, prefix="text_encoders.", device=text.device)
+        if settings.learns_tokens:
+            self.tokens = TokenVectors(clip, concepts, denoiser.device, settings.vectors, settings.direction_only, seed=settings.seed)
+        parts = {"network": self.network, "tokens": self.tokens, "text": self.text}
+        self._parts = {name: part for name, part in parts.items() if part is not None}
+        self.parameters = {f"{part}/{_text(name)}": parameter for part, owner in self._parts.items() for name, parameter in owner.parameters.items()}
+        self.average: list[torch.Tensor] = [parameter.detach().clone() for parameter in self.parameters.values()] if settings.ema_decay else []
+
+    def groups(self) -> list[dict]:
+        """The optimizer's parameter groups, each with its own learning rate."""
+        rates = dict(zip(("network", "tokens", "text"), self.settings.rates(), strict=True))
+        return [{"params": list(part.parameters.values()), "lr": rates[name]} for name, part in self._parts.items()]
+
+    def before_step(self) -> None:
+        if self.tokens is not None:
+            self.tokens.before_step()
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """After the optimizer's step number `step` (from 0): keep what has to be kept, and move the average."""
+        if self.tokens is not None:
+            self.tokens.after_step()
+        if self.average:
+            decay = min(self.settings.ema_decay, (step + 1) / (step + 10))  # a young average must not remember the start
+            get_ema_multi_avg_fn(decay)(self.average, [parameter.detach() for parameter in self.parameters.values()], step)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The average in the parameters' place, where there is one."""
+        now = [parameter.detach().clone() for parameter in self.parameters.values()] if self.average else []
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters.values(), self.average, strict=False):
+                parameter.copy_(value)
+            if self.average and self.tokens is not None:
+                self.tokens.after_step()  # the mean of directions is shorter than they are
+            try:
+                yield
+            finally:
+                for parameter, value in zip(self.parameters.values(), now, strict=False):
+                    parameter.copy_(value)
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Within, network and text encoder are the base's again."""
+        with ExitStack() as stack:
+            for part in (self.network, self.text):
+                if part is not None:
+                    stack.enter_context(part.disabled())
+            yield
+
+    def lora(self) -> dict[str, torch.Tensor]:
+        """What was learned on network and text encoder, under core's LORA_MODEL names."""
+        return {**(self.network.lora() if self.network else {}), **(self.text.lora() if self.text else {})}
+
+    def learned_tokens(self, metadata: dict[str, str]) -> list[LearnedToken]:
+        return self.tokens.learned(metadata) if self.tokens else []
+
+    def state(self) -> dict:
+        return {
+            "parameters": {name: parameter.detach().cpu() for name, parameter in self.parameters.items()},
+            "average": [value.cpu() for value in self.average],
+        }
+
+    @torch.no_grad()
+    def restore(self, state: dict) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(state["parameters"][name])
+        for value, saved in zip(self.average, state["average"], strict=True):
+            value.copy_(saved)
+
+
+def _text(name) -> str:
+    return name if isinstance(name, str) else "/".join(name)
