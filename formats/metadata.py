@@ -38,6 +38,8 @@ def training_metadata(
     tag_frequency: Mapping[str, Mapping[str, int]] | None = None,
     spl_weight: float = 0.0,
     algorithm: str = "",
+    reader: str = "networks.lora",
+    algo: str = "",
     rank: int | None = None,
     alpha: float | None = None,
     learning_rate: float | None = None,
@@ -56,7 +58,8 @@ def training_metadata(
 
     family, prediction  as the host calls them (`SD15`, `EPS`)
     method              what is learned, as artists chose it (`kv + token`)
-    algorithm           of the adapter: LoRA, DoRA, LoHa, LoKr, OFT; "" for differences in full
+    algorithm           of the adapter: LoRA, DoRA, ...; "" for full differences
+    reader, algo        the module that kohya's tools load such a file with, and what that module calls the algorithm ("" where it has one only)
     prompts             one mapping for each concept: token, class_word, instance_prompt, class_prompt
     tag_frequency       concept -> caption -> how often it was shown, as kohya's ss_tag_frequency
     base_hash           of the base model's weights (`host.fingerprint.model_hash`)
@@ -79,10 +82,10 @@ def training_metadata(
         "modelspec.trigger_phrase": ", ".join(triggers),
         "ss_base_model_version": version,
         "ss_v2": str(family == "SD20"),
-        "ss_network_module": _network(algorithm),
+        "ss_network_module": reader,
         "ss_network_dim": rank,
         "ss_network_alpha": alpha,
-        "ss_network_args": json.dumps({"algo": algorithm.lower() or "full"}) if _network(algorithm).startswith("lycoris") else None,
+        "ss_network_args": json.dumps({"algo": algo}) if algo else None,
         "ss_learning_rate": learning_rate,
         "ss_unet_lr": unet_learning_rate,
         "ss_text_encoder_lr": text_encoder_learning_rate,
@@ -127,8 +130,3 @@ def _utf8(text: str) -> str:
 
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _network(algorithm: str) -> str:
-    """The module that kohya's tools load such a file with."""
-    return "networks.lora" if algorithm.lower() in ("lora", "dora") else "lycoris.kohya"

@@ -50,3 +50,8 @@ def create(kind: str, layer: torch.nn.Module, rank: int, alpha: float, seed: int
     adapter.requires_grad_(True)
     adapter.alpha.requires_grad_(False)  # a factor for the whole layer, which files carry as a constant
     return adapter
+
+
+def trained_parameters(adapter: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The parameters of one of the host's trainable adapters that are to be trained, under their names in files."""
+    return {name: value for name, value in adapter.named_parameters() if value.requires_grad}

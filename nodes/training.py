@@ -35,13 +35,7 @@ class KindredTrain(io.ComfyNode):
                     ),
                     tooltip="The subjects to learn.",
                 ),
-                inputs.METHOD,
-                *inputs.MAIN,
-                *inputs.DATA,
-                *inputs.OPTIMIZER,
-                *inputs.LOSSES,
-                *inputs.WATCHING,
-                *inputs.KEEPING,
+                *inputs.inputs(),
             ],
             outputs=[
                 io.Model.Output("model_out", display_name="model", tooltip="The model with what was learned."),
@@ -62,20 +56,17 @@ class KindredTrain(io.ComfyNode):
         from ..host.text import carry_tokens
         from ..training.advice import hints
         from ..training.preview import make_preview
-        from ..training.settings import TrainSettings
+        from ..training.settings import from_inputs
         from ..training.trainer import Keeping, run_name, train
 
         concepts = list(concepts.values())
-        watched = {name: settings.pop(name) for name in inputs.WATCHED if name in settings}
-        kept = {name: settings.pop(name) for name in inputs.KEPT if name in settings}
-        given = {**method, **settings}  # an optional input of a method that is left out arrives as None
-        settings = TrainSettings(**{name: value for name, value in given.items() if value is not None})
-        name, every, resume = kept.get("run_name") or run_name(concepts), kept.get("save_every", 100), kept.get("resume", "new run")
+        given = {name: value for name, value in {**method, **settings}.items() if value is not None}  # a method's optional input that is left out is None
+        settings, watch, keep = from_inputs(given)
         with TrainingProgress(cls.hidden.unique_id, settings.steps, [concept.token for concept in concepts], cls.hidden.extra_pnginfo) as progress:
             for sentence in hints(clip, concepts):
                 progress.hint(sentence)
-            keeping = Keeping(run_folder(), name, every, resume, progress.tell)
-            preview = make_preview(progress.preview, **watched)
+            keeping = Keeping(run_folder(), keep.run_name or run_name(concepts), keep.save_every, keep.resume, progress.tell)
+            preview = make_preview(progress.preview, watch)
             result = train(model, clip, vae, concepts, settings, progress.step, progress.encoding, keeping, preview, on_restore=progress.restored)
         tuned, tuned_clip = apply_lora(model, clip, result.lora)
         return io.NodeOutput(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..host import text
 from ..host.denoiser import latent_scale, training_memory
+from .adapters.kinds import KINDS
 from .data.concept import Concept
 from .settings import TrainSettings
 
@@ -48,9 +49,9 @@ def need_less(model, concepts: list[Concept], settings: TrainSettings) -> str:
     steps = [f"{words}: {gigabytes(after)}" for words, after in changes]
     if now.precision == "fp32":
         steps.append("set precision to 'bf16': half of that")
-    if now.method == "kv + token":
-        steps.append("take the method 'lora + token' with rank 8, which keeps less beside the model")
-    elif now.method.startswith("lora") and now.rank > 8:
+    if now.how.less_memory:
+        steps.append(now.how.less_memory)
+    if now.how.network == "adapter" and KINDS[now.adapter].rank and now.rank > 8:
         steps.append("lower rank to 8")
     return (
         f"The memory did not suffice for this training, whose steps need {gigabytes(settings)} beside the weights. "

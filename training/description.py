@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..formats.metadata import count_captions, training_metadata
 from ..host.patcher import family
+from .adapters.kinds import KINDS, LYCORIS
 from .data.concept import Concept
 from .settings import TrainSettings
 
@@ -13,7 +14,7 @@ _PREDICTIONS = {"eps": "EPS", "v": "V_PREDICTION", "flow": "FLOW"}  # the host's
 def describe(model, prediction: str, concepts: list[Concept], settings: TrainSettings, precision: str, base_hash: str) -> dict[str, str]:
     """The metadata of what a run has learned; a function of its inputs alone."""
     network, tokens, text = settings.rates()
-    low_rank = settings.method.startswith("lora")
+    kind = KINDS[settings.adapter] if settings.how.network == "adapter" else None
     prompts = [
         {"token": concept.token, "class_word": concept.class_word, "instance_prompt": concept.token_prompt, "class_prompt": concept.class_prompt}
         for concept in concepts
@@ -29,9 +30,11 @@ def describe(model, prediction: str, concepts: list[Concept], settings: TrainSet
         prompts=prompts,
         tag_frequency=count_captions((concept.class_word, concept.prompts) for concept in concepts),
         spl_weight=settings.spl_weight,
-        algorithm=settings.adapter if low_rank else "",
-        rank=settings.rank if low_rank else None,
-        alpha=(settings.alpha or float(settings.rank)) if low_rank else None,
+        algorithm=settings.adapter if kind else "",
+        reader=kind.reader if kind else LYCORIS,
+        algo=kind.algo if kind else "full",
+        rank=settings.rank if kind and kind.rank else None,
+        alpha=(settings.alpha or float(settings.rank)) if kind and kind.alpha else None,
         learning_rate=network or tokens,
         unet_learning_rate=network or None,
         text_encoder_learning_rate=text if settings.train_text_encoder else tokens or None,

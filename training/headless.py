@@ -85,7 +85,7 @@ def _train(file: Path, resume: bool, processes, asked: list[int], loaded: dict):
     for sentence in hints(loaded[key][1], concepts):
         line.tell(sentence)
     keeping = Keeping(paths.run_folder(), plan.name, plan.save_every, CONTINUE if resume else NEW, line.tell)
-    preview = make_preview(line.preview, **plan.preview)
+    preview = make_preview(line.preview, plan.watch)
     with torch.inference_mode():
         result = train(*loaded[key], concepts, plan.settings, on_step, line.encoding, keeping, preview, processes)
     if processes.rank:

@@ -18,10 +18,9 @@ from ..host.fingerprint import fingerprint
 from . import resume
 from .resume import RunFolder
 from .run import Run
+from .settings import CONTINUE, NEW, RESUME
 
 log = logging.getLogger(__name__)
-
-NEW, CONTINUE = RESUME = ("new run", "continue")
 
 
 @dataclass(frozen=True)

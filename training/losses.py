@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-KINDS = ("l2", "huber", "smooth_l1")
+from .declare import implemented
+from .settings import LOSSES
+
+_ERRORS = {  # of an error e, robust ones with the setting huber_delta
+    "l2": lambda e, delta: e**2,
+    "huber": lambda e, delta: 2 * functional.huber_loss(e, torch.zeros_like(e), reduction="none", delta=delta),
+    "smooth_l1": lambda e, delta: 2 * functional.huber_loss(e, torch.zeros_like(e), reduction="none", delta=delta) / delta,
+}
+implemented(LOSSES, _ERRORS, "the setting loss")
 
 
 def reconstruction(prediction: Tensor, target: Tensor, mask: Tensor | None = None, kind: str = "l2", huber_delta: float = 0.1) -> Tensor:
@@ -19,15 +27,11 @@ def reconstruction(prediction: Tensor, target: Tensor, mask: Tensor | None = Non
                         "huber" is e^2 up to |e| = d and 2 d |e| - d^2 beyond (twice Huber's, so that it is l2 within)
                         "smooth_l1" is huber / d, which becomes 2 |e| as d falls
     """
-    if kind not in KINDS:
-        raise ValueError(f"The loss is {kind!r}; expected one of {', '.join(map(repr, KINDS))}.")
+    if kind not in _ERRORS:
+        raise ValueError(f"The loss is {kind!r}; expected one of {', '.join(map(repr, _ERRORS))}.")
     if kind != "l2" and huber_delta <= 0:
         raise ValueError(f"The loss {kind!r} needs a huber_delta above 0, found {huber_delta}.")
-    error = prediction.float() - target.float()
-    if kind == "l2":
-        error = error**2
-    else:
-        error = 2 * functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=huber_delta) / (1 if kind == "huber" else huber_delta)
+    error = _ERRORS[kind](prediction.float() - target.float(), huber_delta)
     if mask is None:
         return error.flatten(1).mean(dim=1)
     mask = mask.view(*mask.shape[:2], *[1] * (error.ndim - mask.ndim), *mask.shape[2:]).expand(-1, -1, *error.shape[2:])

@@ -1,4 +1,4 @@
-"""What moves the weights: optimizers of the field's libraries, and their learning rates over the run."""
+"""Optimizers and learning rate schedules, from the field's libraries."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import importlib
 
 import torch
 
-from .settings import TrainSettings
+from .declare import implemented
+from .settings import OPTIMIZERS, SCHEDULES, TrainSettings
 
 _PACKAGES = {"AdamW 8-bit": "bitsandbytes", "Prodigy": "prodigyopt"}
 
@@ -19,34 +20,57 @@ def check_optimizer(settings: TrainSettings) -> None:
 
 def make_optimizer(settings: TrainSettings, groups: list[dict]) -> torch.optim.Optimizer:
     """The optimizer of `settings` over parameter groups that carry their own learning rate. ValueError where it cannot work with them."""
-    decay = settings.weight_decay
-    cuda = any(parameter.is_cuda for group in groups for parameter in group["params"])
-    if settings.optimizer == "AdamW":
-        return torch.optim.AdamW(groups, weight_decay=decay, fused=cuda or None)
-    if settings.optimizer == "AdamW 8-bit":
-        if not cuda:
-            raise ValueError("optimizer 'AdamW 8-bit' needs a CUDA card. Choose 'AdamW'.")
-        return _package(settings.optimizer).optim.AdamW8bit(groups, weight_decay=decay)
-    if settings.optimizer == "Prodigy":
-        rates = {group["lr"] for group in groups}
-        if len(rates) > 1:
-            raise ValueError(
-                f"optimizer 'Prodigy' finds one rate for all that is learned; it cannot work with the {len(rates)} different learning rates {sorted(rates)}. Set all of them to 0."
-            )
-        return _package(settings.optimizer).Prodigy(groups, weight_decay=decay, safeguard_warmup=True, use_bias_correction=True)
+    return _MAKERS[settings.optimizer](groups, settings.weight_decay)
+
+
+def _cuda(groups: list[dict]) -> bool:
+    return any(parameter.is_cuda for group in groups for parameter in group["params"])
+
+
+def _adamw(groups: list[dict], decay: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, weight_decay=decay, fused=_cuda(groups) or None)
+
+
+def _adamw_8bit(groups: list[dict], decay: float) -> torch.optim.Optimizer:
+    if not _cuda(groups):
+        raise ValueError("optimizer 'AdamW 8-bit' needs a CUDA card. Choose 'AdamW'.")
+    return _package("AdamW 8-bit").optim.AdamW8bit(groups, weight_decay=decay)
+
+
+def _prodigy(groups: list[dict], decay: float) -> torch.optim.Optimizer:
+    rates = {group["lr"] for group in groups}
+    if len(rates) > 1:
+        raise ValueError(
+            f"optimizer 'Prodigy' finds one rate for all that is learned; it cannot work with the {len(rates)} different learning rates {sorted(rates)}. Set all of them to 0."
+        )
+    return _package("Prodigy").Prodigy(groups, weight_decay=decay, safeguard_warmup=True, use_bias_correction=True)
+
+
+def _adafactor(groups: list[dict], decay: float) -> torch.optim.Optimizer:
     from transformers.optimization import Adafactor
 
     # The rates are ours, as in the usual fine-tuning recipe: no relative steps, no scaling by the parameter.
     return Adafactor(groups, weight_decay=decay, scale_parameter=False, relative_step=False, warmup_init=False)
 
 
+_MAKERS = {"AdamW": _adamw, "AdamW 8-bit": _adamw_8bit, "Prodigy": _prodigy, "Adafactor": _adafactor}
+implemented(OPTIMIZERS, _MAKERS, "the setting optimizer")
+
+_SCHEDULERS = {  # ours -> (transformers' name, its own arguments)
+    "constant": ("constant_with_warmup", None),
+    "linear": ("linear", None),
+    "cosine": ("cosine", None),
+    "cosine with restarts": ("cosine_with_restarts", {"num_cycles": 3}),
+}
+implemented(SCHEDULES, _SCHEDULERS, "the setting schedule")
+
+
 def make_schedule(settings: TrainSettings, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
     """Warm-up, then the schedule of `settings`, by transformers' library."""
     from transformers.optimization import get_scheduler
 
-    names = {"constant": "constant_with_warmup", "cosine with restarts": "cosine_with_restarts"}
-    specific = {"num_cycles": 3} if settings.schedule == "cosine with restarts" else None
-    return get_scheduler(names.get(settings.schedule, settings.schedule), optimizer, settings.warmup_steps, settings.steps, scheduler_specific_kwargs=specific)
+    name, specific = _SCHEDULERS[settings.schedule]
+    return get_scheduler(name, optimizer, settings.warmup_steps, settings.steps, scheduler_specific_kwargs=specific)
 
 
 def _package(optimizer: str):

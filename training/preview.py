@@ -14,6 +14,7 @@ from ..host import drawing, text
 from ..host import preview as host
 from ..host.lora import apply_lora
 from .run import Run
+from .settings import WatchSettings
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Preview:
         self.show(done, picture, run.place)
 
 
-def make_preview(show, preview_every: int = 0, preview_prompt: str = "", preview_omega: float = 1.0, preview_cfg: float = 7.5) -> Preview | None:
+def make_preview(show, watch: WatchSettings) -> Preview | None:
     """The preview of a node's or a file's settings; None where there is to be none."""
-    return Preview(preview_every, preview_prompt, show, omega=preview_omega, cfg=preview_cfg) if preview_every else None
+    if not watch.preview_every:
+        return None
+    return Preview(watch.preview_every, watch.preview_prompt, show, omega=watch.preview_omega, cfg=watch.preview_cfg)

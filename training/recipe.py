@@ -30,7 +30,7 @@ import difflib
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,14 @@ import torch
 from ..formats import text_file
 from .data.concept import Concept, make_concept
 from .data.photos import read_photos
-from .settings import TrainSettings
+from .declare import declared
+from .settings import KeepSettings, TrainSettings, WatchSettings
 
 _TABLES = {"checkpoint", "name", "train", "concept", "preview", "save"}
 _CONCEPT = {**dict.fromkeys(("photos", "prior_images", "token", "class_word", "instance_prompt", "class_prompt", "initializer"), str), "repeats": int}
-_PREVIEW = {"every": int, "prompt": str, "omega": float, "cfg": float}
-_SAVE = {"every", "dtype", "overwrite"}
+_TRAIN = {one.name: one for one in declared(TrainSettings)}
+_PREVIEW = {one.name.removeprefix("preview_"): one for one in declared(WatchSettings)}
+_EVERY = next(one for one in declared(KeepSettings) if one.name == "save_every")
 LARGEST = 2**16  # bytes of a recipe
 MOST_DOTS = 200  # in a line; the parser's time grows with the square of the parts of a key (a.b.c = 1)
 DTYPES = ("float16", "bfloat16", "float32")
@@ -59,8 +61,8 @@ class Recipe:
     name: str
     settings: TrainSettings
     tables: list[dict[str, Any]]
-    preview: dict[str, Any] = field(default_factory=dict)
-    save_every: int = 100
+    watch: WatchSettings = field(default_factory=lambda: WatchSettings())
+    save_every: int = _EVERY.default
     dtype: torch.dtype = torch.float16
     overwrite: bool = False
 
@@ -139,11 +141,10 @@ def _checked(path: Path, content: dict) -> Recipe:
         for key, value in table.items():
             _typed(f"[[concept]] {key}", value, _CONCEPT[key])
     _known(preview, set(_PREVIEW), "[preview]")
-    preview = {key: _typed(f"[preview] {key}", value, _PREVIEW[key]) for key, value in preview.items()}
-    _known(save, _SAVE, "[save]")
+    preview = {_PREVIEW[key].name: _typed(f"[preview] {key}", value, _PREVIEW[key].type) for key, value in preview.items()}
+    _known(save, {"every", "dtype", "overwrite"}, "[save]")
     train = content.get("train", {})
-    kinds = {field.name: type(field.default) for field in fields(TrainSettings)}
-    _known(train, set(kinds), "[train]")
+    _known(train, set(_TRAIN), "[train]")
     dtype = save.get("dtype", "float16")
     if dtype not in DTYPES:
         raise ValueError(f"[save] dtype is {dtype!r}; expected one of {', '.join(DTYPES)}.")
@@ -151,10 +152,10 @@ def _checked(path: Path, content: dict) -> Recipe:
         path,
         content["checkpoint"],
         _typed("name", content.get("name", path.stem), str),
-        TrainSettings(**{name: _typed(name, value, kinds[name]) for name, value in train.items()}),
+        TrainSettings(**{name: _typed(name, value, _TRAIN[name].type) for name, value in train.items()}),
         tables,
-        {f"preview_{key}": value for key, value in preview.items()},
-        _typed("[save] every", save.get("every", 100), int),
+        WatchSettings(**preview),
+        _typed("[save] every", save.get("every", _EVERY.default), int),
         getattr(torch, dtype),
         _typed("[save] overwrite", save.get("overwrite", False), bool),
     )

@@ -1,13 +1,14 @@
-"""All that shapes a run, checked before anything starts."""
+"""All settings of a run, declared once and checked before anything starts."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 
-METHODS = ("kv + token", "lora + token", "lora", "token")
-ADAPTERS = ("LoRA", "DoRA", "LoHa", "LoKr", "OFT")
-TARGETS = ("cross-attention", "attention", "attention + feed-forward", "attention + feed-forward + convolutions")
+from .adapters.kinds import KINDS
+from .declare import check, declared, setting
+from .methods import METHODS, Method
+
+TARGETS = ("attention", "attention + feed-forward", "attention + feed-forward + convolutions", "cross-attention")
 LOSSES = ("l2", "huber", "smooth_l1")
 NOISE = ("auto", "uniform", "logit-normal")
 CROPS = ("square", "buckets")
@@ -15,109 +16,168 @@ OPTIMIZERS = ("AdamW", "AdamW 8-bit", "Prodigy", "Adafactor")
 SCHEDULES = ("constant", "linear", "cosine", "cosine with restarts")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
-# (network, tokens) where the artist left the rate at 0. K/V: ClassDiffusion's code, 1e-5 times its batch of 2. LoRA: DreamBooth-LoRA's
-# usual rate, with pivotal tuning's for the token. Token: diffusers' textual inversion.
-USUAL_RATES = {"kv + token": (2e-5, 2e-5), "lora + token": (1e-4, 5e-4), "lora": (1e-4, 0.0), "token": (0.0, 5e-4)}
 USUAL_TEXT_RATE = 5e-5
 PRODIGY_RATE = 1.0  # Prodigy finds the rate itself and expects 1
+_RATE = {"least": 0, "most": 10, "step": 1e-6}
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """All that shapes what is learned. The defaults are ClassDiffusion's (ICLR 2025; 500 steps for one concept, 800 for several).
 
-    method                      what is learned, one of METHODS
-    steps, batch_size           optimizer steps; photos in each forward pass (prior images come on top)
-    accumulation                forward and backward passes in one step
-    learning_rate               of K/V or LoRA, for method "token" of the tokens; 0 = the method's usual (`rates()`)
-    token_learning_rate         of the tokens' vectors; 0 = the method's usual, or learning_rate where that was given
-    text_learning_rate          of the text encoder's LoRA; 0 = 5e-5, or half of learning_rate where that was given
-    adapter, rank, alpha        of the LoRA methods; alpha 0 = rank, so that what was learned counts as it is
-    targets                     the layers that get an adapter
-    train_text_encoder          an adapter on the text encoder, too (LoRA methods)
-    vectors, direction_only     of a token; direction_only keeps their norm at the vocabulary's (Directional Textual Inversion)
-    spl_weight                  of the Semantic Preservation Loss; 0 leaves it out
-    prior_weight                of the loss on the concepts' prior images, where there are any
-    preservation_weight         of output preservation (DOP): the tuned model, given the class prompt, is held to the base model's output
-    loss, huber_delta           the error's form; delta is where Huber turns from square to straight
-    min_snr_gamma               min-SNR weighting (Hang et al. 2023), 5 is usual; 0 leaves it out
-    noise                       how the noise level of a row is drawn: uniform over the schedule, or logit-normal; auto = the papers'
-    augment, flip, crop         what a photo becomes (see `Dataset`)
-    caption_dropout             probability that a row gets the empty prompt
-    optimizer, schedule, warmup_steps, weight_decay, clip_norm
-    ema_decay                   of the average of the weights over the steps, which is then the result; 0 = the last weights
-    precision                   of the forward pass; what is learned is kept in float32
-    gradient_checkpointing      activations are computed again in the backward pass instead of kept
+    Raises ValueError that begins with the setting's name where a value cannot be.
     """
 
-    method: str = "kv + token"
-    steps: int = 500
-    batch_size: int = 2
-    accumulation: int = 1
-    learning_rate: float = 0.0
-    token_learning_rate: float = 0.0
-    text_learning_rate: float = 0.0
-    resolution: int = 512
-    seed: int = 0
-    adapter: str = "LoRA"
-    rank: int = 16
-    alpha: float = 0.0
-    targets: str = "attention"
-    train_text_encoder: bool = False
-    vectors: int = 1
-    direction_only: bool = False
-    spl_weight: float = 1.0
-    prior_weight: float = 1.0
-    preservation_weight: float = 0.0
-    loss: str = "l2"
-    huber_delta: float = 0.1
-    min_snr_gamma: float = 0.0
-    noise: str = "auto"
-    augment: bool = True
-    flip: bool = True
-    crop: str = "square"
-    caption_dropout: float = 0.0
-    optimizer: str = "AdamW"
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    ema_decay: float = 0.0
-    precision: str = "auto"
-    gradient_checkpointing: bool = False
+    method: str = setting("kv + token", f"What is learned. {' '.join(f'{name}: {one.what}.' for name, one in METHODS.items())}", "main", choices=tuple(METHODS))
+
+    rank: int = setting(16, "Of the adapter: how much it can hold. 4 to 32 is usual for one subject.", "adapter", least=1, most=1024, optional=False)
+    alpha: float = setting(
+        0.0, "What is learned counts alpha / rank. 0 = the rank, so that it counts as it is.", "adapter", least=0, most=1024, step=0.5, advanced=True
+    )
+    targets: str = setting("attention", "The layers that get an adapter. More layers hold more, and more of the photos' look.", "adapter", choices=TARGETS)
+    adapter: str = setting("LoRA", "The kind of adapter. LoRA is read by every tool and costs the least.", "adapter", choices=tuple(KINDS), advanced=True)
+    train_text_encoder: bool = setting(
+        False, "An adapter on the text encoder, too. The Semantic Preservation Loss then holds it to the kind.", "adapter", advanced=True
+    )
+    text_learning_rate: float = setting(
+        0.0, "Of the text encoder's adapter. 0 = 5e-5, or half of learning_rate where that is given.", "adapter", **_RATE, advanced=True
+    )
+
+    token_learning_rate: float = setting(
+        0.0, "Of the tokens' vectors. 0 = the method's usual, or learning_rate where that is given.", "token", **_RATE, advanced=True
+    )
+    vectors: int = setting(
+        1, "Vectors for each token. More can hold more of the subject, and drift further from its kind.", "token", least=1, most=8, advanced=True
+    )
+    direction_only: bool = setting(
+        False,
+        "Train only the direction of the vectors and keep their length at the vocabulary's (Directional Textual Inversion, 2025).",
+        "token",
+        advanced=True,
+    )
+
+    spl_weight: float = setting(
+        1.0,
+        "Weight of the Semantic Preservation Loss, which holds the token to its kind. 0 = without it. The paper finds 0.01 to 100 nearly alike.",
+        "main",
+        least=0,
+        most=1000,
+        step=0.01,
+    )
+    prior_weight: float = setting(
+        1.0, "Weight of the loss on the concepts' prior images. Without prior images it does nothing.", "main", least=0, most=100, step=0.05
+    )
+    steps: int = setting(500, "The papers take 500 for one subject and 800 for several.", "main", least=1, most=1_000_000)
+    batch_size: int = setting(2, "Photos in each step. Prior images come on top.", "main", least=1, most=4096)
+    learning_rate: float = setting(
+        0.0,
+        "Of what is learned on the model. 0 = the method's usual: 2e-5 for kv + token (the paper's code), 1e-4 for LoRA, 5e-4 for a token alone.",
+        "main",
+        **_RATE,
+    )
+    resolution: int = setting(
+        512, "Side of the square training picture in pixels: 512 for SD 1.5, 768 for SD 2.x, 1024 for SDXL and SD3.", "main", least=64, most=4096, step=8
+    )
+    seed: int = setting(0, "The same seed, photos and settings give the same result.", "main", least=0, most=2**64 - 1, seed=True)
+
+    augment: bool = setting(
+        True, "Show the subject at different sizes and places, with prompts that say so (Custom Diffusion's augmentation).", "data", advanced=True
+    )
+    flip: bool = setting(True, "Mirror half of the pictures. Turn it off for subjects with writing or one-sided marks.", "data", advanced=True)
+
+    weight_decay: float = setting(0.01, "The optimizer's weight decay.", "optimizer", least=0, most=1, step=0.001, advanced=True)
+    clip_norm: float = setting(1.0, "Gradients longer than this are shortened to it. 0 = never.", "optimizer", least=0, most=100, step=0.1, advanced=True)
+    precision: str = setting(
+        "auto",
+        "Of the forward pass; what is learned is kept in fp32. auto: bf16 where the card has it, fp16 with loss scaling on older ones, fp32 on a processor.",
+        "optimizer",
+        choices=PRECISIONS,
+        advanced=True,
+    )
+    accumulation: int = setting(
+        1, "Forward and backward passes for each step: the effect of a larger batch without its memory.", "optimizer", least=1, most=1024, advanced=True
+    )
+    gradient_checkpointing: bool = setting(
+        False,
+        "Compute activations again in the backward pass instead of keeping them: much less memory, about a third slower.",
+        "optimizer",
+        advanced=True,
+    )
+    optimizer: str = setting(
+        "AdamW",
+        "AdamW 8-bit needs the package bitsandbytes and a CUDA card, Prodigy the package prodigyopt; leave all learning rates at 0 with it.",
+        "optimizer",
+        choices=OPTIMIZERS,
+        advanced=True,
+    )
+    schedule: str = setting("constant", "How the learning rates go over the run.", "optimizer", choices=SCHEDULES, advanced=True)
+    warmup_steps: int = setting(0, "Steps in which the learning rates rise from 0.", "optimizer", least=0, most=100_000, advanced=True)
+    ema_decay: float = setting(
+        0.0,
+        "Decay of the average of the weights over the steps, which is then the result. 0 = the last weights; 0.99 is usual for 500 steps.",
+        "optimizer",
+        least=0,
+        most=0.99999,
+        step=0.001,
+        advanced=True,
+    )
+
+    preservation_weight: float = setting(
+        0.0,
+        "Weight of output preservation (DOP): the tuned model, given the class prompt, is held to the base model's picture. Costs two more forward passes.",
+        "losses",
+        least=0,
+        most=100,
+        step=0.1,
+        advanced=True,
+    )
+    loss: str = setting("l2", "l2 is the papers'. The others forgive single large errors.", "losses", choices=LOSSES, advanced=True)
+    huber_delta: float = setting(0.1, "Where huber and smooth_l1 turn from square to straight.", "losses", least=1e-6, most=10, step=0.01, advanced=True)
+    min_snr_gamma: float = setting(
+        0.0,
+        "Min-SNR weighting of the noise levels; 5 is usual. 0 = the papers' plain mean. Not for flow models.",
+        "losses",
+        least=0,
+        most=100,
+        step=0.5,
+        advanced=True,
+    )
+    noise: str = setting("auto", "How noise levels are drawn. auto = as the model's own paper does it.", "losses", choices=NOISE, advanced=True)
+    crop: str = setting(
+        "square",
+        "square: the middle of each photo, as the papers do. buckets: the photos' own shapes, at about the same number of pixels.",
+        "losses",
+        choices=CROPS,
+        advanced=True,
+    )
+    caption_dropout: float = setting(0.0, "Probability that a photo gets the empty prompt.", "losses", least=0, most=1, step=0.01, advanced=True)
 
     def __post_init__(self):
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{field.name} is {value}; expected a number.")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(map(repr, choices))}.")
-        for name, (least, most) in _LIMITS.items():
-            value = getattr(self, name)
-            if value < least:
-                raise ValueError(f"{name} is {value}; at least {least} is expected.")
-            if most is not None and value > most:
-                raise ValueError(f"{name} is {value}; at most {most} is expected.")
-        if self.resolution % 8 or self.resolution < 64:
-            raise ValueError(f"resolution is {self.resolution}; expected a multiple of 8, at least 64 (512 for SD 1.5).")
-        if self.train_text_encoder and not self.method.startswith("lora"):
-            raise ValueError(f"train_text_encoder is on, but the method {self.method!r} leaves the text encoder as it is. Choose 'lora' or 'lora + token'.")
+        check(self)
+        if self.resolution % 8:
+            raise ValueError(f"resolution is {self.resolution}; expected a multiple of 8 (512 for SD 1.5).")
+        if self.train_text_encoder and not self.how.trains_text_encoder:
+            able = " or ".join(repr(name) for name, method in METHODS.items() if method.trains_text_encoder)
+            raise ValueError(f"train_text_encoder is on, but the method {self.method!r} leaves the text encoder as it is. Choose {able}.")
         if self.warmup_steps >= self.steps and self.warmup_steps:
             raise ValueError(f"warmup_steps is {self.warmup_steps}, but the run has only {self.steps} steps. Make it smaller than steps.")
 
     @property
+    def how(self) -> Method:
+        """The method's row in the register."""
+        return METHODS[self.method]
+
+    @property
     def learns_tokens(self) -> bool:
-        return "token" in self.method
+        return self.how.tokens
 
     def rates(self) -> tuple[float, float, float]:
-        """The learning rates of (network, tokens, text encoder) with the usual ones filled in."""
+        """The learning rates of (network, tokens, text encoder), with the usual ones where the artist left 0."""
         if self.optimizer == "Prodigy":
             return tuple(given or PRODIGY_RATE for given in (self.learning_rate, self.token_learning_rate, self.text_learning_rate))
-        network, tokens = USUAL_RATES[self.method]
+        usual = KINDS[self.adapter].rate if self.how.rate is None else self.how.rate
         given = self.learning_rate
-        return given or network, self.token_learning_rate or given or tokens, self.text_learning_rate or given / 2 or USUAL_TEXT_RATE
+        return given or usual, self.token_learning_rate or given or self.how.token_rate, self.text_learning_rate or given / 2 or USUAL_TEXT_RATE
 
     def as_text(self) -> dict[str, str]:
         """Every setting as text, for files' metadata."""
@@ -127,36 +187,65 @@ class TrainSettings:
         return replace(self, **changes)
 
 
-_CHOICES = {
-    "method": METHODS,
-    "adapter": ADAPTERS,
-    "targets": TARGETS,
-    "loss": LOSSES,
-    "noise": NOISE,
-    "crop": CROPS,
-    "optimizer": OPTIMIZERS,
-    "schedule": SCHEDULES,
-    "precision": PRECISIONS,
-}
-_LIMITS: dict[str, tuple[float, float | None]] = {
-    "steps": (1, None),
-    "batch_size": (1, None),
-    "accumulation": (1, None),
-    "learning_rate": (0, None),
-    "token_learning_rate": (0, None),
-    "text_learning_rate": (0, None),
-    "seed": (0, 2**64 - 1),
-    "rank": (1, 1024),
-    "alpha": (0, None),
-    "vectors": (1, 8),
-    "spl_weight": (0, None),
-    "prior_weight": (0, None),
-    "preservation_weight": (0, None),
-    "huber_delta": (1e-6, None),
-    "min_snr_gamma": (0, None),
-    "caption_dropout": (0, 1),
-    "warmup_steps": (0, None),
-    "weight_decay": (0, None),
-    "clip_norm": (0, None),
-    "ema_decay": (0, 0.99999),
-}
+@dataclass(frozen=True)
+class WatchSettings:
+    """Previews while training. They change nothing of what is learned."""
+
+    preview_every: int = setting(0, "Draw a picture of the preview prompt every so many steps. 0 = never.", "main", least=0, most=100_000, optional=True)
+    preview_prompt: str = setting(
+        "a photo of a {token} {class} on the beach", "What the previews show. {token} and {class} are the first concept's.", "watching", advanced=True
+    )
+    preview_omega: float = setting(
+        0.6, "Personalization Guidance's omega for the previews. 1 = plain CFG.", "watching", least=0, most=1, step=0.05, advanced=True
+    )
+    preview_cfg: float = setting(7.5, "Guidance scale of the previews.", "watching", least=0, most=100, step=0.1, advanced=True)
+
+    def __post_init__(self):
+        check(self)
+
+
+NEW, CONTINUE = RESUME = ("new run", "continue")
+
+
+@dataclass(frozen=True)
+class KeepSettings:
+    """How a run is kept on the disk. They change nothing of what is learned."""
+
+    resume: str = setting(
+        NEW,
+        "continue: go on from the newest state under run_name, which must be of the very same photos and settings.",
+        "main",
+        choices=RESUME,
+        optional=True,
+    )
+    run_name: str = setting(
+        "",
+        "Folder of the training's states, in output/kindred/runs. Empty = made from the tokens. A new run never overwrites another.",
+        "keeping",
+        advanced=True,
+    )
+    save_every: int = setting(
+        100,
+        "Keep a state every so many steps, from which an interrupted or crashed run goes on. 0 = keep nothing.",
+        "keeping",
+        least=0,
+        most=100_000,
+        advanced=True,
+    )
+
+    def __post_init__(self):
+        check(self)
+
+
+SETTINGS = [*declared(TrainSettings), *declared(WatchSettings), *declared(KeepSettings)]
+
+
+def from_inputs(values: dict) -> tuple[TrainSettings, WatchSettings, KeepSettings]:
+    """The three parts of a node's or a file's values by name. ValueError for a value that cannot be, TypeError for an unknown name."""
+    parts = []
+    for part in (TrainSettings, WatchSettings, KeepSettings):
+        names = {one.name for one in declared(part)}
+        parts.append(part(**{name: value for name, value in values.items() if name in names}))
+    if unknown := values.keys() - {one.name for one in SETTINGS}:
+        raise TypeError(f"There is no setting {', '.join(sorted(unknown))}.")
+    return tuple(parts)

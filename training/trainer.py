@@ -10,11 +10,11 @@ from ..host import training as host
 from .advice import need_less
 from .data.concept import Concept
 from .distributed import Alone
-from .keeping import CONTINUE, NEW, Keeper, Keeping
+from .keeping import Keeper, Keeping
 from .measures import Step, Trained
 from .optimizers import check_optimizer
 from .run import Run
-from .settings import TrainSettings
+from .settings import CONTINUE, NEW, TrainSettings
 
 __all__ = ["CONTINUE", "NEW", "Keeping", "TrainSettings", "run_name", "train"]
 

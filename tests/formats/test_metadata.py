@@ -59,7 +59,7 @@ def test_the_keys_that_other_tools_look_for():
     assert json.loads(metadata["kindred.prompts"]) == PROMPTS
     assert "modelspec.date" not in metadata and made(date="2026-11-25")["modelspec.date"] == "2026-11-25"
     assert made(family="SD20", prediction="V_PREDICTION")["modelspec.architecture"] == "stable-diffusion-v2-768-v/lora"
-    assert made(algorithm="LoKr")["ss_network_module"] == "lycoris.kohya" and json.loads(made(algorithm="LoKr")["ss_network_args"]) == {"algo": "lokr"}
+    assert json.loads(made(reader="lycoris.kohya", algo="lokr")["ss_network_args"]) == {"algo": "lokr"} and "ss_network_args" not in metadata
     assert made(family="SomethingNew")["modelspec.architecture"] == "somethingnew/lora"
 
 

@@ -1,22 +1,17 @@
-"""What is learned in a network's weights: the protocol of all kinds, and the full-rank one (ClassDiffusion's K and V)."""
+"""What every adapter is: trained parameters on chosen layers of a network."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-from ...host import train_adapters as host
-
-CROSS_ATTENTION_KV = re.compile(r"\.attn2\.to_[kv]$")  # Custom Diffusion's choice, which ClassDiffusion keeps
-
 
 class Adapter:
-    """Trained parameters on chosen layers of a training copy (`host.training_copy`), from construction on.
+    """Trained parameters on chosen layers of a training copy (`host.training_copy`), attached from construction on.
 
-    parameters  stable name -> float32 parameter; all state of the adapter is in them, so that copying their values resumes a run
+    parameters  stable name -> float32 parameter. They are the adapter's whole state: copying their values resumes a run
     """
 
     parameters: dict[str, torch.nn.Parameter]
@@ -27,57 +22,13 @@ class Adapter:
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Within it the network is the base again, bit for bit.
+        """Within it the network is the base model again, bit for bit.
 
-        With gradient checkpointing, only under `no_grad`: a recomputed forward pass happens later, outside of it.
+        With gradient checkpointing, use it only under `no_grad`: the recomputed forward pass runs later, outside of it.
         """
         raise NotImplementedError
         yield
 
     def detach(self) -> None:
-        """The network is the base again, for good."""
+        """Make the network the base model again, for good."""
         raise NotImplementedError
-
-
-class WeightDifference(Adapter):
-    """Full-rank training of chosen linear layers: each gets a weight of its own, which starts as the base's.
-
-    The layers are cast per call, so that a base in fp16, bf16 or fp8 trains in float32 too. `layers` is searched in "." + name.
-    """
-
-    def __init__(self, network: torch.nn.Module, layers: re.Pattern = CROSS_ATTENTION_KV, prefix: str = "diffusion_model.", device: torch.device | None = None):
-        self._prefix, self._layers, self._base, self.parameters = prefix, {}, {}, {}
-        for name, layer in network.named_modules():
-            if layers.search("." + name) and getattr(layer, "weight", None) is not None:
-                self.parameters[name] = torch.nn.Parameter(host.computed_weight(layer, device).clone())
-                self._layers[name] = layer
-        if not self.parameters:
-            raise ValueError("This model has no cross-attention (attn2) K and V projections to train. Use a Stable Diffusion 1.x, 2.x or SDXL model.")
-        self._attach()
-
-    def lora(self) -> dict[str, torch.Tensor]:
-        """`<prefix><layer>.diff` -> trained minus base."""
-        with self.disabled():
-            return {
-                f"{self._prefix}{name}.diff": (parameter.detach() - host.computed_weight(self._layers[name], parameter.device)).cpu()
-                for name, parameter in self.parameters.items()
-            }
-
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        attached = bool(self._base)
-        self.detach()
-        try:
-            yield
-        finally:
-            if attached:
-                self._attach()
-
-    def detach(self) -> None:
-        for name, before in self._base.items():
-            host.restore_weight(self._layers[name], before)
-        self._base.clear()
-
-    def _attach(self) -> None:
-        for name, layer in self._layers.items():
-            self._base[name] = host.set_weight(layer, self.parameters[name])

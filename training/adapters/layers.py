@@ -7,6 +7,9 @@ import re
 
 import torch
 
+from .. import settings
+from ..declare import implemented
+
 log = logging.getLogger(__name__)
 
 _CROSS_ATTENTION = (
@@ -44,6 +47,7 @@ TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
     "attention + feed-forward": {"attention": _ATTENTION, "feed-forward": _FEED_FORWARD},
     "attention + feed-forward + convolutions": {"attention": _ATTENTION, "feed-forward": _FEED_FORWARD, "convolutions": _CONVOLUTIONS},
 }
+implemented(settings.TARGETS, TARGETS, "the setting targets")
 
 
 def target_layers(network: torch.nn.Module, targets: str) -> dict[str, torch.nn.Module]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -10,9 +10,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ...formats.token import LearnedToken
 from ..data.concept import Concept
+from ..declare import implemented
+from ..methods import METHODS
 from ..settings import TrainSettings
-from .base import WeightDifference
-from .low_rank import low_rank
+from .base import Adapter
+from .kv import WeightDifference
+from .side import attach_adapter
 from .tokens import TokenVectors
 
 
@@ -26,15 +29,11 @@ class Learned:
     def __init__(self, settings: TrainSettings, denoiser, text, clip, concepts: list[Concept]):
         self.settings = settings
         self.network = self.text = self.tokens = None
-        alpha = settings.alpha or float(settings.rank)
-        if settings.method == "kv + token":
-            self.network = WeightDifference(denoiser.network, device=denoiser.device)
-        elif settings.method.startswith("lora"):
-            kind, rank, seed = settings.adapter, settings.rank, settings.seed
-            self.network = low_rank(denoiser.network, kind, rank, alpha, settings.targets, seed, device=denoiser.device)
-            if settings.train_text_encoder:
-                layers = "attention + feed-forward" if "feed-forward" in settings.targets else "attention"  # a text encoder has no others
-                self.text = low_rank(text.model, kind, rank, alpha, layers, seed, prefix="text_encoders.", device=text.device)
+        if settings.how.network:
+            self.network = NETWORKS[settings.how.network](denoiser, settings)
+        if settings.train_text_encoder:
+            targets = "attention + feed-forward" if "feed-forward" in settings.targets else "attention"  # a text encoder has no others
+            self.text = _adapter(text.model, settings, targets, prefix="text_encoders.", device=text.device)
         if settings.learns_tokens:
             self.tokens = TokenVectors(clip, concepts, denoiser.device, settings.vectors, settings.direction_only, seed=settings.seed)
         parts = {"network": self.network, "tokens": self.tokens, "text": self.text}
@@ -103,6 +102,17 @@ class Learned:
             parameter.copy_(state["parameters"][name])
         for value, saved in zip(self.average, state["average"], strict=True):
             value.copy_(saved)
+
+
+def _adapter(network, settings: TrainSettings, targets: str, **more) -> Adapter:
+    return attach_adapter(network, settings.adapter, settings.rank, settings.alpha or float(settings.rank), targets, settings.seed, **more)
+
+
+NETWORKS: dict[str, Callable[..., Adapter]] = {  # what `Method.network` names: (denoiser, settings) -> adapter
+    "kv": lambda denoiser, settings: WeightDifference(denoiser.network, device=denoiser.device),
+    "adapter": lambda denoiser, settings: _adapter(denoiser.network, settings, settings.targets, device=denoiser.device),
+}
+implemented({method.network for method in METHODS.values() if method.network}, NETWORKS, "training/methods.py")
 
 
 def _text(name) -> str:

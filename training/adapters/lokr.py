@@ -1,0 +1,21 @@
+"""LoKr (LyCORIS): W' = W + w1 (x) w2, a Kronecker product."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...host import train_adapters as host
+from .side import Side, draw_seed
+
+
+class Kind(Side):
+    """The host's own adapter: its two factors are applied to the activations one after the other."""
+
+    def __init__(self, layer, rank, alpha, generator, device):
+        self.adapter = host.create("LoKr", layer, rank, alpha, draw_seed(generator)).to(device)
+        self.parameters = host.trained_parameters(self.adapter)
+        self.alpha = alpha
+
+    def output(self, x: Tensor, y: Tensor) -> Tensor:
+        return y + self.adapter.h(x if torch.is_autocast_enabled(x.device.type) else x.float(), y).to(y.dtype)
