@@ -9,23 +9,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-_ARCHITECTURES = {  # the host's family: (ModelSpec's architecture, kohya's ss_base_model_version)
-    "SD15": ("stable-diffusion-v1", "sd_v1"),
-    "SD20": ("stable-diffusion-v2-512", "sd_v2"),
-    "SDXL": ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
-    "SDXLRefiner": ("stable-diffusion-xl-v1-refiner", "sdxl_refiner_v1-0"),
-    "SD3": ("stable-diffusion-3", "sd3"),
-    "Flux": ("flux-1-dev", "flux1"),
-    "FluxSchnell": ("flux-1-schnell", "flux1"),
-    "AuraFlow": ("auraflow-1", "auraflow"),
-    "Lumina2": ("lumina-2", "lumina2"),
-}
-_PREDICTIONS = {"EPS": "epsilon", "V_PREDICTION": "v", "FLOW": "flow", "FLUX": "flow"}
+_PREDICTIONS = {"eps": "epsilon", "v": "v", "flow": "flow"}  # ours -> ModelSpec's
 
 
 def training_metadata(
     *,
-    family: str,
+    architecture: str,
+    base_version: str,
     prediction: str,
     method: str,
     steps: int,
@@ -56,7 +46,9 @@ def training_metadata(
 ) -> dict[str, str]:
     """The metadata of a LoRA file: a function of the arguments alone. Every value is text, as safetensors wants it.
 
-    family, prediction  as the host calls them (`SD15`, `EPS`)
+    architecture        ModelSpec's name of the base model's architecture (`stable-diffusion-v1`)
+    base_version        kohya's name of it (`sd_v1`)
+    prediction          what the network predicts: eps, v or flow
     method              what is learned, as artists chose it (`kv + token`)
     algorithm           of the adapter: LoRA, DoRA, ...; "" for full differences
     reader, algo        the module that kohya's tools load such a file with, and what that module calls the algorithm ("" where it has one only)
@@ -66,9 +58,6 @@ def training_metadata(
     date                ISO 8601, only where the caller wants one: the same run then no longer gives the same bytes
     settings            all other settings of the run, each under `kindred.<name>`
     """
-    architecture, version = _ARCHITECTURES.get(family, (family.lower(), family.lower()))
-    if family == "SD20" and prediction == "V_PREDICTION":
-        architecture, version = "stable-diffusion-v2-768-v", "sd_v2_v"
     size = (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
     values: dict[str, object] = {
         "modelspec.sai_model_spec": "1.0.0",
@@ -77,11 +66,11 @@ def training_metadata(
         "modelspec.title": title,
         "modelspec.description": description,
         "modelspec.date": date,
-        "modelspec.prediction_type": _PREDICTIONS.get(prediction, prediction.lower()),
+        "modelspec.prediction_type": _PREDICTIONS[prediction],
         "modelspec.resolution": f"{size[0]}x{size[1]}",
         "modelspec.trigger_phrase": ", ".join(triggers),
-        "ss_base_model_version": version,
-        "ss_v2": str(family == "SD20"),
+        "ss_base_model_version": base_version,
+        "ss_v2": str(base_version.startswith("sd_v2")),
         "ss_network_module": reader,
         "ss_network_dim": rank,
         "ss_network_alpha": alpha,

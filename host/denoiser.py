@@ -12,6 +12,7 @@ import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
+from . import families
 from .checkpointing import gradient_checkpointing, make_differentiable
 from .training import ordinary, training_copy
 
@@ -22,37 +23,20 @@ _PREDICTIONS = {
     comfy.model_sampling.V_PREDICTION.calculate_denoised: "v",
     comfy.model_sampling.CONST.calculate_denoised: "flow",
 }
-_FAMILIES = {  # the host's class -> name; each has its test, and nothing else is trained
-    "SDXL": "SDXL",
-    "SD3": "SD3",
-    "Flux": "Flux",
-    "Flux2": "Flux 2",
-    "Chroma": "Chroma",
-    "AuraFlow": "AuraFlow",
-    "Lumina2": "Lumina 2 / Z-Image",
-    "PixArt": "PixArt",
-    "HunyuanDiT": "HunyuanDiT",
-    "QwenImage": "Qwen-Image",
-    "WAN21": "Wan 2.1",
-}
-SUPPORTED = ("Stable Diffusion 1.x", "Stable Diffusion 2.x", *_FAMILIES.values())
 
 
 def supported_family(patcher) -> str:
     """The model's family, if it can be trained. ValueError that names it and the supported ones if not."""
     model, sampling = patcher.model, patcher.get_model_object("model_sampling")
-    name = _FAMILIES.get(type(model).__name__) if type(model).__module__ == comfy.model_base.__name__ else None
-    if type(model) is comfy.model_base.BaseModel and isinstance(model.diffusion_model, UNetModel):
-        name = "SD 2.x" if model.model_config.unet_config.get("context_dim") == 1024 else "SD 1.x"
-    if name is None or _prediction(sampling) is None:
-        raise ValueError(
-            f"Train Concept cannot train this model ({type(model).__name__}, prediction {model.model_type.name}). Supported are {', '.join(SUPPORTED)}."
-        )
+    row = families.trained_family(patcher)
+    if row is None or _prediction(sampling) is None:
+        supported = ", ".join(row.name for row in families.FAMILIES if row.trained)
+        raise ValueError(f"Train Concept cannot train this model ({type(model).__name__}, prediction {model.model_type.name}). Supported are {supported}.")
     if model.concat_keys or _takes_more_channels(model):
         raise ValueError(
             "This is an inpainting or editing model, which expects a picture beside the noise. Train on the ordinary model of the same family; the result works on both."
         )
-    return name
+    return row.name
 
 
 def latent_scale(patcher) -> int:

@@ -1,6 +1,6 @@
 """Which of the host's networks hand their layers one row for each row of the batch, and what on a run may change that.
 
-`BATCH_FIRST` is a promise about code of the host, held by tests that compare the input of every layer in a batch with its input in two forwards.
+`BATCH_FIRST` (from `families`) is a promise about code of the host, held by tests that compare the input of every layer in a batch with its input in two forwards.
 A network that is not in it is not known, nor is one with code of other packs inside: the caller then runs each side of a prediction alone.
 """
 
@@ -14,24 +14,11 @@ from pathlib import Path
 import comfy.ops
 import torch
 
+from . import families
 from .patcher import KNOWN_LAYERS
 
-# Class of the network -> the layers (a pattern for their paths) that see something else than the rows of the batch. None: all see them.
-BATCH_FIRST: dict[str, str | None] = {
-    "comfy.ldm.modules.diffusionmodules.openaimodel.UNetModel": r"time_stack|time_mix|time_pos_embed",  # SVD mixes frames: pixels first
-    "comfy.ldm.modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper": None,  # SD3
-    "comfy.ldm.flux.model.Flux": None,
-    "comfy.ldm.chroma.model.Chroma": None,
-    "comfy.ldm.aura.mmdit.MMDiT": None,  # AuraFlow
-    "comfy.ldm.lumina.model.NextDiT": None,  # Lumina 2, Z-Image
-    "comfy.ldm.pixart.pixartms.PixArtMS": r"cross_attn\.kv_linear$",  # the tokens of all prompts in one row
-    "comfy.ldm.hydit.models.HunYuanDiT": r"^mlp_t5\.|^pooler\.",  # tokens of all prompts in one list; tokens first
-    "comfy.ldm.qwen_image.model.QwenImageTransformer2DModel": None,
-    "comfy.ldm.wan.model.WanModel": None,
-    "comfy.ldm.cosmos.predict2.MiniTrainDIT": None,
-    "comfy.ldm.lightricks.model.LTXVModel": None,
-    "comfy.ldm.hidream.model.HiDreamImageTransformer2DModel": r"\.experts\.",  # the tokens that were routed to an expert
-}
+# Class of the network -> the layers (a pattern for their paths) that see something else than the rows of the batch; "" = all see them.
+BATCH_FIRST: dict[str, str] = {row.network: row.mixed_rows for row in families.FAMILIES if row.mixed_rows != families.UNDECLARED}
 # Nodes of the host itself that cut images into tiles, which then are rows.
 REARRANGING = ("comfy_extras.nodes_hypertile",)
 # The host loads the files of its own nodes under their paths, as it does with packs.

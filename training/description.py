@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from ..formats.metadata import count_captions, training_metadata
-from ..host.patcher import family
+from ..host import families
 from .adapters.kinds import KINDS, LYCORIS
 from .data.concept import Concept
 from .settings import TrainSettings
-
-_PREDICTIONS = {"eps": "EPS", "v": "V_PREDICTION", "flow": "FLOW"}  # the host's names, which the metadata's table knows
 
 
 def describe(model, prediction: str, concepts: list[Concept], settings: TrainSettings, precision: str, base_hash: str) -> dict[str, str]:
     """The metadata of what a run has learned; a function of its inputs alone."""
     network, tokens, text = settings.rates()
+    architecture, base_version = families.architecture(model, prediction)
     kind = KINDS[settings.adapter] if settings.how.network == "adapter" else None
     prompts = [
         {"token": concept.token, "class_word": concept.class_word, "instance_prompt": concept.token_prompt, "class_prompt": concept.class_prompt}
         for concept in concepts
     ]
     return training_metadata(
-        family=family(model),
-        prediction=_PREDICTIONS[prediction],
+        architecture=architecture,
+        base_version=base_version,
+        prediction=prediction,
         method=settings.method,
         steps=settings.steps,
         seed=settings.seed,

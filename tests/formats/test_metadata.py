@@ -12,8 +12,9 @@ PROMPTS = [{"token": "<v1>", "class_word": "dog", "instance_prompt": "a photo of
 
 def made(**changes):
     values = {
-        "family": "SD15",
-        "prediction": "EPS",
+        "architecture": "stable-diffusion-v1",
+        "base_version": "sd_v1",
+        "prediction": "eps",
         "method": "lora + token",
         "steps": 500,
         "seed": 7,
@@ -58,9 +59,10 @@ def test_the_keys_that_other_tools_look_for():
     assert json.loads(metadata["ss_tag_frequency"]) == {"dog": {"a photo of a <v1> dog": 5}}
     assert json.loads(metadata["kindred.prompts"]) == PROMPTS
     assert "modelspec.date" not in metadata and made(date="2026-11-25")["modelspec.date"] == "2026-11-25"
-    assert made(family="SD20", prediction="V_PREDICTION")["modelspec.architecture"] == "stable-diffusion-v2-768-v/lora"
+    assert made(base_version="sd_v2_v")["ss_v2"] == "True" and metadata["ss_v2"] == "False"
     assert json.loads(made(reader="lycoris.kohya", algo="lokr")["ss_network_args"]) == {"algo": "lokr"} and "ss_network_args" not in metadata
-    assert made(family="SomethingNew")["modelspec.architecture"] == "somethingnew/lora"
+    with pytest.raises(KeyError):
+        made(prediction="guessed")
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,9 @@ def test_a_text_encoder_is_trained_and_loads_through_core(training, caplog):
     text = pack("host.trainable_text").TrainableText(clip)
     with torch.no_grad():
         anchor = text.encode(clip, "a photo of a dog")[0]
-    adapter = pack("training.adapters.side").attach_adapter(text.model, "LoRA", 4, 4.0, "attention + feed-forward", 1, prefix="text_encoders.")
+    adapter = pack("training.adapters.side").attach_adapter(
+        text.model, "LoRA", 4, 4.0, "attention + feed-forward", 1, prefix="text_encoders.", patterns=pack("host.families").TEXT_LAYERS
+    )
     optimizer = torch.optim.AdamW(adapter.parameters.values(), lr=0.02)
     for _ in range(2):
         conditioning, pooled = text.encode(clip, "a photo of a dog")[:2]

@@ -143,7 +143,7 @@ def test_every_family_has_attention_layers_in_every_block(name):
 
 def test_layers_that_are_missing_are_refused_with_a_choice_that_works():
     layers = pack("training.adapters.layers")
-    transformer = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.ModuleDict({"attn": torch.nn.ModuleDict({"qkv": torch.nn.Linear(4, 12)})})])})
+    transformer = diffusion_families.model("Qwen-Image").model.diffusion_model
     with pytest.raises(ValueError, match=r"no layer that 'cross-attention' means. Choose 'attention' or"):
         layers.target_layers(transformer, "cross-attention")
     with pytest.raises(ValueError, match="no adapter"):

@@ -7,51 +7,25 @@ import re
 
 import torch
 
+from ...host import families
 from .. import settings
 from ..declare import implemented
 
 log = logging.getLogger(__name__)
 
-_CROSS_ATTENTION = (
-    r"attn2\.(to_[qkv]|to_out\.0)",  # U-Net
-    r"cross_attn\.(q_linear|kv_linear|proj|[qkvo])",  # PixArt, Wan
-    r"attn2\.(q|kv|out)_proj",  # HunyuanDiT
-)
-_ATTENTION = (
-    *_CROSS_ATTENTION,
-    r"attn1\.(to_[qkv]|to_out\.0)",  # U-Net
-    r"attn2?\.(qkv|proj)",  # SD 3, PixArt
-    r"attn1\.(Wqkv|out_proj)",  # HunyuanDiT
-    r"(img|txt)_attn\.(qkv|proj)",  # Flux, Chroma, HunyuanVideo
-    r"single_blocks\.\d+\.linear[12]",  # the same: one matrix for attention and feed-forward
-    r"attn\.w[12][qkvo]",  # AuraFlow
-    r"attention\.(qkv|out)",  # Lumina 2, Z-Image
-    r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)",  # Qwen-Image
-    r"self_attn\.[qkvo]",  # Wan
-    r"self_attn\.(q|k|v|out)_proj",  # CLIP
-)
-_FEED_FORWARD = (
-    r"ff\.net\.(0\.proj|2)",  # U-Net
-    r"mlp\.fc[12]",  # SD 3, PixArt, HunyuanDiT, CLIP
-    r"(img|txt)_mlp\.(0|2)",  # Flux, Chroma, HunyuanVideo
-    r"mlp[CX]?\.c_(fc1|fc2|proj)",  # AuraFlow
-    r"feed_forward\.w[123]",  # Lumina 2, Z-Image
-    r"(img|txt)_mlp\.net\.(0\.proj|2)",  # Qwen-Image
-    r"ffn\.[02]",  # Wan
-)
-_CONVOLUTIONS = (r"(input_blocks|middle_block|output_blocks)\..*(in_layers\.2|out_layers\.3|skip_connection|op|conv|proj_in|proj_out)",)
-
-TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
-    "cross-attention": {"cross-attention": _CROSS_ATTENTION},
-    "attention": {"attention": _ATTENTION},
-    "attention + feed-forward": {"attention": _ATTENTION, "feed-forward": _FEED_FORWARD},
-    "attention + feed-forward + convolutions": {"attention": _ATTENTION, "feed-forward": _FEED_FORWARD, "convolutions": _CONVOLUTIONS},
+TARGETS: dict[str, tuple[str, ...]] = {  # the setting -> parts of the network (`host.families`)
+    "cross-attention": ("cross-attention",),
+    "attention": ("attention",),
+    "attention + feed-forward": ("attention", "feed-forward"),
+    "attention + feed-forward + convolutions": ("attention", "feed-forward", "convolutions"),
 }
 implemented(settings.TARGETS, TARGETS, "the setting targets")
 
 
-def target_layers(network: torch.nn.Module, targets: str) -> dict[str, torch.nn.Module]:
+def target_layers(network: torch.nn.Module, targets: str, patterns: dict[str, tuple[str, ...]] | None = None) -> dict[str, torch.nn.Module]:
     """Name -> layer, in the network's order: linear layers and 2D convolutions that `targets` (a key of TARGETS) means.
+
+    patterns         part -> patterns for the ends of layer names; None = those of the network's family
 
     attention        queries, keys, values and outputs of self-, cross- and joint attention; in a text model, of its CLIP encoders
                      (T5 and language models stay frozen, as in most trainers: they are larger than all else together)
@@ -63,24 +37,25 @@ def target_layers(network: torch.nn.Module, targets: str) -> dict[str, torch.nn.
     if targets not in TARGETS:
         raise ValueError(f"targets is {targets!r}; expected one of {', '.join(map(repr, TARGETS))}.")
     weighted = {name: layer for name, layer in network.named_modules() if getattr(layer, "weight", None) is not None and layer.weight.ndim in (2, 4)}
-    chosen: set[str] = set()
-    for part, patterns in TARGETS[targets].items():
-        found = _named(weighted, patterns)
-        if not found:
-            log.warning("Kindred: %s has no %s layers that are known by name; the rest of %r is trained.", type(network).__name__, part, targets)
-        chosen |= found
+    patterns = families.layer_patterns(network) if patterns is None else patterns
+    found = {part: _named(weighted, patterns.get(part, ())) for part in TARGETS[targets]}
+    chosen = set().union(*found.values())
     if not chosen:
-        fitting = [repr(other) for other, parts in TARGETS.items() if any(_named(weighted, patterns) for patterns in parts.values())]
+        fitting = [repr(other) for other, parts in TARGETS.items() if any(_named(weighted, patterns.get(part, ())) for part in parts)]
         advice = (
             f"Choose {' or '.join(fitting)} in `targets`."
             if fitting
             else "Kindred does not know its layers by name, so it can learn a token on it, but no adapter."
         )
         raise ValueError(f"{type(network).__name__} has no layer that {targets!r} means. {advice}")
+    for part in (part for part, names in found.items() if not names):
+        log.warning("Kindred: %s has no %s layers that are known by name; the rest of %r is trained.", type(network).__name__, part, targets)
     return {name: layer for name, layer in weighted.items() if name in chosen}
 
 
 def _named(layers, patterns: tuple[str, ...]) -> set[str]:
     """The names among `layers` that end in one of the patterns."""
+    if not patterns:
+        return set()
     pattern = re.compile(r"(?:^|\.)(?:" + "|".join(patterns) + ")$")
     return {name for name in layers if pattern.search(name)}

@@ -9,6 +9,7 @@ import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ...formats.token import LearnedToken
+from ...host.families import TEXT_LAYERS
 from ..data.concept import Concept
 from ..declare import implemented
 from ..methods import METHODS
@@ -33,7 +34,7 @@ class Learned:
             self.network = NETWORKS[settings.how.network](denoiser, settings)
         if settings.train_text_encoder:
             targets = "attention + feed-forward" if "feed-forward" in settings.targets else "attention"  # a text encoder has no others
-            self.text = _adapter(text.model, settings, targets, prefix="text_encoders.", device=text.device)
+            self.text = _adapter(text.model, settings, targets, prefix="text_encoders.", device=text.device, patterns=TEXT_LAYERS)
         if settings.learns_tokens:
             self.tokens = TokenVectors(clip, concepts, denoiser.device, settings.vectors, settings.direction_only, seed=settings.seed)
         parts = {"network": self.network, "tokens": self.tokens, "text": self.text}

@@ -102,6 +102,7 @@ def attach_adapter(
     seed: int = 0,
     prefix: str = "diffusion_model.",
     device: torch.device | None = None,
+    patterns: dict[str, tuple[str, ...]] | None = None,
 ) -> SideAdapter:
     """Put an adapter of `kind` on the layers of `network` (a training copy) that `targets` names (see `layers.target_layers`).
 
@@ -109,11 +110,12 @@ def attach_adapter(
     seed    alone decides the start, whatever the global random state is
     prefix  of the names in files: "diffusion_model." for the denoising network, "text_encoders." for `TrainableText.model`
     device  of the parameters; None = that of the layers
+    patterns  see `layers.target_layers`
     At the start the network computes what it did before. Raises ValueError for an unknown kind, a rank below 1, or unknown targets.
     """
     if rank < 1:
         raise ValueError(f"rank is {rank}; expected at least 1, usually 4 to 64.")
-    return SideAdapter(target_layers(network, targets), kind, rank, alpha, seed, prefix, device)
+    return SideAdapter(target_layers(network, targets, patterns), kind, rank, alpha, seed, prefix, device)
 
 
 def add_low_rank(layer: torch.nn.Module, x: Tensor, y: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:

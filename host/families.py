@@ -1,0 +1,256 @@
+"""The register of model families: one row holds all that the pack knows about a family.
+
+Training (which families, which layers), guidance (which networks keep the rows of a batch), export to other tools' layouts and metadata
+read it. A model without a row is not trained, its sides are predicted one at a time, and its files keep core's names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import comfy.model_base
+import comfy.utils
+import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+UNDECLARED = "undeclared"  # what `Family.mixed_rows` says of a network whose layers nobody has compared
+UNET = f"{UNetModel.__module__}.{UNetModel.__qualname__}"
+
+_UNET_LAYERS = {
+    "cross-attention": (r"attn2\.(to_[qkv]|to_out\.0)",),
+    "attention": (r"attn[12]\.(to_[qkv]|to_out\.0)",),
+    "feed-forward": (r"ff\.net\.(0\.proj|2)",),
+    "convolutions": (r"(input_blocks|middle_block|output_blocks)\..*(in_layers\.2|out_layers\.3|skip_connection|op|conv|proj_in|proj_out)",),
+}
+_FLUX_LAYERS = {
+    "attention": (r"(img|txt)_attn\.(qkv|proj)", r"single_blocks\.\d+\.linear[12]"),  # linear1 and linear2: attention and feed-forward in one matrix
+    "feed-forward": (r"(img|txt)_mlp\.(0|2)",),
+}
+# A text model's CLIP encoders. T5 and language models stay frozen, as in most trainers: they are larger than all else together.
+TEXT_LAYERS = {"attention": (r"self_attn\.(q|k|v|out)_proj",), "feed-forward": (r"mlp\.fc[12]",)}
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of models.
+
+    name           as artists know it
+    model          the host's class in comfy.model_base
+    network        the class of the denoising network, with its module
+    trained        Train Concept takes it; each such family has its test
+    context        width of the network's conditioning, where it tells two families of one class apart
+    layers         part of the network -> patterns for the ends of its layers' paths: "cross-attention" (separate from self-attention),
+                   "attention" (all of it), "feed-forward", "convolutions"
+    mixed_rows     pattern for the paths of layers that see something else than the rows of the batch; "" = there are none.
+                   A promise about the host's code, held by tests that compare a batch with two forwards. UNDECLARED = not known
+    encoders       text encoder -> (kohya's number, diffusers' part of the pipeline, "" where its LoRA loader takes none)
+    diffusers      the host's table of diffusers' layer names, a function of comfy.utils; "" = there is none that fits
+    architectures  the host's class in comfy.supported_models -> (ModelSpec's architecture, kohya's ss_base_model_version)
+    """
+
+    name: str
+    model: str
+    network: str
+    trained: bool = False
+    context: int | None = None
+    layers: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    mixed_rows: str = UNDECLARED
+    encoders: dict[str, tuple[str, str]] = field(default_factory=dict)
+    diffusers: str = ""
+    architectures: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+
+_UNET_ROWS = r"time_stack|time_mix|time_pos_embed"  # video U-Nets mix frames: pixels first
+FAMILIES = (
+    Family(
+        "Stable Diffusion 1.x",
+        "BaseModel",
+        UNET,
+        trained=True,
+        context=768,
+        layers=_UNET_LAYERS,
+        mixed_rows=_UNET_ROWS,
+        encoders={"clip_l": ("", "text_encoder")},
+        diffusers="unet_to_diffusers",
+        architectures={"SD15": ("stable-diffusion-v1", "sd_v1")},
+    ),
+    Family(
+        "Stable Diffusion 2.x",
+        "BaseModel",
+        UNET,
+        trained=True,
+        context=1024,
+        layers=_UNET_LAYERS,
+        mixed_rows=_UNET_ROWS,
+        encoders={"clip_h": ("", "text_encoder")},
+        diffusers="unet_to_diffusers",
+        architectures={"SD20": ("stable-diffusion-v2-512", "sd_v2")},
+    ),
+    Family(
+        "SDXL",
+        "SDXL",
+        UNET,
+        trained=True,
+        layers=_UNET_LAYERS,
+        mixed_rows=_UNET_ROWS,
+        encoders={"clip_l": ("1", "text_encoder"), "clip_g": ("2", "text_encoder_2")},
+        diffusers="unet_to_diffusers",
+        architectures={"SDXL": ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0")},
+    ),
+    Family(
+        "SDXL Refiner",
+        "SDXLRefiner",
+        UNET,
+        layers=_UNET_LAYERS,
+        mixed_rows=_UNET_ROWS,
+        diffusers="unet_to_diffusers",
+        architectures={"SDXLRefiner": ("stable-diffusion-xl-v1-refiner", "sdxl_refiner_v1-0")},
+    ),
+    Family(
+        "SD3",
+        "SD3",
+        "comfy.ldm.modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper",
+        trained=True,
+        layers={"attention": (r"attn2?\.(qkv|proj)",), "feed-forward": (r"mlp\.fc[12]",)},
+        mixed_rows="",
+        encoders={"clip_l": ("1", "text_encoder"), "clip_g": ("2", "text_encoder_2"), "t5xxl": ("3", "")},
+        diffusers="mmdit_to_diffusers",
+        architectures={"SD3": ("stable-diffusion-3", "sd3")},
+    ),
+    Family(
+        "Flux",
+        "Flux",
+        "comfy.ldm.flux.model.Flux",
+        trained=True,
+        layers=_FLUX_LAYERS,
+        mixed_rows="",
+        encoders={"clip_l": ("1", "text_encoder"), "t5xxl": ("3", "")},
+        diffusers="flux_to_diffusers",
+        architectures={"Flux": ("flux-1-dev", "flux1"), "FluxSchnell": ("flux-1-schnell", "flux1")},
+    ),
+    Family("Flux 2", "Flux2", "comfy.ldm.flux.model.Flux", trained=True, layers=_FLUX_LAYERS, mixed_rows=""),
+    Family("LongCat Image", "LongCatImage", "comfy.ldm.flux.model.Flux", layers=_FLUX_LAYERS, mixed_rows=""),
+    Family(
+        "Chroma",
+        "Chroma",
+        "comfy.ldm.chroma.model.Chroma",
+        trained=True,
+        layers=_FLUX_LAYERS,
+        mixed_rows="",
+        encoders={"t5xxl": ("3", "")},
+        diffusers="flux_to_diffusers",
+    ),
+    Family(
+        "AuraFlow",
+        "AuraFlow",
+        "comfy.ldm.aura.mmdit.MMDiT",
+        trained=True,
+        layers={"attention": (r"attn\.w[12][qkvo]",), "feed-forward": (r"mlp[CX]?\.c_(fc1|fc2|proj)",)},
+        mixed_rows="",
+        diffusers="auraflow_to_diffusers",
+        architectures={"AuraFlow": ("auraflow-1", "auraflow")},
+    ),
+    Family(
+        "Lumina 2 / Z-Image",
+        "Lumina2",
+        "comfy.ldm.lumina.model.NextDiT",
+        trained=True,
+        layers={"attention": (r"attention\.(qkv|out)",), "feed-forward": (r"feed_forward\.w[123]",)},
+        mixed_rows="",
+        diffusers="z_image_to_diffusers",
+        architectures={"Lumina2": ("lumina-2", "lumina2")},
+    ),
+    Family(
+        "PixArt",
+        "PixArt",
+        "comfy.ldm.pixart.pixartms.PixArtMS",
+        trained=True,
+        layers={
+            "cross-attention": (r"cross_attn\.(q_linear|kv_linear|proj)",),
+            "attention": (r"attn\.(qkv|proj)", r"cross_attn\.(q_linear|kv_linear|proj)"),
+            "feed-forward": (r"mlp\.fc[12]",),
+        },
+        mixed_rows=r"cross_attn\.kv_linear$",  # the tokens of all prompts in one row
+        diffusers="pixart_to_diffusers",
+    ),
+    Family(
+        "HunyuanDiT",
+        "HunyuanDiT",
+        "comfy.ldm.hydit.models.HunYuanDiT",
+        trained=True,
+        layers={
+            "cross-attention": (r"attn2\.(q|kv|out)_proj",),
+            "attention": (r"attn2\.(q|kv|out)_proj", r"attn1\.(Wqkv|out_proj)"),
+            "feed-forward": (r"mlp\.fc[12]",),
+        },
+        mixed_rows=r"^mlp_t5\.|^pooler\.",  # tokens of all prompts in one list; tokens first
+    ),
+    Family(
+        "Qwen-Image",
+        "QwenImage",
+        "comfy.ldm.qwen_image.model.QwenImageTransformer2DModel",
+        trained=True,
+        layers={"attention": (r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)",), "feed-forward": (r"(img|txt)_mlp\.net\.(0\.proj|2)",)},
+        mixed_rows="",
+    ),
+    Family(
+        "Wan 2.1",
+        "WAN21",
+        "comfy.ldm.wan.model.WanModel",
+        trained=True,
+        layers={"cross-attention": (r"cross_attn\.[qkvo]",), "attention": (r"(self|cross)_attn\.[qkvo]",), "feed-forward": (r"ffn\.[02]",)},
+        mixed_rows="",
+    ),
+    Family("Cosmos Predict 2", "CosmosPredict2", "comfy.ldm.cosmos.predict2.MiniTrainDIT", mixed_rows=""),
+    Family("LTX Video", "LTXV", "comfy.ldm.lightricks.model.LTXVModel", mixed_rows=""),
+    Family(
+        "HiDream",
+        "HiDream",
+        "comfy.ldm.hidream.model.HiDreamImageTransformer2DModel",
+        mixed_rows=r"\.experts\.",  # the tokens that were routed to an expert
+    ),
+)
+
+
+def family(patcher) -> Family | None:
+    """The row of a MODEL: of its own class, else of the nearest class that it was made from; None where there is none."""
+    model = patcher.model
+    for base in type(model).__mro__:
+        if base.__module__ != comfy.model_base.__name__:
+            continue
+        for row in FAMILIES:
+            if row.model == base.__name__ and (row.model != "BaseModel" or _context(model) == row.context):
+                return row
+    return None
+
+
+def trained_family(patcher) -> Family | None:
+    """The row of a MODEL that Train Concept takes; a class that was only made from such a family's does not count."""
+    row, model = family(patcher), type(patcher.model)
+    exact = row is not None and model.__name__ == row.model and model.__module__ == comfy.model_base.__name__
+    return row if exact and row.trained else None
+
+
+def layer_patterns(network: torch.nn.Module) -> dict[str, tuple[str, ...]]:
+    """Part -> patterns of a denoising network's layers; empty where its class is not known."""
+    name = f"{type(network).__module__}.{type(network).__qualname__}"
+    return next((row.layers for row in FAMILIES if row.network == name), {})
+
+
+def diffusers_table(row: Family | None, config: dict) -> dict:
+    """diffusers' name of a weight -> the host's, for a network of this configuration; empty where the host knows none."""
+    return getattr(comfy.utils, row.diffusers)(config) if row and row.diffusers else {}
+
+
+def architecture(patcher, prediction: str) -> tuple[str, str]:
+    """(ModelSpec's architecture, kohya's base version) of a MODEL. A family without agreed names gets the host's own in small letters."""
+    config = type(patcher.model.model_config).__name__
+    if config == "SD20" and prediction == "v":
+        return "stable-diffusion-v2-768-v", "sd_v2_v"
+    known = {name: values for row in FAMILIES for name, values in row.architectures.items()}
+    return known.get(config, (config.lower(), config.lower()))
+
+
+def _context(model) -> int | None:
+    """Width of a U-Net's conditioning; None for all other networks."""
+    return model.model_config.unet_config.get("context_dim") if isinstance(model.diffusion_model, UNetModel) else None
