@@ -23,7 +23,7 @@ _CORE = {  # what core's own nodes leave unsaid
     "positive": "What the picture shows: the prompt with your token.",
     "latent_image": "The latent to denoise.",
     "start_at_step": "The first step of this part.",
-    "end_at_step": "The last step of this part; a number beyond `steps` means to the end.",
+    "end_at_step": "The step at which this part ends; a number beyond `steps` means the last.",
     "return_with_leftover_noise": "enable: return the latent with its noise, for the next part. disable: finish it in the last step.",
     "denoise": "1 draws anew; lower values keep more of the given latent.",
 }
