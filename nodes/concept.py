@@ -19,7 +19,7 @@ class KindredPhotos(io.ComfyNode):
             node_id="KindredPhotos",
             display_name="Load Photos",
             category=CATEGORY,
-            description="All photos of a folder inside ComfyUI's input folder, in the order of their names: turned as the camera says, transparency as masks, text files of the same name as captions.",
+            description="All photos of a folder inside ComfyUI's input folder, sorted by name. Applies the camera's rotation, turns transparency into masks, and reads text files of the same name as captions.",
             search_aliases=["load images", "image folder", "dataset", "batch load"],
             inputs=[
                 io.Combo.Input(
@@ -29,11 +29,11 @@ class KindredPhotos(io.ComfyNode):
                 )
             ],
             outputs=[
-                io.Image.Output("images", display_name="images", is_output_list=True, tooltip="One picture each; their sizes may differ."),
+                io.Image.Output("images", display_name="images", is_output_list=True, tooltip="One image for each photo; sizes may differ."),
                 io.Mask.Output(
-                    "masks", display_name="masks", is_output_list=True, tooltip="Each picture's opacity: white everywhere for photos without transparency."
+                    "masks", display_name="masks", is_output_list=True, tooltip="Opacity of each photo: white everywhere if it has no transparency."
                 ),
-                io.String.Output("captions", display_name="captions", is_output_list=True, tooltip="From NAME.txt beside NAME.jpg; empty without one."),
+                io.String.Output("captions", display_name="captions", is_output_list=True, tooltip="Text of NAME.txt beside NAME.jpg; empty if there is none."),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -72,55 +72,53 @@ class KindredConcept(io.ComfyNode):
             node_id="KindredConcept",
             display_name="Concept",
             category=CATEGORY,
-            description="The photos of one subject (three to six are enough), the token that will name it in prompts, and the kind it belongs to.",
+            description="The photos of one subject (three to six are enough), the token that names it in prompts, and its class.",
             search_aliases=["dreambooth", "subject", "textual inversion", "custom diffusion", "instance images"],
             is_input_list=True,
             inputs=[
                 io.Image.Input(
                     "images",
-                    tooltip="Photos of the subject, as a batch or as a list; their sizes may differ. Train Concept cuts each square at its middle, or keeps its shape in buckets. Transparency becomes a mask.",
+                    tooltip="Photos of the subject, as a batch or a list; sizes may differ. Train Concept crops each to its middle square, or keeps its shape in buckets.",
                 ),
+                io.String.Input("token", default="<v1>", tooltip="How prompts name the subject. Choose a word that no other prompt uses; brackets help."),
                 io.String.Input(
-                    "token", default="<v1>", tooltip="How prompts will name the subject. Choose something no prompt uses otherwise; brackets help."
-                ),
-                io.String.Input(
-                    "class_word", default="dog", tooltip="The kind of the subject in one word or two: dog, teapot, toy. It is what the subject must not forget."
+                    "class_word", default="dog", tooltip="What the subject is, in one or two words: dog, teapot, toy. The model is kept from forgetting it."
                 ),
                 io.Mask.Input(
-                    "masks", optional=True, tooltip="One mask for each image: only the white part is learned. Useful where the background is always the same."
+                    "masks", optional=True, tooltip="One mask for each image: only the white part is learned. Useful if the background is always the same."
                 ),
                 io.String.Input(
                     "captions",
                     optional=True,
                     multiline=True,
                     default="",
-                    tooltip="One line for each image, a list with one text for each image, or nothing. {token} and {class} are filled in; a line that does not name the token gets the instance prompt in front; an empty line means the instance prompt.",
+                    tooltip="One line for each image, a list with one text for each image, or nothing. {token} and {class} are filled in. A line without the token gets the instance prompt in front; an empty line means the instance prompt.",
                 ),
                 io.String.Input(
                     "instance_prompt",
                     optional=True,
                     default="a photo of a {token} {class}",
                     advanced=True,
-                    tooltip="The training prompt of images without a caption, and the prompt whose meaning the Semantic Preservation Loss keeps.",
+                    tooltip="Training prompt of images without a caption. The Semantic Preservation Loss keeps its meaning near the class prompt.",
                 ),
                 io.String.Input(
                     "class_prompt",
                     optional=True,
                     default="a photo of a {class}",
                     advanced=True,
-                    tooltip="The same prompt without the token: the meaning that is kept, and the prompt of the prior images.",
+                    tooltip="The same prompt without the token: the meaning to keep, and the prompt of the prior images.",
                 ),
                 io.String.Input(
                     "initializer",
                     optional=True,
                     default="ktn",
                     advanced=True,
-                    tooltip="The word whose embedding the token starts from. A rare one (the papers' choice) leaves everything to be learned; the class word starts nearer to the kind.",
+                    tooltip="The word whose embedding the token starts from. A rare word is the papers' choice; the class word starts nearer to the class.",
                 ),
                 io.Image.Input(
                     "prior_images",
                     optional=True,
-                    tooltip="Ordinary pictures of the class for prior preservation (prior_weight in Train Concept). From Prior Images, or your own. Not needed with the Semantic Preservation Loss, but both go together.",
+                    tooltip="Ordinary pictures of the class for prior preservation (prior_weight in Train Concept). From Prior Images, or your own. Optional with the Semantic Preservation Loss; both can be used together.",
                 ),
                 io.Int.Input(
                     "repeats",
@@ -129,7 +127,7 @@ class KindredConcept(io.ComfyNode):
                     min=1,
                     max=1000,
                     advanced=True,
-                    tooltip="With several concepts: how often this one is shown in relation to the others. 2 beside 1 means twice as often.",
+                    tooltip="With several concepts: how often this one is shown relative to the others. 2 beside 1 means twice as often.",
                 ),
             ],
             outputs=[ConceptType.Output("concept", display_name="concept", tooltip="For Train Concept.")],

@@ -14,8 +14,8 @@ def _adjustment() -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="How far to turn toward the class: 0 not at all, 1 all the way. More keeps more of the prompt and less of the subject's "
-            "likeness. The paper uses 0.2; 0.1 for DreamBooth.",
+            tooltip="How far to rotate toward the class: 0 not at all, 1 all the way. More keeps more of the prompt and less of the subject's "
+            "likeness. The paper uses 0.2, and 0.1 for DreamBooth.",
         ),
         io.Float.Input(
             "beta",
@@ -23,7 +23,7 @@ def _adjustment() -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="The length afterwards. midpoint: 0 keeps the concept's own, 1 takes the class's. class: a multiple of the class's length (1 = equal).",
+            tooltip="Length after the rotation. midpoint: 0 keeps the concept's own, 1 takes the class's. class: a multiple of the class's length (1 = equal).",
         ),
     ]
 
@@ -35,7 +35,7 @@ def _norm(advanced: bool = True, optional: bool = False) -> io.Input:
         default="midpoint",
         advanced=advanced,
         optional=optional,
-        tooltip="How beta gives the length: midpoint = (1-beta) x own + beta x class (the authors' code), class = beta x class (the paper's formula).",
+        tooltip="How beta sets the length: midpoint = (1-beta) x own + beta x class (the authors' code), class = beta x class (the paper's formula).",
     )
 
 
@@ -49,7 +49,7 @@ def _range() -> list[io.Input]:
             step=0.001,
             advanced=True,
             optional=True,
-            tooltip="Adjust from this share of the sampling on; before it the prompt is used as it came.",
+            tooltip="Adjust from this share of sampling on; before it the prompt is unchanged.",
         ),
         io.Float.Input(
             "end_percent",
@@ -59,7 +59,7 @@ def _range() -> list[io.Input]:
             step=0.001,
             advanced=True,
             optional=True,
-            tooltip="Adjust up to this share of the sampling; after it the prompt is used as it came. Early steps lay out the scene, late ones the likeness.",
+            tooltip="Adjust up to this share of sampling; after it the prompt is unchanged. Early steps lay out the scene, late ones the likeness.",
         ),
     ]
 
@@ -71,8 +71,8 @@ class KindredConditioningSLERP(io.ComfyNode):
             node_id="KindredConditioningSLERP",
             display_name="Conditioning SLERP (TEA)",
             category=CATEGORY,
-            description="Turns a prompt that names your concept back toward the same prompt with the plain class word, row by row, so that the "
-            "rest of the prompt is heard again. Nothing is trained.",
+            description="Rotates a prompt that names your concept toward the same prompt with the plain class word, row by row, so that the model follows the "
+            "rest of the prompt again. No training.",
             search_aliases=["slerp", "TEA", "test-time embedding adjustment", "semantic collapse", "conditioning blend"],
             inputs=[
                 io.Conditioning.Input("conditioning", tooltip="The prompt with your concept. Areas, masks, hooks and ControlNets stay attached."),
@@ -83,8 +83,8 @@ class KindredConditioningSLERP(io.ComfyNode):
                     "align",
                     options=["position", "token"],
                     default="position",
-                    tooltip="position: row by row as in the paper; right where both prompts have the same count of tokens. token: each word meets its "
-                    "own, where the token was inserted; needs clip and both texts below.",
+                    tooltip="position: row by row as in the paper, for prompts with the same number of tokens. token: each word is paired with the same "
+                    "word, for prompts where the token was inserted; needs clip and both texts below.",
                 ),
                 *_range(),
                 io.Clip.Input("clip", optional=True, tooltip="For align = token: the text encoder that carries the concept's token."),
@@ -105,7 +105,7 @@ class KindredConditioningSLERP(io.ComfyNode):
                     tooltip="For align = token: the prompt of class_conditioning. Empty: text without its tokens.",
                 ),
             ],
-            outputs=[io.Conditioning.Output("conditioning_out", display_name="conditioning", tooltip="The turned prompt.")],
+            outputs=[io.Conditioning.Output("conditioning_out", display_name="conditioning", tooltip="The adjusted prompt.")],
         )
 
     @classmethod
@@ -126,11 +126,11 @@ class KindredTokenSLERP(io.ComfyNode):
             node_id="KindredTokenSLERP",
             display_name="Token SLERP (TEA)",
             category=CATEGORY,
-            description="Turns a learned token itself back toward its class word, in every text encoder that has it. For tokens of Train Concept, "
+            description="Rotates a learned token toward its class word, in every text encoder that has it. For tokens of Train Concept, "
             "Load Concept and any textual-inversion file (embedding:name).",
             search_aliases=["slerp", "TEA", "test-time embedding adjustment", "textual inversion", "embedding"],
             inputs=[
-                io.Clip.Input("clip", tooltip="A text encoder that carries the token, or any for embedding:name. It stays as it is; the output is a copy."),
+                io.Clip.Input("clip", tooltip="A text encoder that carries the token, or any one for embedding:name. It is not changed; the output is a copy."),
                 io.String.Input(
                     "token",
                     default="<v1>",
@@ -140,7 +140,7 @@ class KindredTokenSLERP(io.ComfyNode):
                 io.String.Input(
                     "class_word",
                     default="",
-                    tooltip="The kind of the subject, for example dog. Empty: what the token was trained with. Several, separated by commas, for "
+                    tooltip="The class of the subject, for example dog. Empty: the word the token was trained with. Several, separated by commas, for "
                     "several tokens.",
                 ),
                 *_adjustment(),
@@ -148,7 +148,7 @@ class KindredTokenSLERP(io.ComfyNode):
                 TokensType.Input("tokens", optional=True, tooltip="Tokens to add to the clip first, from Train Concept or Load Concept."),
             ],
             outputs=[
-                io.Clip.Output("clip_out", display_name="clip", tooltip="A copy with the turned tokens."),
+                io.Clip.Output("clip_out", display_name="clip", tooltip="A copy with the adjusted tokens."),
                 TokensType.Output("tokens_out", display_name="tokens", tooltip="The adjusted tokens, for example for Save Concept."),
             ],
         )
@@ -168,8 +168,8 @@ class KindredTextEncode(io.ComfyNode):
             node_id="KindredTextEncode",
             display_name="Text Encode Concept (TEA)",
             category=CATEGORY,
-            description="Encodes a prompt that names your concept, builds the class prompt by itself and turns the one toward the other, so that "
-            "the scene you describe is not swallowed by the subject.",
+            description="Encodes a prompt that names your concept, builds the class prompt by itself and rotates the first toward the second, so that "
+            "the subject does not crowd out the scene you describe.",
             search_aliases=["clip text encode", "prompt", "slerp", "TEA", "semantic collapse"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder that carries the token, from Train Concept or Load Concept."),
@@ -185,15 +185,15 @@ class KindredTextEncode(io.ComfyNode):
                     "auto_alpha",
                     default=False,
                     optional=True,
-                    tooltip="Choose alpha for this prompt: the smallest one that keeps the share of the context given below. The value is shown on "
-                    "the node; alpha above is then not used.",
+                    tooltip="Choose alpha for this prompt: the smallest one that keeps the share of the scene set in keep. The value is shown on "
+                    "the node; alpha above is ignored.",
                 ),
                 io.Clip.Input(
                     "class_clip",
                     optional=True,
-                    tooltip="Encodes the class prompt. Connect the base model's text encoder where the concept's own was trained: it is the steadier anchor.",
+                    tooltip="Encodes the class prompt. Connect the base model's text encoder if the concept's own was trained.",
                 ),
-                TokensType.Input("tokens", optional=True, tooltip="Tokens to add to the clip first. Not needed where the clip carries them."),
+                TokensType.Input("tokens", optional=True, tooltip="Tokens to add to the clip first. Not needed if the clip carries them."),
                 io.Float.Input(
                     "keep",
                     default=0.8,
@@ -202,7 +202,7 @@ class KindredTextEncode(io.ComfyNode):
                     step=0.01,
                     advanced=True,
                     optional=True,
-                    tooltip="For auto_alpha: how much of what the scene does to a plain class prompt it must do to this one. 1 is all of it.",
+                    tooltip="For auto_alpha: the share of the scene's effect on a plain class prompt that this prompt must keep. 1 = all of it.",
                 ),
                 _norm(optional=True),
                 io.Combo.Input(
@@ -211,12 +211,12 @@ class KindredTextEncode(io.ComfyNode):
                     default="token",
                     advanced=True,
                     optional=True,
-                    tooltip="token: each word is turned toward its own in the class prompt. position: row by row, as in the paper.",
+                    tooltip="token: each word is paired with the same word in the class prompt. position: row by row, as in the paper.",
                 ),
                 *_range(),
             ],
             outputs=[
-                io.Conditioning.Output("conditioning", display_name="conditioning", tooltip="The turned prompt, for a sampler."),
+                io.Conditioning.Output("conditioning", display_name="conditioning", tooltip="The adjusted prompt, for a sampler."),
                 io.Conditioning.Output("class_conditioning", display_name="class_conditioning", tooltip="The class prompt, for comparison."),
             ],
             hidden=[io.Hidden.unique_id],

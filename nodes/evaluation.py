@@ -12,8 +12,8 @@ class KindredDrift(io.ComfyNode):
             node_id="KindredDrift",
             display_name="Semantic Drift",
             category=CATEGORY,
-            description="Measures how far a token's meaning has drifted from its class word, in numbers and as a picture, before and after the two "
-            "adjustments. Reads the text encoder only: no image is made.",
+            description="Measures how far a token's meaning has drifted from its class word, in numbers and as a plot, before and after the two "
+            "adjustments. Uses the text encoder only: no image is drawn.",
             search_aliases=["semantic collapse", "language drift", "token norm", "embedding analysis", "evaluate token"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder that carries the token."),
@@ -22,30 +22,26 @@ class KindredDrift(io.ComfyNode):
                     default="<v1>",
                     tooltip="As prompts write it; several separated by commas. Also embedding:name, or a plain word such as sks whose meaning was trained.",
                 ),
-                io.String.Input("class_word", default="", tooltip="The kind of the subject, for example dog. Empty: what the token was trained with."),
+                io.String.Input("class_word", default="", tooltip="The class of the subject, for example dog. Empty: the word the token was trained with."),
                 io.Clip.Input(
-                    "base_clip", optional=True, tooltip="Encodes the prompts with the class word. Connect the base model's where the text encoder was trained."
+                    "base_clip", optional=True, tooltip="Encodes the prompts with the class word. Connect the base model's if the text encoder was trained."
                 ),
                 io.String.Input(
                     "prompts",
                     optional=True,
                     default="",
                     multiline=True,
-                    tooltip="Your own scenes, one a line, with {} where the subject stands. Empty: the forty of the pack.",
+                    tooltip="Your own scenes, one a line, with {} for the subject. Empty: the pack's forty scenes.",
                 ),
-                io.Float.Input(
-                    "alpha", optional=True, default=0.2, min=0.0, max=1.0, step=0.01, advanced=True, tooltip="Rotation of the adjustments that are shown."
-                ),
-                io.Float.Input(
-                    "beta", optional=True, default=0.5, min=0.0, max=1.0, step=0.01, advanced=True, tooltip="Length of the adjustments that are shown."
-                ),
+                io.Float.Input("alpha", optional=True, default=0.2, min=0.0, max=1.0, step=0.01, advanced=True, tooltip="Rotation of the two adjustments."),
+                io.Float.Input("beta", optional=True, default=0.5, min=0.0, max=1.0, step=0.01, advanced=True, tooltip="Length of the two adjustments."),
                 io.Combo.Input(
                     "norm",
                     options=["midpoint", "class"],
                     default="midpoint",
                     optional=True,
                     advanced=True,
-                    tooltip="How beta gives the length, as in Token SLERP.",
+                    tooltip="How beta sets the length, as in Token SLERP.",
                 ),
                 io.Boolean.Input(
                     "with_class",
@@ -62,13 +58,13 @@ class KindredDrift(io.ComfyNode):
                     max=10.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="Of the KL measure; smaller looks at the nearest prompts only.",
+                    tooltip="Temperature of the KL measure; lower values weigh the nearest prompts more.",
                 ),
                 io.Combo.Input("theme", options=["dark", "light"], default="dark", optional=True, advanced=True, tooltip="Colours of the plot."),
             ],
             outputs=[
-                io.String.Output("report", display_name="report", tooltip="The numbers in words."),
-                io.Image.Output("plot", display_name="plot", tooltip="One picture for each token."),
+                io.String.Output("report", display_name="report", tooltip="The numbers as text."),
+                io.Image.Output("plot", display_name="plot", tooltip="One plot for each token."),
             ],
         )
 
@@ -114,10 +110,12 @@ class KindredEvaluate(io.ComfyNode):
                     "prompts",
                     default="a photo of a <v1> dog",
                     multiline=True,
-                    tooltip="What the pictures were drawn from: one prompt for all, or one a line for each picture in order.",
+                    tooltip="The pictures' prompts: one for all, or one line for each picture in order.",
                 ),
-                io.String.Input("token", default="<v1>", tooltip="The subject's token in the prompts. It is read as the class word, since no scorer knows it."),
-                io.String.Input("class_word", default="dog", tooltip="The kind of the subject, which stands in the token's place."),
+                io.String.Input(
+                    "token", default="<v1>", tooltip="The subject's token in the prompts. It is replaced by the class word, since no scoring model knows it."
+                ),
+                io.String.Input("class_word", default="dog", tooltip="The class of the subject, which replaces the token."),
                 model("clip", "CLIP-T and CLIP-I", "A CLIP model"),
                 model("dino", "DINO", "A DINO vision transformer"),
                 model("blip2", "BLIP2-T", "A BLIP-2 retrieval model"),

@@ -13,17 +13,17 @@ class KindredSave(io.ComfyNode):
             node_id="KindredSave",
             display_name="Save Concept",
             category=CATEGORY,
-            description="Writes what was learned as standard files: a LoRA under models/loras/kindred and one embedding for each token under models/embeddings. Core's Load LoRA and embedding:NAME read them too.",
+            description="Saves the concept as standard files: a LoRA in models/loras/kindred and one embedding for each token in models/embeddings. Core's Load LoRA and embedding:NAME read them too.",
             search_aliases=["save lora", "save embedding", "export concept"],
             is_output_node=True,
             inputs=[
                 LoraModelType.Input("lora", tooltip="From Train Concept (or another trainer)."),
                 TokensType.Input("tokens", tooltip="From Train Concept."),
-                io.String.Input("name", default="my_concept", tooltip="The files' name. Prompts on other machines will say embedding:NAME."),
+                io.String.Input("name", default="my_concept", tooltip="Name of the files. Prompts elsewhere say embedding:NAME."),
                 io.Boolean.Input(
                     "overwrite",
                     default=False,
-                    tooltip="Off: a name that is taken gets a number, so nothing is ever lost. On: an older concept saved under exactly this name is replaced; files of other concepts and tools never are.",
+                    tooltip="Off: a name that is taken gets a number. On: replaces an older concept of exactly this name, but never files of other concepts and tools.",
                 ),
                 io.Combo.Input(
                     "dtype",
@@ -31,7 +31,7 @@ class KindredSave(io.ComfyNode):
                     default="float16",
                     optional=True,
                     advanced=True,
-                    tooltip="Of the LoRA's weights. float16 halves the file; float32 keeps every bit. Tokens are always float32.",
+                    tooltip="Precision of the LoRA's weights. float16 halves the file; float32 keeps every bit. Tokens are always float32.",
                 ),
                 io.Combo.Input(
                     "layout",
@@ -39,7 +39,7 @@ class KindredSave(io.ComfyNode):
                     default="comfyui",
                     optional=True,
                     advanced=True,
-                    tooltip="Whose names the file uses. comfyui: core's. kohya: kohya's tools, A1111, and core too. diffusers: PEFT's LoRA, or Custom Diffusion's whole weights where K and V were learned. The last two need 'model'.",
+                    tooltip="Whose layer names the file uses. comfyui: core's. kohya: kohya's tools, A1111, and core too. diffusers: PEFT's LoRA, or Custom Diffusion's full weights if K and V were trained. kohya and diffusers need 'model'.",
                 ),
                 io.Float.Input(
                     "compress",
@@ -49,19 +49,19 @@ class KindredSave(io.ComfyNode):
                     step=0.01,
                     optional=True,
                     advanced=True,
-                    tooltip="Stores differences that were learned in full (K and V) as a LoRA of the lowest rank that keeps this share of their squared norm: 0.95 leaves an error of about 22%, 0.99 of 10%. 0 = off, nothing is lost.",
+                    tooltip="Store full differences (K and V) as a LoRA of the lowest rank that keeps this share of their squared norm: 0.95 leaves an error of about 22%, 0.99 of 10%. 0 = off, lossless.",
                 ),
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="The base model that was trained on. Only the layouts kohya and diffusers need it, for the names of its layers.",
+                    tooltip="The base model of the training. Only the layouts kohya and diffusers need it, for its layer names.",
                 ),
             ],
             outputs=[
                 io.String.Output(
                     "saved_name",
                     display_name="name",
-                    tooltip="The name it was saved under, which Load Concept lists. It has a number where the wished one was taken.",
+                    tooltip="The name the concept was saved under, as Load Concept lists it. It has a number if the wanted name was taken.",
                 )
             ],
         )
@@ -122,15 +122,15 @@ class KindredLoad(io.ComfyNode):
             node_id="KindredLoad",
             display_name="Load Concept",
             category=CATEGORY,
-            description="Loads a saved concept: the model with what was learned, and a text encoder whose prompts may name the tokens.",
+            description="Loads a saved concept: the tuned model, and a text encoder whose prompts can name the tokens.",
             search_aliases=["load lora", "load embedding", "load concept"],
             inputs=[
-                io.Model.Input("model", tooltip="The kind of model that the concept was learned on."),
-                io.Clip.Input("clip", tooltip="Its text encoder. Prompts on the output may name the tokens as they were written, for example <v1>."),
+                io.Model.Input("model", tooltip="A model of the architecture the concept was trained on."),
+                io.Clip.Input("clip", tooltip="Its text encoder. Prompts on the output can name the tokens as they were written, for example <v1>."),
                 io.Combo.Input(
                     "name",
                     options=paths.saved_concepts(),
-                    tooltip="A concept written by Save Concept or a LoRA file put beside those; or (ending in /) a folder under models/loras that diffusers, PEFT, Custom Diffusion or ClassDiffusion's authors' code left. Press R to refresh the list.",
+                    tooltip="A concept of Save Concept, a LoRA file beside it, or (ending in /) a folder in models/loras written by diffusers, PEFT, Custom Diffusion or ClassDiffusion. Press R to refresh the list.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -138,13 +138,13 @@ class KindredLoad(io.ComfyNode):
                     min=-10.0,
                     max=10.0,
                     step=0.01,
-                    tooltip="Of what was learned on the model and its text encoder. The tokens are not changed by it.",
+                    tooltip="Strength of the concept on the model and its text encoder. It does not change the tokens.",
                 ),
             ],
             outputs=[
-                io.Model.Output("model_out", display_name="model", tooltip="The model with what was learned."),
-                io.Clip.Output("clip_out", display_name="clip", tooltip="The text encoder whose prompts may name the tokens."),
-                TokensType.Output("tokens", display_name="tokens", tooltip="The concept's tokens, for the nodes that adjust or measure them."),
+                io.Model.Output("model_out", display_name="model", tooltip="The tuned model."),
+                io.Clip.Output("clip_out", display_name="clip", tooltip="The text encoder with the tokens: its prompts can name them."),
+                TokensType.Output("tokens", display_name="tokens", tooltip="The concept's tokens, for nodes that adjust or measure them."),
             ],
         )
 

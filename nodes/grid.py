@@ -12,27 +12,25 @@ class KindredGrid(io.ComfyNode):
             node_id="KindredGrid",
             display_name="Labelled Grid",
             category=CATEGORY,
-            description="Puts pictures side by side under their labels: a sweep of one setting, or several ways to draw one prompt. Pictures of one batch stand below each other.",
+            description="Puts pictures side by side under their labels: a sweep of one setting, or several ways to draw one prompt. Pictures of one batch are stacked.",
             search_aliases=["xy plot", "image grid", "contact sheet", "compare images", "label images"],
             inputs=[
                 io.Autogrow.Input(
                     "images",
                     io.Autogrow.TemplatePrefix(
-                        io.Image.Input(
-                            "image", tooltip="A picture, or a batch whose pictures stand below each other. Connect one and a place for another appears."
-                        ),
+                        io.Image.Input("image", tooltip="A picture, or a batch, whose pictures are stacked. Connect one and another input appears."),
                         prefix="image_",
                         min=1,
                         max=25,
                     ),
                     tooltip="The pictures, in the order of the labels.",
                 ),
-                io.String.Input("labels", multiline=True, default="", tooltip="One line for each picture, in order. An empty line is no label."),
-                io.String.Input("title", default="", optional=True, tooltip="A line above all, for example the prompt. Empty: none."),
-                io.Int.Input("columns", default=0, min=0, max=25, optional=True, tooltip="Pictures in a row; the rest goes below. 0: all in one row."),
-                io.Combo.Input("theme", options=["dark", "light"], default="dark", optional=True, advanced=True, tooltip="Colours of paper and labels."),
+                io.String.Input("labels", multiline=True, default="", tooltip="One line for each picture, in order. An empty line means no label."),
+                io.String.Input("title", default="", optional=True, tooltip="A line above the grid, for example the prompt. Empty: none."),
+                io.Int.Input("columns", default=0, min=0, max=25, optional=True, tooltip="Pictures in each row. 0: all in one row."),
+                io.Combo.Input("theme", options=["dark", "light"], default="dark", optional=True, advanced=True, tooltip="Colours of background and labels."),
             ],
-            outputs=[io.Image.Output("grid", display_name="grid", tooltip="One picture.")],
+            outputs=[io.Image.Output("grid", display_name="grid", tooltip="The grid as one picture.")],
         )
 
     @classmethod

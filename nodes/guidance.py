@@ -6,28 +6,28 @@ CATEGORY = "personalization"
 ALIASES = ["personalization guidance", "steering guidance", "weak model guidance", "autoguidance", "dreambooth guidance", "lora guidance", "cfg", "PG"]
 
 _MODEL = "The tuned model: with the LoRA, the trained concept, or a fine-tuned checkpoint."
-_BASE = "The model before tuning: the same checkpoint without the LoRA (it costs no memory), or the checkpoint that a full fine-tune began from."
+_BASE = "The model before tuning: the same checkpoint without the LoRA (costs no memory), or the checkpoint that a full fine-tune started from."
 _OMEGA = (
-    "How much of the tuning the weak model keeps. 0: guidance away from the base model, most like the subject. 1: plain CFG, most like the prompt. "
+    "How much of the tuning the weak model keeps. 0: guidance away from the base model, closest to the subject. 1: plain CFG, closest to the prompt. "
     "0 to 0.3 favours the subject, 0.4 to 0.6 balances."
 )
 _CFG = "Guidance scale, as in any sampler. 1 turns guidance off and halves the time."
 _CORE = {  # what core's own nodes leave unsaid
-    "add_noise": "enable: begin with noise from noise_seed. disable: the latent carries the noise of the sampler before.",
+    "add_noise": "enable: start with noise from noise_seed. disable: the latent already has the previous sampler's noise.",
     "noise_seed": "The random seed of the noise.",
     "seed": "The random seed of the noise.",
-    "steps": "The steps of the whole way from noise to image, all parts together.",
+    "steps": "Steps of the whole way from noise to image, all parts together.",
     "cfg": _CFG,
     "sampler_name": "The algorithm that goes from noise to image.",
     "scheduler": "How the noise levels are spread over the steps.",
     "positive": "What the picture shows: the prompt with your token.",
     "latent_image": "The latent to denoise.",
     "start_at_step": "The first step of this part.",
-    "end_at_step": "Where this part ends; beyond `steps` means to the end.",
-    "return_with_leftover_noise": "enable: hand the latent on with its noise, for the next part. disable: finish it in the last step.",
-    "denoise": "1 draws anew; less keeps that much of the given latent.",
+    "end_at_step": "The step at which this part ends; a number beyond `steps` means the last.",
+    "return_with_leftover_noise": "enable: return the latent with its noise, for the next part. disable: finish it in the last step.",
+    "denoise": "1 draws anew; lower values keep more of the given latent.",
 }
-_NEGATIVE = "What to guide away from: usually an empty prompt. If the text encoder was tuned, too, encode it with the base CLIP."
+_NEGATIVE = "What to guide away from: usually an empty prompt. If the text encoder was tuned too, encode it with the base CLIP."
 
 
 def _pair() -> list:
@@ -50,7 +50,7 @@ def _course() -> list:
             round=0.001,
             optional=True,
             advanced=True,
-            tooltip="omega at the last step, where `omega_curve` is not constant.",
+            tooltip="omega at the last step, if `omega_curve` is not constant.",
         ),
         io.Combo.Input(
             "omega_curve",
@@ -58,7 +58,7 @@ def _course() -> list:
             default="constant",
             optional=True,
             advanced=True,
-            tooltip="How omega goes from `omega` to `omega_end` over sampling. Constant is the paper's; curve uses the curve below.",
+            tooltip="How omega changes from `omega` to `omega_end` over sampling. constant: as in the paper. curve: uses the curve below.",
         ),
         io.Float.Input(
             "start_percent",
@@ -69,7 +69,7 @@ def _course() -> list:
             round=0.001,
             optional=True,
             advanced=True,
-            tooltip="Before this part of sampling there is no guidance: only the positive prompt runs, at half the time a step.",
+            tooltip="Guidance starts at this share of sampling. Before it only the positive prompt runs, in half the time a step.",
         ),
         io.Float.Input(
             "end_percent",
@@ -80,7 +80,7 @@ def _course() -> list:
             round=0.001,
             optional=True,
             advanced=True,
-            tooltip="After this part of sampling there is no guidance: only the positive prompt runs, at half the time a step.",
+            tooltip="Guidance ends at this share of sampling. After it only the positive prompt runs, in half the time a step.",
         ),
         *_drawn_curve(),
     ]
@@ -92,7 +92,7 @@ def _drawn_curve() -> list:
 
     if not sampling.has_curves():
         return []
-    tooltip = "Used where `omega_curve` is curve: across, sampling from noise to image; up, from `omega` to `omega_end`."
+    tooltip = "Used if `omega_curve` is curve. Horizontal: sampling from noise to image. Vertical: from `omega` to `omega_end`."
     return [io.Curve.Input("curve", optional=True, socketless=False, advanced=True, tooltip=tooltip)]
 
 
@@ -121,7 +121,7 @@ class KindredPersonalizationGuidance(io.ComfyNode):
             node_id="KindredPersonalizationGuidance",
             display_name="Personalization Guidance (Model Patch)",
             category=CATEGORY,
-            description="Guides away from the model between base and fine-tuned, at the cost of plain CFG. For any sampler or guider: connect the result as its model.",
+            description="Guides away from the weights between base and fine-tuned model, at the cost of plain CFG. For any sampler or guider: connect the result as its model.",
             search_aliases=ALIASES,
             inputs=[*_pair(), _omega(), *_course()],
             outputs=[io.Model.Output(tooltip="The tuned model. Its negative side is predicted by the weak weights.")],
@@ -155,7 +155,7 @@ class KindredGuider(io.ComfyNode):
                     default="personalization",
                     optional=True,
                     advanced=True,
-                    tooltip="personalization: the paper's. autoguidance: CFG, and away from the weak model on the SAME prompt (three predictions a step). "
+                    tooltip="personalization: the paper's method. autoguidance: CFG, and away from the weak model on the SAME prompt (three predictions a step). "
                     "subject-agnostic: CFG, and away from a prompt without the subject (three predictions a step; omega is not used).",
                 ),
                 io.Float.Input(
@@ -194,7 +194,7 @@ class KindredKSampler(io.ComfyNode):
             node_id="KindredKSampler",
             display_name="KSampler (Personalization Guidance)",
             category=CATEGORY,
-            description="Core KSampler with Personalization Guidance: the subject of a LoRA or a trained concept comes out truer, at the cost of plain CFG.",
+            description="Core KSampler with Personalization Guidance: the subject of a LoRA or a trained concept keeps its likeness better, at the cost of plain CFG.",
             search_aliases=[*ALIASES, "ksampler", "sampler"],
             inputs=[*_pair(), _omega(), *_core_inputs("KSampler", names)],
             outputs=[io.Latent.Output(tooltip="The denoised latent.")],

@@ -14,19 +14,21 @@ class KindredPriorImages(io.ComfyNode):
             node_id="KindredPriorImages",
             display_name="Prior Images",
             category=CATEGORY,
-            description="Ordinary pictures of a class, drawn by the base model, for a Concept's prior_images. Made once and kept in output/kindred/prior.",
+            description="Draws ordinary pictures of a class with the base model, for a Concept's prior_images. Drawn once and kept in output/kindred/prior.",
             search_aliases=["regularization images", "class images", "prior preservation", "reg images", "dreambooth"],
             inputs=[
-                io.Model.Input("model", tooltip="The model that will be trained, as it is before: what it draws now is what it is to keep."),
+                io.Model.Input("model", tooltip="The model before training: what it draws now is what training should preserve."),
                 io.Clip.Input("clip", tooltip="Its text encoder."),
-                io.Vae.Input("vae", tooltip="Turns latents into pictures."),
-                io.String.Input("class_prompt", default="a photo of a dog", tooltip="What the pictures show. The same words as the Concept's class_prompt."),
+                io.Vae.Input("vae", tooltip="Decodes latents into pictures."),
+                io.String.Input(
+                    "class_prompt", default="a photo of a dog", tooltip="What the pictures show. Use the same words as the Concept's class_prompt."
+                ),
                 io.Int.Input(
                     "count",
                     default=200,
                     min=1,
                     max=10000,
-                    tooltip="How many pictures; Custom Diffusion takes 200. More can be added later: those that are there stay.",
+                    tooltip="How many pictures; Custom Diffusion takes 200. A larger number later adds to those on disk.",
                 ),
                 io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Sampling steps for each picture."),
                 io.Float.Input("cfg", default=6.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Classifier-free guidance. 1 to 3 for distilled models."),
@@ -38,9 +40,7 @@ class KindredPriorImages(io.ComfyNode):
                     control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="Another seed draws other pictures. The old ones stay on disk.",
                 ),
-                io.Int.Input(
-                    "width", default=512, min=64, max=4096, step=8, tooltip="In pixels: the size that the model draws well, 512 for SD 1.5, 1024 for SDXL."
-                ),
+                io.Int.Input("width", default=512, min=64, max=4096, step=8, tooltip="In pixels. Use the model's native size: 512 for SD 1.5, 1024 for SDXL."),
                 io.Int.Input("height", default=512, min=64, max=4096, step=8, tooltip="In pixels, as width."),
                 io.Combo.Input("sampler_name", options=sampling.SAMPLERS, default="euler", optional=True, advanced=True, tooltip="As in core's KSampler."),
                 io.Combo.Input("scheduler", options=sampling.SCHEDULERS, default="normal", optional=True, advanced=True, tooltip="As in core's KSampler."),
@@ -51,7 +51,7 @@ class KindredPriorImages(io.ComfyNode):
                     max=64,
                     optional=True,
                     advanced=True,
-                    tooltip="Pictures drawn together. Larger is faster where memory allows. Another number makes other pictures.",
+                    tooltip="Pictures drawn together. A larger batch is faster if memory allows, and draws other pictures.",
                 ),
             ],
             outputs=[io.Image.Output("images", display_name="images", is_output_list=True, tooltip="For a Concept's prior_images.")],

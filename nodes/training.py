@@ -1,4 +1,4 @@
-"""Train Concept: learn subjects without losing their kind."""
+"""Train Concept: learn subjects without forgetting what they are."""
 
 from comfy_api.latest import io
 
@@ -17,18 +17,16 @@ class KindredTrain(io.ComfyNode):
             node_id="KindredTrain",
             display_name="Train Concept",
             category=CATEGORY,
-            description="Learns one or more subjects from their photos, held to their kind by the Semantic Preservation Loss (ClassDiffusion, ICLR 2025): cross-attention K and V with a token, a LoRA with or without one, or a token alone. Can be stopped and continued.",
+            description="Learns one or more subjects from photos and keeps each close to its class with the Semantic Preservation Loss (ClassDiffusion, ICLR 2025). Trains cross-attention K and V with a token, a LoRA with or without a token, or a token alone. Can be stopped and continued.",
             search_aliases=["train lora", "classdiffusion", "custom diffusion", "dreambooth", "textual inversion", "semantic preservation loss", "fine-tune"],
             inputs=[
-                io.Model.Input("model", tooltip="The model to learn on. It stays as it is; what was learned is a patch on the output."),
-                io.Clip.Input("clip", tooltip="Its text encoder. It stays as it is; the output carries the tokens."),
-                io.Vae.Input("vae", tooltip="Turns the photos into latents."),
+                io.Model.Input("model", tooltip="The base model. It is not changed; the output carries the training result as a patch."),
+                io.Clip.Input("clip", tooltip="The text encoder. It is not changed; the output carries the tokens."),
+                io.Vae.Input("vae", tooltip="Encodes the photos into latents."),
                 io.Autogrow.Input(
                     "concepts",
                     io.Autogrow.TemplatePrefix(
-                        ConceptType.Input(
-                            "concept", tooltip="A Concept node. Connect one and a place for another appears: several subjects are learned together."
-                        ),
+                        ConceptType.Input("concept", tooltip="A Concept node. Connect one and another input appears: several subjects are learned together."),
                         prefix="concept_",
                         min=1,
                         max=10,
@@ -38,10 +36,10 @@ class KindredTrain(io.ComfyNode):
                 *inputs.inputs(),
             ],
             outputs=[
-                io.Model.Output("model_out", display_name="model", tooltip="The model with what was learned."),
-                io.Clip.Output("clip_out", display_name="clip", tooltip="The text encoder whose prompts may name the tokens."),
-                LoraModelType.Output("lora", display_name="lora", tooltip="What was learned on the model: for Save Concept, and for core's LoRA nodes."),
-                TokensType.Output("tokens", display_name="tokens", tooltip="What was learned for the text encoder: for Save Concept."),
+                io.Model.Output("model_out", display_name="model", tooltip="The trained model."),
+                io.Clip.Output("clip_out", display_name="clip", tooltip="The text encoder with the tokens: its prompts can name them."),
+                LoraModelType.Output("lora", display_name="lora", tooltip="The training result of the model: for Save Concept, and for core's LoRA nodes."),
+                TokensType.Output("tokens", display_name="tokens", tooltip="The trained tokens: for Save Concept."),
                 LossMapType.Output("loss", display_name="loss", tooltip="The losses of every step, for core's Plot Loss Graph."),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],

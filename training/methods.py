@@ -46,7 +46,7 @@ METHODS: dict[str, Method] = {
         "an adapter and the token (pivotal tuning)", network="adapter", tokens=True, rate=None, token_rate=5e-4, groups=("adapter", "token")
     ),
     "lora": Method(
-        "an adapter alone; the token is then a rare word of yours (DreamBooth)", network="adapter", tokens=False, rate=None, token_rate=0.0, groups=("adapter",)
+        "an adapter alone, with a rare word as the token (DreamBooth)", network="adapter", tokens=False, rate=None, token_rate=0.0, groups=("adapter",)
     ),
     "token": Method(  # 5e-4: diffusers' textual inversion
         "the vector alone (textual inversion)", network="", tokens=True, rate=0.0, token_rate=5e-4, groups=("token",)

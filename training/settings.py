@@ -28,50 +28,50 @@ class TrainSettings:
     Raises ValueError that begins with the setting's name where a value cannot be.
     """
 
-    method: str = setting("kv + token", f"What is learned. {' '.join(f'{name}: {one.what}.' for name, one in METHODS.items())}", "main", choices=tuple(METHODS))
+    method: str = setting("kv + token", f"What is trained. {' '.join(f'{name}: {one.what}.' for name, one in METHODS.items())}", "main", choices=tuple(METHODS))
 
-    rank: int = setting(16, "Of the adapter: how much it can hold. 4 to 32 is usual for one subject.", "adapter", least=1, most=1024, optional=False)
-    alpha: float = setting(
-        0.0, "What is learned counts alpha / rank. 0 = the rank, so that it counts as it is.", "adapter", least=0, most=1024, step=0.5, advanced=True
+    rank: int = setting(16, "Rank of the adapter: its capacity. 4 to 32 is usual for one subject.", "adapter", least=1, most=1024, optional=False)
+    alpha: float = setting(0.0, "The adapter is scaled by alpha / rank. 0 = the rank, a scale of 1.", "adapter", least=0, most=1024, step=0.5, advanced=True)
+    targets: str = setting(
+        "attention", "The layers that get an adapter. More layers hold more of the subject, and more of the photos' look.", "adapter", choices=TARGETS
     )
-    targets: str = setting("attention", "The layers that get an adapter. More layers hold more, and more of the photos' look.", "adapter", choices=TARGETS)
-    adapter: str = setting("LoRA", "The kind of adapter. LoRA is read by every tool and costs the least.", "adapter", choices=tuple(KINDS), advanced=True)
+    adapter: str = setting("LoRA", "Type of the adapter. Every tool reads LoRA, and it costs the least.", "adapter", choices=tuple(KINDS), advanced=True)
     train_text_encoder: bool = setting(
-        False, "An adapter on the text encoder, too. The Semantic Preservation Loss then holds it to the kind.", "adapter", advanced=True
+        False, "Also put an adapter on the text encoder. The Semantic Preservation Loss then keeps it close to the class.", "adapter", advanced=True
     )
     text_learning_rate: float = setting(
-        0.0, "Of the text encoder's adapter. 0 = 5e-5, or half of learning_rate where that is given.", "adapter", **_RATE, advanced=True
+        0.0, "Learning rate of the text encoder's adapter. 0 = 5e-5, or half of learning_rate if that is set.", "adapter", **_RATE, advanced=True
     )
 
     token_learning_rate: float = setting(
-        0.0, "Of the tokens' vectors. 0 = the method's usual, or learning_rate where that is given.", "token", **_RATE, advanced=True
+        0.0, "Learning rate of the token vectors. 0 = the method's default, or learning_rate if that is set.", "token", **_RATE, advanced=True
     )
     vectors: int = setting(
-        1, "Vectors for each token. More can hold more of the subject, and drift further from its kind.", "token", least=1, most=8, advanced=True
+        1, "Vectors for each token. More hold more of the subject and drift further from its class.", "token", least=1, most=8, advanced=True
     )
     direction_only: bool = setting(
         False,
-        "Train only the direction of the vectors and keep their length at the vocabulary's (Directional Textual Inversion, 2025).",
+        "Train only the direction of the vectors; their length stays at the vocabulary's (Directional Textual Inversion, 2025).",
         "token",
         advanced=True,
     )
 
     spl_weight: float = setting(
         1.0,
-        "Weight of the Semantic Preservation Loss, which holds the token to its kind. 0 = without it. The paper finds 0.01 to 100 nearly alike.",
+        "Weight of the Semantic Preservation Loss, which keeps the token close to its class. 0 = off. In the paper 0.01 to 100 give nearly the same result.",
         "main",
         least=0,
         most=1000,
         step=0.01,
     )
     prior_weight: float = setting(
-        1.0, "Weight of the loss on the concepts' prior images. Without prior images it does nothing.", "main", least=0, most=100, step=0.05
+        1.0, "Weight of the loss on the concepts' prior images. No effect without prior images.", "main", least=0, most=100, step=0.05
     )
-    steps: int = setting(500, "The papers take 500 for one subject and 800 for several.", "main", least=1, most=1_000_000)
-    batch_size: int = setting(2, "Photos in each step. Prior images come on top.", "main", least=1, most=4096)
+    steps: int = setting(500, "Training steps. The papers use 500 for one subject and 800 for several.", "main", least=1, most=1_000_000)
+    batch_size: int = setting(2, "Photos in each step. Prior images are added to these.", "main", least=1, most=4096)
     learning_rate: float = setting(
         0.0,
-        "Of what is learned on the model. 0 = the method's usual: 2e-5 for kv + token (the paper's code), 1e-4 for LoRA, 5e-4 for a token alone.",
+        "Learning rate of the model's part. 0 = the method's default: 2e-5 for kv + token (the paper's code), 1e-4 for LoRA, 5e-4 for a token alone.",
         "main",
         **_RATE,
     )
@@ -81,15 +81,15 @@ class TrainSettings:
     seed: int = setting(0, "The same seed, photos and settings give the same result.", "main", least=0, most=2**64 - 1, seed=True)
 
     augment: bool = setting(
-        True, "Show the subject at different sizes and places, with prompts that say so (Custom Diffusion's augmentation).", "data", advanced=True
+        True, "Show the subject at different sizes and positions, with prompts that say so (Custom Diffusion's augmentation).", "data", advanced=True
     )
     flip: bool = setting(True, "Mirror half of the pictures. Turn it off for subjects with writing or one-sided marks.", "data", advanced=True)
 
     weight_decay: float = setting(0.01, "The optimizer's weight decay.", "optimizer", least=0, most=1, step=0.001, advanced=True)
-    clip_norm: float = setting(1.0, "Gradients longer than this are shortened to it. 0 = never.", "optimizer", least=0, most=100, step=0.1, advanced=True)
+    clip_norm: float = setting(1.0, "Clip gradients to this norm. 0 = never.", "optimizer", least=0, most=100, step=0.1, advanced=True)
     precision: str = setting(
         "auto",
-        "Of the forward pass; what is learned is kept in fp32. auto: bf16 where the card has it, fp16 with loss scaling on older ones, fp32 on a processor.",
+        "Precision of the forward pass; trained weights stay in fp32. auto: bf16 if the graphics card has it, fp16 with loss scaling on older ones, fp32 on a processor.",
         "optimizer",
         choices=PRECISIONS,
         advanced=True,
@@ -99,22 +99,22 @@ class TrainSettings:
     )
     gradient_checkpointing: bool = setting(
         False,
-        "Compute activations again in the backward pass instead of keeping them: much less memory, about a third slower.",
+        "Recompute activations in the backward pass instead of keeping them: much less memory, about a third slower.",
         "optimizer",
         advanced=True,
     )
     optimizer: str = setting(
         "AdamW",
-        "AdamW 8-bit needs the package bitsandbytes and a CUDA card, Prodigy the package prodigyopt; leave all learning rates at 0 with it.",
+        "AdamW 8-bit needs the package bitsandbytes and a CUDA card, Prodigy needs the package prodigyopt; leave all learning rates at 0 with it.",
         "optimizer",
         choices=OPTIMIZERS,
         advanced=True,
     )
-    schedule: str = setting("constant", "How the learning rates go over the run.", "optimizer", choices=SCHEDULES, advanced=True)
-    warmup_steps: int = setting(0, "Steps in which the learning rates rise from 0.", "optimizer", least=0, most=100_000, advanced=True)
+    schedule: str = setting("constant", "How the learning rates change over the run.", "optimizer", choices=SCHEDULES, advanced=True)
+    warmup_steps: int = setting(0, "Steps over which the learning rates rise from 0.", "optimizer", least=0, most=100_000, advanced=True)
     ema_decay: float = setting(
         0.0,
-        "Decay of the average of the weights over the steps, which is then the result. 0 = the last weights; 0.99 is usual for 500 steps.",
+        "Decay of the moving average of the weights, which becomes the result. 0 = use the last weights; 0.99 is usual for 500 steps.",
         "optimizer",
         least=0,
         most=0.99999,
@@ -124,15 +124,15 @@ class TrainSettings:
 
     preservation_weight: float = setting(
         0.0,
-        "Weight of output preservation (DOP): the tuned model, given the class prompt, is held to the base model's picture. Costs two more forward passes.",
+        "Weight of output preservation (DOP): on the class prompt, the tuned model is kept close to the base model. Costs two more forward passes.",
         "losses",
         least=0,
         most=100,
         step=0.1,
         advanced=True,
     )
-    loss: str = setting("l2", "l2 is the papers'. The others forgive single large errors.", "losses", choices=LOSSES, advanced=True)
-    huber_delta: float = setting(0.1, "Where huber and smooth_l1 turn from square to straight.", "losses", least=1e-6, most=10, step=0.01, advanced=True)
+    loss: str = setting("l2", "l2 is the papers' loss. The others weigh single large errors less.", "losses", choices=LOSSES, advanced=True)
+    huber_delta: float = setting(0.1, "Where huber and smooth_l1 change from quadratic to linear.", "losses", least=1e-6, most=10, step=0.01, advanced=True)
     min_snr_gamma: float = setting(
         0.0,
         "Min-SNR weighting of the noise levels; 5 is usual. 0 = the papers' plain mean. Not for flow models.",
@@ -142,7 +142,7 @@ class TrainSettings:
         step=0.5,
         advanced=True,
     )
-    noise: str = setting("auto", "How noise levels are drawn. auto = as the model's own paper does it.", "losses", choices=NOISE, advanced=True)
+    noise: str = setting("auto", "How noise levels are drawn. auto = as in the model's own paper.", "losses", choices=NOISE, advanced=True)
     crop: str = setting(
         "square",
         "square: the middle of each photo, as the papers do. buckets: the photos' own shapes, at about the same number of pixels.",
@@ -191,9 +191,9 @@ class TrainSettings:
 class WatchSettings:
     """Previews while training. They change nothing of what is learned."""
 
-    preview_every: int = setting(0, "Draw a picture of the preview prompt every so many steps. 0 = never.", "main", least=0, most=100_000, optional=True)
+    preview_every: int = setting(0, "Draw the preview prompt every N steps. 0 = never.", "main", least=0, most=100_000, optional=True)
     preview_prompt: str = setting(
-        "a photo of a {token} {class} on the beach", "What the previews show. {token} and {class} are the first concept's.", "watching", advanced=True
+        "a photo of a {token} {class} on the beach", "Prompt of the previews. {token} and {class} are the first concept's.", "watching", advanced=True
     )
     preview_omega: float = setting(
         0.6, "Personalization Guidance's omega for the previews. 1 = plain CFG.", "watching", least=0, most=1, step=0.05, advanced=True
@@ -213,20 +213,20 @@ class KeepSettings:
 
     resume: str = setting(
         NEW,
-        "continue: go on from the newest state under run_name, which must be of the very same photos and settings.",
+        "continue: go on from the newest state of run_name. It must have the same photos and settings.",
         "main",
         choices=RESUME,
         optional=True,
     )
     run_name: str = setting(
         "",
-        "Folder of the training's states, in output/kindred/runs. Empty = made from the tokens. A new run never overwrites another.",
+        "Folder of the training states, in output/kindred/runs. Empty = named after the tokens. A new run never overwrites another.",
         "keeping",
         advanced=True,
     )
     save_every: int = setting(
         100,
-        "Keep a state every so many steps, from which an interrupted or crashed run goes on. 0 = keep nothing.",
+        "Save a state every N steps, so that an interrupted or crashed run can continue. 0 = save nothing.",
         "keeping",
         least=0,
         most=100_000,

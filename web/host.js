@@ -6,6 +6,9 @@ export { api, app };
 
 const rootGraph = () => (app.isGraphReady === false ? null : (app.rootGraph ?? app.graph));
 
+/** The locale of the front end, such as "en" or "zh"; of the moment, since the setting can change. */
+export const language = () => app.extensionManager?.setting?.get("Comfy.Locale") ?? "en";
+
 /** The workflow on the screen, as the server's runs name it. */
 export const workflowId = () => rootGraph()?.id ?? null;
 

@@ -5,6 +5,7 @@
 import { api, findNode, workflowId } from "./host.js";
 import { Curves } from "./panel/curves.js";
 import { readRun } from "./panel/run.js";
+import { say } from "./words/words.js";
 
 const runs = new Map();
 const LIVE = new Set(["preparing", "running"]);
@@ -53,7 +54,7 @@ export function ask() {
     if (!Array.isArray(answer?.runs)) return;
     const known = new Set(answer.runs.map((run) => run?.id));
     for (const run of runs.values())
-      if (run.workflow === workflow && isLive(run) && !known.has(run.id)) receive({ id: run.id, state: "lost", note: "The server was restarted in mid-run. Set resume to continue and queue again." });
+      if (run.workflow === workflow && isLive(run) && !known.has(run.id)) receive({ id: run.id, state: "lost", note: say("server restarted") });
     answer.runs.forEach(receive);
   }, 50);
 }

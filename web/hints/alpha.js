@@ -3,6 +3,7 @@
  * The shaded part is what the paper uses, 0.1 to 0.3 (Test-time Embedding Adjustment, 2025).
  */
 import { path, svg } from "../panel/dom.js";
+import { say } from "../words/words.js";
 import { HEIGHT, strip, WIDTH } from "./strip.js";
 
 const arc = (alpha) => [alpha * WIDTH, HEIGHT - 4 - (HEIGHT - 9) * Math.sin(Math.PI * alpha)];
@@ -15,8 +16,5 @@ export function alphaPicture() {
     svg("path", { class: "rest", d: path(between(0, 1)) }),
     svg("path", { class: "subject", d: path(usual) }),
   ];
-  const title =
-    "alpha low: the concept as it was learned, faithful to the subject. alpha high: turned to its class, freer to compose what the prompt says.\n" +
-    "Shaded: 0.1 to 0.3, what the paper uses.";
-  return strip("learned", "class", title, shapes, arc);
+  return strip(say("alpha low"), say("alpha high"), say("alpha meaning"), shapes, arc);
 }

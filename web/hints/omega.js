@@ -3,6 +3,7 @@
  * The two lines are measured: DINO and CLIP-T of DreamBooth-LoRA on SD 1.5, Steering Guidance (2025), table 9, each on its own scale.
  */
 import { path, svg } from "../panel/dom.js";
+import { say } from "../words/words.js";
 import { HEIGHT, strip, WIDTH } from "./strip.js";
 
 const OMEGA = [0, 0.2, 0.4, 0.6, 0.8, 1];
@@ -17,10 +18,7 @@ export function omegaPicture() {
     svg("path", { class: "subject", d: line(subject) }),
     svg("path", { class: "prompt", d: line(prompt) }),
   ];
-  const title =
-    "omega low: guided away from the base model, faithful to the subject. omega 1: plain CFG, freer to compose what the prompt says.\n" +
-    "Blue: likeness to the subject (DINO), orange: obedience to the prompt (CLIP-T), as the paper measured them.";
-  return strip("subject", "prompt", title, shapes, (omega) => [omega * WIDTH, at(subject, omega)]);
+  return strip(say("omega low"), say("omega high"), say("omega meaning"), shapes, (omega) => [omega * WIDTH, at(subject, omega)]);
 }
 
 function heights(values) {

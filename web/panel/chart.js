@@ -1,8 +1,9 @@
 /** Loss and SPL over the steps on a logarithmic axis: each step faint, the smoothed curve above it. */
+import { say } from "../words/words.js";
 import { path, svg } from "./dom.js";
 import { figure, label, logRange, logScale, logTicks, smooth } from "./scale.js";
 
-const SERIES = [["loss", "loss"], ["spl", "SPL"]];
+const SERIES = [["loss", () => say("loss")], ["spl", () => say("SPL")]];
 const MARGIN = { left: 34, right: 8, top: 8, bottom: 16 };
 
 export class Chart {
@@ -56,8 +57,8 @@ export class Chart {
       return [MARGIN.left + part * (right - MARGIN.left), MARGIN.top + (bottom - MARGIN.top) * (to + (from - to) * Math.exp(-4 * part))];
     });
     this.element.append(svg("path", { class: "ghost", d: path(curve(0.12, 0.42)) }), svg("path", { class: "ghost", d: path(curve(0.5, 0.82)) }));
-    this.element.append(text("hint", (MARGIN.left + right) / 2, (MARGIN.top + bottom) / 2 - 2, "loss, drift and previews appear here", "middle"));
-    this.element.append(text("hint", (MARGIN.left + right) / 2, (MARGIN.top + bottom) / 2 + 13, "while the concept is learned", "middle"));
+    this.element.append(text("hint", (MARGIN.left + right) / 2, (MARGIN.top + bottom) / 2 - 2, say("empty first"), "middle"));
+    this.element.append(text("hint", (MARGIN.left + right) / 2, (MARGIN.top + bottom) / 2 + 13, say("empty second"), "middle"));
   }
 
   #point(event) {
@@ -81,7 +82,7 @@ export class Chart {
 
 /** "loss 0.0812  SPL 0.0031" with the curves' colours; the legend of the chart. */
 export function legend(values) {
-  return SERIES.filter(([name]) => values[name] > 0).map(([name, title]) => ({ name, title, value: figure(values[name]) }));
+  return SERIES.filter(([name]) => values[name] > 0).map(([name, title]) => ({ name, title: title(), value: figure(values[name]) }));
 }
 
 /** The newest smoothed values. */

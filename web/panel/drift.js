@@ -1,4 +1,5 @@
 /** How far each token has drifted from its class: 1 - cos of the two prompts' text features, a line a token. */
+import { say } from "../words/words.js";
 import { html } from "./dom.js";
 import { figure } from "./scale.js";
 import { spark } from "./spark.js";
@@ -6,7 +7,7 @@ import { spark } from "./spark.js";
 export class Drift {
   constructor() {
     this.element = html("div", "kindred-drift");
-    this.element.title = "Semantic drift of each token: 1 − cos between its prompt and the class prompt. Near 0 it still means its class.";
+    this.element.title = say("drift meaning");
   }
 
   draw(run) {
@@ -15,7 +16,7 @@ export class Drift {
     this.element.replaceChildren(
       ...rows.map(([token, values]) => {
         const last = values.findLast((value) => value !== null);
-        return html("div", "row", html("span", "what", "drift"), html("span", "token", token), spark(run.curves, values, run.steps, top, "drift"), html("span", "value", figure(last)));
+        return html("div", "row", html("span", "what", say("drift")), html("span", "token", token), spark(run.curves, values, run.steps, top, "drift"), html("span", "value", figure(last)));
       }),
     );
     return rows.length;

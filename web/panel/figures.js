@@ -1,8 +1,7 @@
 /** The line of figures above the chart, and the bar: where the run stands, how fast, how long still. */
+import { say } from "../words/words.js";
 import { html } from "./dom.js";
 import { clock, pace } from "./scale.js";
-
-const SAID = { preparing: "preparing", done: "finished", stopped: "stopped", failed: "failed", lost: "lost sight of" };
 
 export class Figures {
   constructor() {
@@ -16,9 +15,9 @@ export class Figures {
   draw(run) {
     this.element.hidden = !run;
     if (!run) return;
-    this.step.replaceChildren("step ", html("b", "", String(run.step)), ` / ${run.steps}`);
-    this.pace.textContent = run.state === "running" ? pace(run.steps_per_second) : run.state === "preparing" ? "" : `in ${clock(run.seconds)}`;
-    this.left.textContent = run.state === "running" ? (run.seconds_left == null ? "" : `${clock(run.seconds_left)} left`) : SAID[run.state];
+    this.step.replaceChildren(`${say("step")} `, html("b", "", String(run.step)), ` / ${run.steps}`);
+    this.pace.textContent = run.state === "running" ? pace(run.steps_per_second) : run.state === "preparing" ? "" : say("time taken", { time: clock(run.seconds) });
+    this.left.textContent = run.state === "running" ? (run.seconds_left == null ? "" : say("time left", { time: clock(run.seconds_left) })) : say(run.state);
     this.filled.style.width = `${Math.min(100, (100 * run.step) / Math.max(run.steps, 1))}%`;
   }
 }

@@ -1,5 +1,6 @@
 /** The previews in a row, the newest in sight; a click shows one large. */
 import { pictureUrl } from "../host.js";
+import { say } from "../words/words.js";
 import { html } from "./dom.js";
 
 export class Filmstrip {
@@ -22,12 +23,12 @@ export class Filmstrip {
 
   #frame({ step, image }) {
     const picture = html("img");
-    picture.alt = `preview after step ${step}`;
+    picture.alt = say("preview", { step });
     picture.onload = () => (this.element.scrollLeft = this.element.scrollWidth);
     const frame = html("button", "frame", picture, html("span", "", String(step)));
     frame.type = "button";
-    frame.title = `after step ${step}; click to enlarge`;
-    frame.onclick = () => this.enlarge(picture.src, `step ${step}`);
+    frame.title = say("enlarge", { step });
+    frame.onclick = () => this.enlarge(picture.src, say("at step", { step }));
     picture.onerror = () => frame.remove(); // the run's folder was deleted
     picture.src = pictureUrl(image);
     return frame;

@@ -1,6 +1,7 @@
 /** The panel on Train Concept. It is offered runs (see runs.js), draws at most a few times a second, and leaves the last run in the workflow. */
 import { addElement, after, fit, fixHeight, noteChange } from "../host.js";
 import { ask, isLive } from "../runs.js";
+import { say } from "../words/words.js";
 import { Chart, legend, newest } from "./chart.js";
 import { html } from "./dom.js";
 import { Drift } from "./drift.js";
@@ -93,7 +94,7 @@ export class Panel {
     if (!run?.curves.length) return;
     for (const { name, title, value } of legend(values ?? newest(run.curves))) this.legend.append(html("span", `entry ${name}`, html("i"), `${title} `, html("b", "", value)));
     const rates = run.curves.columns.learning_rate, steady = rates.every((rate) => rate === rates[0]);
-    const rate = html("span", "entry rate", step === null ? "lr " : `step ${step}`);
+    const rate = html("span", "entry rate", step === null ? `${say("lr")} ` : say("at step", { step }));
     if (step === null) {
       if (!steady) rate.append(spark(run.curves, rates, run.steps, Math.max(...rates), "rate"));
       rate.append(html("b", "", rates.at(-1)?.toExponential(1).replace("e-", "e−") ?? "–"));
@@ -106,7 +107,7 @@ export class Panel {
     picture.src = source;
     const large = html("button", "kindred-large", picture, html("span", "", title));
     large.type = "button";
-    large.title = "click to close";
+    large.title = say("close");
     large.onclick = () => large.remove();
     this.element.append(large);
   }

@@ -1,4 +1,6 @@
 /** Numbers for eyes: scales, ticks, smoothing, and how values are written. */
+import { say } from "../words/words.js";
+
 const MOST_DECADES = 12; // on one axis, whatever the numbers are
 
 /** A logarithmic scale from [low, high] to pixels [bottom, top]. */
@@ -56,13 +58,13 @@ export const label = (value) => (value < 1e-3 ? value.toExponential(0).replace("
 /** 48 s, 3:07 min, 1:20 h. */
 export function clock(seconds) {
   const whole = Math.round(seconds), pad = (value) => String(value).padStart(2, "0");
-  if (whole < 60) return `${whole} s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)}:${pad(whole % 60)} min`;
-  return `${Math.floor(whole / 3600)}:${pad(Math.floor((whole % 3600) / 60))} h`;
+  if (whole < 60) return say("seconds", { time: whole });
+  if (whole < 3600) return say("minutes", { time: `${Math.floor(whole / 60)}:${pad(whole % 60)}` });
+  return say("hours", { time: `${Math.floor(whole / 3600)}:${pad(Math.floor((whole % 3600) / 60))}` });
 }
 
 /** 4.1 steps/s, or 2.5 s/step where a step is long. */
 export function pace(perSecond) {
   if (!perSecond) return "";
-  return perSecond >= 1 ? `${perSecond.toFixed(perSecond < 10 ? 1 : 0)} steps/s` : `${(1 / perSecond).toFixed(1)} s/step`;
+  return perSecond >= 1 ? say("steps a second", { number: perSecond.toFixed(perSecond < 10 ? 1 : 0) }) : say("seconds a step", { number: (1 / perSecond).toFixed(1) });
 }
