@@ -1,13 +1,14 @@
 /**
- * Kindred's part of the page: a live panel on Train Concept, and pictures of what omega and alpha do.
+ * Kindred's part of the page: a live panel on Train Concept, pictures of what omega and alpha do, and what nodes report.
  * The front end imports every module below this folder; this is the only one that does something by being imported.
  */
 import { app, foldAdvanced } from "./host.js";
 import { addHints } from "./hints/hints.js";
 import { Panel } from "./panel/panel.js";
+import { addReport } from "./report/report.js";
 import { watchRuns } from "./runs.js";
 
-for (const sheet of ["panel/panel.css", "hints/hints.css"]) {
+for (const sheet of ["panel/panel.css", "hints/hints.css", "report/report.css"]) {
   const link = document.createElement("link");
   link.rel = "stylesheet";
   link.href = new URL(sheet, import.meta.url).href;
@@ -22,5 +23,6 @@ app.registerExtension({
     foldAdvanced(node);
     if (node.comfyClass === "KindredTrain") Panel.on(node);
     addHints(node);
+    addReport(node);
   },
 });
