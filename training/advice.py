@@ -1,4 +1,4 @@
-"""Sentences for the artist: what looks like a slip before a run, and which settings need less memory, by about how much."""
+"""Advice in sentences: likely mistakes before a run, and settings that need less memory after an out-of-memory error."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .settings import TrainSettings
 
 
 def step_shape(model, concepts: list[Concept], settings: TrainSettings) -> tuple[int, int, int, int]:
-    """[n, channels, h, w] of one batch's latents, prior images' rows included. The one frame of a video model's pictures is left out."""
+    """[n, channels, h, w] of the latents of one batch, prior images included, without the frame dimension of video models."""
     rows = settings.batch_size * (2 if any(concept.prior_images for concept in concepts) else 1)
     side = settings.resolution // latent_scale(model)
     return rows, 4, side, side
 
 
 def hints(clip, concepts: list[Concept]) -> list[str]:
-    """What looks like a slip in the words of `concepts`: a misspelt class word, a caption that calls the subject by another kind."""
+    """Likely mistakes in the words of `concepts`: a misspelled class word, a caption that names another class."""
     class_words = {concept.token: concept.class_word for concept in concepts}
     said = [sentence for concept in concepts for sentence in text.misspelt(clip, concept.class_word)]
     prompts = dict.fromkeys(prompt for concept in concepts for prompt in (*concept.prompts, concept.token_prompt))
@@ -25,7 +25,7 @@ def hints(clip, concepts: list[Concept]) -> list[str]:
 
 
 def need_less(model, concepts: list[Concept], settings: TrainSettings) -> str:
-    """A sentence with the changes that need less memory, the mildest first, each with what a step then needs beside the weights."""
+    """The out-of-memory message: changes that need less memory, the mildest first, each with what a step then needs on top of the weights."""
 
     def gigabytes(changed: TrainSettings) -> str:
         return f"about {training_memory(model, step_shape(model, concepts, changed), changed.gradient_checkpointing) / 2**30:.1f} GB"
@@ -53,7 +53,4 @@ def need_less(model, concepts: list[Concept], settings: TrainSettings) -> str:
         steps.append(now.how.less_memory)
     if now.how.network == "adapter" and KINDS[now.adapter].rank and now.rank > 8:
         steps.append("lower rank to 8")
-    return (
-        f"The memory did not suffice for this training, whose steps need {gigabytes(settings)} beside the weights. "
-        f"What needs less, one after the other: {'; '.join(steps or ['lower resolution'])}."
-    )
+    return f"Out of memory: a training step needs {gigabytes(settings)} on top of the weights. Try these in order: {'; '.join(steps or ['lower resolution'])}."

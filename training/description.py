@@ -1,4 +1,4 @@
-"""What a run's files say about it: the keys that other trainers' files carry, and ours."""
+"""Metadata of a run's files: the keys of other trainers, and ours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .settings import TrainSettings
 
 
 def describe(model, prediction: str, concepts: list[Concept], settings: TrainSettings, precision: str, base_hash: str) -> dict[str, str]:
-    """The metadata of what a run has learned; a function of its inputs alone."""
+    """The metadata of a run's result; a function of the arguments alone."""
     network, tokens, text = settings.rates()
     architecture, base_version = families.architecture(model, prediction)
     kind = KINDS[settings.adapter] if settings.how.network == "adapter" else None

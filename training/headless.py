@@ -1,4 +1,4 @@
-"""Runs of recipe files in a terminal: progress as lines, Ctrl-C that keeps what was learned, one result for each file."""
+"""Training from recipe files in a terminal: progress lines, Ctrl-C that keeps the state, one result for each file."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ log = logging.getLogger(__name__)
 
 
 class Stopped(BaseException):
-    """Somebody asked the run to end; its state is kept. Not an Exception: it ends all files, not one."""
+    """The user asked to stop; the state is kept. Not an Exception, because it ends all files and not one."""
 
 
 def run(files: list[Path], resume: bool = False) -> int:
-    """Train each file's concept; 0 when all were, 1 when one failed, 130 when they were stopped.
+    """Train each file's concept. Returns 0 if all succeeded, 1 if one failed, 130 if the user stopped them.
 
-    Whatever goes wrong with one file ends that one alone, in a sentence, and what it had in memory is freed before the next.
+    An error ends its own file with a sentence and frees its memory before the next file.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     processes, failed, loaded = distributed.processes(), [], {}
@@ -120,12 +120,12 @@ def _load(name: str, beside: Path):
 
 
 def _sentence(file: Path, error: Exception) -> str:
-    """What went wrong with the file. An error that the code does not expect is given with its type and place, for whoever mends it."""
+    """The error as a sentence. An unexpected one is given with its type, file and line."""
     if isinstance(error, (ValueError, OSError, FloatingPointError)) or is_out_of_memory(error):
         text = str(error) or type(error).__name__
         return text if text.startswith(file.name) else f"{file.name}: {text}"
     at = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{file.name}: an error that was not expected, {type(error).__name__}: {_first_line(error)} ({Path(at.filename).name}, line {at.lineno})"
+    return f"{file.name}: an unexpected error, {type(error).__name__}: {_first_line(error)} ({Path(at.filename).name}, line {at.lineno})"
 
 
 def _first_line(error: Exception) -> str:
@@ -134,7 +134,7 @@ def _first_line(error: Exception) -> str:
 
 def _report(file: Path, saved: concept_file.SavedConcept) -> None:
     print(
-        f"kindred: {file.name} is learned and saved as {saved.name!r}\n  LoRA   {saved.lora}", *(f"\n  token  {path}" for path in saved.embeddings), flush=True
+        f"kindred: {file.name} is trained and saved as {saved.name!r}\n  LoRA   {saved.lora}", *(f"\n  token  {path}" for path in saved.embeddings), flush=True
     )
     if saved.note:
         print(f"kindred: {saved.note}", flush=True)
@@ -142,7 +142,7 @@ def _report(file: Path, saved: concept_file.SavedConcept) -> None:
 
 @contextmanager
 def _asked_to_stop() -> Iterator[list[int]]:
-    """Signals that have come: the run ends after its step, never in the middle of one. A second Ctrl-C is the system's."""
+    """Signals received so far. The run ends after its step, never in the middle of one; a second Ctrl-C ends the process."""
     asked: list[int] = []
 
     def note(number, _frame):
@@ -160,7 +160,7 @@ def _asked_to_stop() -> Iterator[list[int]]:
 
 
 class _Line:
-    """What the first process prints: about one line a second, and every tenth of the run."""
+    """Progress lines of the first process: every ten seconds, and every tenth of the run."""
 
     def __init__(self, steps: int, speaks: bool):
         self.steps, self.speaks = steps, speaks

@@ -1,6 +1,6 @@
-"""What of a run is kept on the disk and when: states on the way, what was learned when it stops, the result.
+"""Saving a run: states on the way, the trained files when it stops, the result.
 
-A disk that takes no more never costs a result: what cannot be written is told, and the training goes on.
+A full disk never costs a result: what cannot be written is reported, and the training goes on.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Keeping:
-    """How a run is kept on the disk; nothing of it changes what is learned.
+    """How a run is saved. It changes nothing of what is learned.
 
     root        the folder of all runs;  name: this one's
     every       steps between two states; 0 = nothing is written (and an interrupted run is lost)
     resume      "new run", or "continue": go on from the newest state of the same training under the name
-    tell        is given a sentence for the artist: where an interrupted run is kept, that a state could not be written
+    tell        called with a sentence for the artist: where an interrupted run is kept, that a state could not be written
     """
 
     root: Path
@@ -47,7 +47,7 @@ class Keeping:
 
 
 class Keeper:
-    """Keeps a run's states where `Keeping` says. With None, and in any process but the first, it writes nothing."""
+    """Saves a run's states as `Keeping` says. With None, and in any process but the first, it writes nothing."""
 
     def __init__(self, run: Run, keeping: Keeping | None):
         self.run, self.keeping = run, keeping
@@ -87,7 +87,7 @@ class Keeper:
             found = resume.find(root, name, self.identity)
             self._use(found.folder)
             state, notes, choice = found.state, found.notes, [found.step, resume.number(found.folder.path, name)]
-        self.kept, count = self.run.processes.of_the_first(choice)
+        self.kept, count = self.run.processes.broadcast(choice)
         place = resume.numbered(root, name, count)
         if not first:
             state = resume.load(place, self.kept, self.identity)
@@ -99,7 +99,7 @@ class Keeper:
         return self.kept, state
 
     def _use(self, folder: RunFolder) -> None:
-        self.folder, self.run.place = folder, folder.path
+        self.folder, self.run.folder = folder, folder.path
 
     def ready(self) -> None:
         """Before the first step: is there room for what will be kept?"""
@@ -140,7 +140,7 @@ class Keeper:
         """After an interrupt or an error: keep what was learned and say where. The files of the concept come first: they are small, and load anywhere."""
         if not self.writes:
             return
-        if not self.run.whole:
+        if not self.run.consistent:
             self.tell(f"The training stopped in the middle of step {done + 1}, when the weights were half moved.{self.said()}")
             return
         said = f"The training stopped after step {done} of {self.run.settings.steps}."
@@ -163,7 +163,7 @@ class Keeper:
             log.warning("Kindred: the state after step %d could not be kept.", done, exc_info=not isinstance(error, OSError))
             self.failing = str(error)
             return False
-        self.failing, self.kept, self.run.place = "", done, self.folder.path
+        self.failing, self.kept, self.run.folder = "", done, self.folder.path
         return True
 
     def said(self) -> str:
@@ -176,7 +176,7 @@ class Keeper:
 
 
 def identity(run: Run) -> dict[str, str]:
-    """What makes two runs the same one: settings, photos, words, base model. Each entry is told by its name when it differs."""
+    """What makes two runs the same: settings, photos, words, base model. A message names the entries that differ."""
     entries = run.settings.as_text()
     for concept in run.concepts:
         entries[f"the photos of {concept.token}"] = _digest([*concept.images, *(concept.masks or ())])

@@ -1,4 +1,4 @@
-"""Why something is learned: reconstruction and its weights, the Semantic Preservation Loss, output preservation. Pure torch."""
+"""Losses: reconstruction and its weights, the Semantic Preservation Loss, output preservation. Pure torch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ implemented(LOSSES, _ERRORS, "the setting loss")
 
 
 def reconstruction(prediction: Tensor, target: Tensor, mask: Tensor | None = None, kind: str = "l2", huber_delta: float = 0.1) -> Tensor:
-    """L_recon for each row [n]: the mean error where the mask is open (ClassDiffusion eq. 3; Custom Diffusion's mask).
+    """L_recon of each row [n]: the mean error inside the mask (ClassDiffusion eq. 3; Custom Diffusion's mask).
 
     prediction, target  [n, channels, height, width] (or with frames before the height): the noise, v or the flow's velocity
-    mask                [n, 1, height, width] in 0..1, or None for everywhere. Its mean is over open positions AND channels; the
+    mask                [n, 1, height, width] in 0..1, or None = everywhere. The mean is over masked positions AND channels; the
                         released code divides by the positions alone, which only scales the loss by the number of channels
-    kind                of an error e: "l2" is e^2, the papers'. The robust ones forgive outliers, and `huber_delta` (d) says what one is:
+    kind                of an error e: "l2" is e^2, as in the papers. The robust ones give outliers less weight; `huber_delta` (d) is the limit:
                         "huber" is e^2 up to |e| = d and 2 d |e| - d^2 beyond (twice Huber's, so that it is l2 within)
                         "smooth_l1" is huber / d, which becomes 2 |e| as d falls
     """
@@ -39,7 +39,7 @@ def reconstruction(prediction: Tensor, target: Tensor, mask: Tensor | None = Non
 
 
 def min_snr_weight(snr: Tensor, gamma: float, prediction: str) -> Tensor:
-    """The Min-SNR-gamma weight of each row's L_recon [n] (Hang et al., ICCV 2023; gamma 5 there): min(snr, gamma) on x0's error.
+    """Min-SNR-gamma weights of the rows' L_recon, [n] (Hang et al., ICCV 2023, with gamma 5): min(snr, gamma) on the error of x0.
 
     snr         [n], alpha^2 / sigma^2 at each row's noise level
     prediction  "eps": an error of eps is one of x0 times snr, so the weight is min(snr, gamma) / snr;
@@ -53,16 +53,16 @@ def min_snr_weight(snr: Tensor, gamma: float, prediction: str) -> Tensor:
 
 
 def output_preservation(adapted: Tensor, base: Tensor) -> Tensor:
-    """How far training has moved the answer to the CLASS prompt, for each row [n]: the mean squared error between the two networks' outputs.
+    """Output preservation (DOP) of each row [n]: the mean squared error between the trained and the base network's outputs for the CLASS prompt.
 
     adapted, base  [n, channels, height, width]: the trained and the untrained network's output for the same noisy latents, noise level and
-                   class prompt; the base's carries no gradient. The output-level rival of the Semantic Preservation Loss
+                   class prompt; `base` carries no gradient
     """
     return reconstruction(adapted, base.detach())
 
 
 def drift(token_features: list[Tensor], class_features: list[Tensor]) -> Tensor:
-    """One concept's 1 - cos(E(P_tp), E(P_cp)): 0 = the kind is kept, 1 = nothing of it is left.
+    """Semantic drift of one concept, 1 - cos(E(P_tp), E(P_cp)): 0 = the token means its class, 1 = nothing of the class is left.
 
     token_features  E("a photo of a V* dog"), [width] for each text encoder (SDXL has two, whose values are averaged); carries the
                     gradient to V*

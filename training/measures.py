@@ -1,4 +1,4 @@
-"""What a run measures: each step's losses, and all of them together as a part of its state."""
+"""Measurements of a run: the losses of each step, and all steps as one tensor for the saved state."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..formats.token import LearnedToken
 
 @dataclass(frozen=True)
 class Step:
-    """What one step measured.
+    """The measurements of one step.
 
-    loss            what was minimised; the terms below, weighted
+    loss            what was minimized: the weighted sum of the terms below
     reconstruction  L_recon of the photos;  prior: of the prior images;  preservation: of the class prompt (DOP)
     spl             L_sp, the mean of the drifts
-    gradient_norm   before clipping; not finite where the gradient overflowed in fp16 and the step was skipped
+    gradient_norm   before clipping; not finite if the gradient overflowed in fp16 and the step was skipped
     learning_rate   of the first parameter group (network, or tokens)
-    drift           token -> 1 - cos of its prompt to its class prompt; the last value known where it is only watched now and then
+    drift           token -> 1 - cos between its prompt and its class prompt; the last known value between two measurements
     """
 
     step: int
@@ -40,7 +40,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run gives: weights under core's LORA_MODEL names, the tokens, and each step's measures."""
+    """The result of a run: weights under core's LORA_MODEL names, the tokens, and the measurements of each step."""
 
     lora: dict[str, torch.Tensor]
     tokens: list[LearnedToken]
@@ -51,7 +51,7 @@ _COLUMNS = ("loss", "reconstruction", "prior", "preservation", "spl", "gradient_
 
 
 class History:
-    """The steps so far, and the same as one float64 tensor [steps, columns] for the state."""
+    """The steps so far. `tensor` gives them as one float64 tensor [steps, columns] for the saved state."""
 
     def __init__(self, tokens: list[str]):
         self.tokens = tokens
@@ -69,7 +69,7 @@ class History:
 
     @property
     def skipped_last(self) -> int:
-        """Steps that were skipped in a row, up to the last."""
+        """How many of the last steps in a row were skipped."""
         return sum(1 for _ in itertools.takewhile(lambda step: step.skipped, reversed(self.steps)))
 
     def tensor(self) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What the concept looks like so far: pictures of a prompt of choice, drawn every so many steps, with Personalization Guidance if wanted."""
+"""Previews while training: pictures of one prompt every few steps, with Personalization Guidance if wanted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .settings import WatchSettings
 
 @dataclass(frozen=True)
 class Preview:
-    """Draws after every `every` steps; nothing of it changes what is learned. Given to `train` as `preview`.
+    """Draws after every `every` steps. It changes nothing of what is learned. Given to `train` as `preview`.
 
     prompt   may say {token} and {class}, those of the first concept;  negative: likewise
     omega    of Personalization Guidance: 1 is plain CFG
@@ -65,11 +65,11 @@ class Preview:
                 host.load_again(run.model)
                 if clip.patcher is not run.clip.patcher:
                     host.load_again(run.clip.patcher)
-        self.show(done, picture, run.place)
+        self.show(done, picture, run.folder)
 
 
 def make_preview(show, watch: WatchSettings) -> Preview | None:
-    """The preview of a node's or a file's settings; None where there is to be none."""
+    """The preview that a node's or a recipe's settings ask for, or None."""
     if not watch.preview_every:
         return None
     return Preview(watch.preview_every, watch.preview_prompt, show, omega=watch.preview_omega, cfg=watch.preview_cfg)

@@ -1,4 +1,4 @@
-"""The prompts of the rows, encoded: those that nothing trained stands in are encoded once."""
+"""Prompt encoding for training. Prompts that training cannot change are encoded once."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from ..host import text
 
 
 class Prompts:
-    """Encodes prompts with the text encoder as it is at the moment.
+    """Encodes prompts with the current state of the text encoder.
 
     encoder   the host's trainable text encoders
-    carrying  the CLIP that tokenizes, with the tokens over their live vectors
+    carrying  the CLIP that tokenizes; it carries the tokens with the vectors in training
     tokens    the texts of the tokens whose vectors are trained
-    frozen    is the encoder itself left as it is? Then a prompt without trained tokens never changes
+    frozen    the encoder itself is not trained, so a prompt without trained tokens never changes
     """
 
     def __init__(self, encoder, carrying, tokens: list[str], frozen: bool):
@@ -22,10 +22,10 @@ class Prompts:
 
     def __call__(self, prompts: list[str]) -> list[tuple]:
         """One (conditioning, pooled) for each prompt; equal prompts are encoded once."""
-        live = {prompt: self.encoder.encode(self.carrying, prompt) for prompt in dict.fromkeys(prompts) if not self._lasting(prompt)}
+        live = {prompt: self.encoder.encode(self.carrying, prompt) for prompt in dict.fromkeys(prompts) if not self._constant(prompt)}
         return [live[prompt] if prompt in live else self._lookup(prompt) for prompt in prompts]
 
-    def _lasting(self, prompt: str) -> bool:
+    def _constant(self, prompt: str) -> bool:
         return self.frozen and not text.mentions(prompt, self.tokens)
 
     def _lookup(self, prompt: str) -> tuple:
@@ -36,5 +36,5 @@ class Prompts:
 
 
 def without_token(prompt: str, token: str, class_word: str) -> str:
-    """The prompt with the class word in the token's place: "a <v1> dog asleep" -> "a dog asleep"."""
+    """The prompt with the token replaced by the class word: "a <v1> dog asleep" -> "a dog asleep"."""
     return text.replace_tokens(prompt, {token: class_word})

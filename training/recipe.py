@@ -1,4 +1,4 @@
-"""A training in a TOML file, for the command line: the same `train(...)` as the node's, from folders of photos to saved files.
+"""Recipes: a training in a TOML file, for the shell. The same training as the node's, from folders of photos to saved files.
 
 checkpoint = "v1-5-pruned-emaonly.safetensors"   # a file beside this one, or a name in models/checkpoints
 name = "biscuit"                                 # of the saved concept, and of the run

@@ -1,14 +1,14 @@
-"""Runs on the disk: their states, of which the last two are kept, and the rule that only the very same run goes on from them.
+"""Runs on disk: their last two states, and the rule that only the very same run resumes from them.
 
-ROOT/NAME/state-00000100.safetensors   everything a run is after that many steps: what is learned, optimizer, schedule, average, measures
-ROOT/NAME/previews/step-00000100.png   what the preview prompt gave
-ROOT/NAME/concept/                     what an interrupted run had learned, as ordinary files
-ROOT/NAME/lock                         while a process trains in this folder
+ROOT/NAME/state-00000100.safetensors   the state after that many steps: trained parameters, optimizer, schedule, average, measurements
+ROOT/NAME/previews/step-00000100.png   a preview
+ROOT/NAME/concept/                     the trained files of an interrupted run
+ROOT/NAME/lock                         locked while a process trains in this folder
 
-The order of the data and all random numbers are functions of (seed, step), so the step alone stands for them.
+The order of the data and all random numbers are functions of (seed, step), so a state needs the step alone.
 
-What stays: the states of an interrupted run, until it is continued to its end or somebody deletes its folder. Of the finished runs only
-the last `FINISHED` keep their state (the result without the optimizer). Previews and concept files are never removed.
+An interrupted run keeps its states until it is finished or its folder is deleted. Of the finished runs only the last `FINISHED` keep
+their state (the result without the optimizer). Previews and concept files are never removed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One run in its parts: what a step computes, and what of it has to be kept to go on from there."""
+"""One training run: what a step computes, and the state that the next step depends on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .advice import step_shape
 from .data.concept import Concept
 from .data.dataset import Batch, Dataset, random_state
 from .description import describe
-from .distributed import Alone
+from .distributed import SingleProcess
 from .measures import History, Step, Trained
 from .optimizers import make_optimizer, make_schedule
 from .prompts import Prompts, without_token
@@ -32,19 +32,19 @@ from .settings import TrainSettings
 
 log = logging.getLogger(__name__)
 
-SKIPPED = 20  # steps in a row; the scale of the loss has then been halved so often that it is not what overflows
-WATCHED = 10  # without the Semantic Preservation Loss the drift is only watched, once in so many steps
+SKIPPED = 20  # steps in a row; the loss scale has then been halved so often that it is not what overflows
+DRIFT_EVERY = 10  # steps between two measurements of the drift, where the Semantic Preservation Loss does not need it
 
 
 class Run:
-    """One run in its parts: `prepare`, then `step(0)`, `step(1)`, ...; within the host's training mode.
+    """One training run: `prepare`, then `step(0)`, `step(1)`, ..., within the host's training mode.
 
-    `state()` is all of it after a step and `restore` goes on from there, bit for bit.
+    `state()` after a step holds all that the next one depends on; `restore` resumes from it, bit for bit.
     """
 
-    def __init__(self, model, clip, vae, concepts: list[Concept], settings: TrainSettings, processes: Alone | None = None):
+    def __init__(self, model, clip, vae, concepts: list[Concept], settings: TrainSettings, processes: SingleProcess | None = None):
         self.model, self.clip, self.vae, self.concepts, self.settings = model, clip, vae, concepts, settings
-        self.processes = processes or Alone()
+        self.processes = processes or SingleProcess()
         if settings.batch_size < self.processes.world:
             raise ValueError(f"batch_size is {settings.batch_size}, which is less than one photo for each of the {self.processes.world} processes. Raise it.")
         self.data = Dataset(
@@ -61,8 +61,8 @@ class Run:
             caption_dropout=settings.caption_dropout,
         )
         self.history = History([concept.token for concept in concepts])
-        self.place: Path | None = None  # the folder that it is kept in
-        self.whole = True  # False while the weights move: what is learned is then half of one step and half of the next
+        self.folder: Path | None = None  # where the run is saved
+        self.consistent = True  # False while the weights move: the state is then half of one step and half of the next
 
     def prepare(self, on_encode: Callable[[int, int], None] | None = None, done: int = 0) -> None:
         """Encode the photos (for the steps after the first `done`), load and copy what is trained, make the optimizer."""
@@ -93,11 +93,11 @@ class Run:
 
     @cached_property
     def base_hash(self) -> str:
-        """Of the base model's weights; read once, and only where a file names it."""
+        """Hash of the base model's weights; computed once, and only if a file names it."""
         return model_hash(self.model)
 
     def _check(self) -> None:
-        """What does not fit together is said before the photos are encoded."""
+        """Raise ValueError for settings that do not fit together, before the photos are encoded."""
         settings = self.settings
         if settings.learns_tokens:
             check_tokens(self.clip, self.concepts)
@@ -105,7 +105,7 @@ class Run:
             raise ValueError("min_snr_gamma weights by a variance-preserving schedule's signal-to-noise ratio, which flow models do not have. Set it to 0.")
         if settings.spl_weight and settings.learns_tokens and not self.text.has_clip:
             raise ValueError(
-                "spl_weight is above 0, but this model's text encoder is no CLIP, on whose end-of-text feature the Semantic Preservation Loss is defined. Set spl_weight to 0."
+                "spl_weight is above 0, but the Semantic Preservation Loss is defined on CLIP's end-of-text feature, and this model's text encoder is not a CLIP. Set spl_weight to 0."
             )
         if settings.spl_weight and not settings.learns_tokens and not settings.train_text_encoder:
             log.info("Kindred: with the method 'lora' and a frozen text encoder nothing can drift, so the Semantic Preservation Loss has nothing to hold.")
@@ -120,7 +120,7 @@ class Run:
     def step(self, step: int) -> Step:
         """Step `step` of the run (from 0): losses, backward passes, optimizer.
 
-        Raises FloatingPointError before the optimizer's step when the loss or its gradient is no number.
+        Raises FloatingPointError before the optimizer step if the loss or its gradient is not finite.
         """
         settings, parts = self.settings, []
         for turn in range(settings.accumulation):
@@ -138,22 +138,22 @@ class Run:
                 first = spl.detach(), [value.detach() for value in drifts]
         norm = self._gradient(step, torch.stack(parts))
         measured, rates = self._measure(torch.stack(parts), *first, norm), self.schedule.get_last_lr()
-        self.whole = False
+        self.consistent = False
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         self.learned.after_step(step)
         self.history.add(step + 1, measured, rates[0])
-        self.whole = True
+        self.consistent = True
         return self.history.steps[-1]
 
     def _gradient(self, step: int, parts: torch.Tensor) -> torch.Tensor:
-        """The gradient of all processes, clipped and checked; its norm."""
+        """Sum the gradient over all processes, clip and check it. Returns its norm."""
         for parameter in self.parameters:
             if parameter.grad is None:  # this batch did not name it
                 parameter.grad = torch.zeros_like(parameter)
-        self.processes.add_up([parameter.grad for parameter in self.parameters])
+        self.processes.all_reduce_sum([parameter.grad for parameter in self.parameters])
         self.scaler.unscale_(self.optimizer)
         self.learned.before_step()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm or math.inf)
@@ -171,20 +171,20 @@ class Run:
             )
 
     def check_skipped(self) -> None:
-        """FloatingPointError when steps are skipped for good: with fp16 an overflow skips a step and halves the scale of the loss, which did not help."""
+        """Raise FloatingPointError if fp16 overflows in every step: an overflow skips a step and halves the loss scale, and that did not help."""
         done, row = len(self.history.steps), self.history.skipped_last
         if row >= SKIPPED or row == done == self.settings.steps:
             raise FloatingPointError(
-                f"The gradient overflows in precision 'fp16': the last {row} steps were skipped and nothing was learned in them. Choose precision 'bf16' or 'fp32', "
+                f"The gradient overflows in precision 'fp16': the last {row} steps were skipped. Choose precision 'bf16' or 'fp32', "
                 "or lower the learning rate and the weights of the losses."
             )
 
     def _measure(self, parts: torch.Tensor, spl: torch.Tensor, drifts: list[torch.Tensor], norm: torch.Tensor) -> list[float]:
-        """loss, instance, prior, preservation, spl, norm, then the drifts: read from the device at once."""
+        """[loss, instance, prior, preservation, spl, norm, *drifts], read from the device in one transfer."""
         count = self.settings.accumulation
         totals = torch.stack([parts[:, 0].sum(), *(parts[:, 1:].sum(dim=0) / count)])
         if self.processes.world > 1:
-            self.processes.add_up([totals])
+            self.processes.all_reduce_sum([totals])
         values = [*totals, spl.to(totals.device), norm.to(totals.device), *(value.to(totals.device) for value in drifts)]
         return torch.stack([value.float() for value in values]).tolist()
 
@@ -192,9 +192,9 @@ class Run:
         return torch.autocast(self.device.type, dtype=self.autocast) if self.autocast else nullcontext()
 
     def _denoising_losses(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(L_recon over the instance rows, the same over the prior rows or 0, output preservation or 0) of batch `index`.
+        """(L_recon of the photos, L_recon of the prior images or 0, output preservation or 0) of batch `index`.
 
-        Each is this process's part of the mean over the global batch.
+        Each is this process's share of the mean over the global batch.
         """
         settings, batch = self.settings, self.data.batch(index)
         latents, noise, sigma = self._noised(batch, index)
@@ -216,22 +216,22 @@ class Run:
         return rows[~prior].sum() / instances, rows[prior].sum() / priors, preserved
 
     def _noised(self, batch: Batch, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Latents in the network's scale, noise and noise levels of the whole global batch: the same in every process."""
+        """Latents in the network's scale, noise, and noise levels of the global batch: equal in every process."""
         generator = torch.Generator().manual_seed(int(random_state(self.settings.seed, 4, index).integers(2**63)))
         latents = self.denoiser.latents(batch.latents)
         noise = torch.randn(latents.shape, generator=generator)
         return latents, noise, self.denoiser.draw_sigmas(len(latents), generator, self.settings.noise)
 
     def _preservation(self, latents, noise, sigma, prompts: list[str]) -> torch.Tensor:
-        """Output preservation for each row: how far the tuned output for the class prompt is from the base's."""
+        """Output preservation of each row: the distance of the tuned output for the class prompt from the base's."""
         noisy = self.denoiser.noisy(latents, noise, sigma)
         with torch.no_grad(), self.learned.disabled():
             base = self.denoiser.output(noisy, sigma, self.prompts(prompts))
         return losses.output_preservation(self.denoiser.output(noisy, sigma, self.prompts(prompts)), base)
 
     def _drifts(self, step: int) -> list[torch.Tensor]:
-        """How far each concept's token prompt is from its class prompt now; empty where that cannot change or is not looked at."""
-        if not self.class_features or not self.moves_text or not (self.settings.spl_weight or step % WATCHED == 0):
+        """Each concept's drift now; empty if it cannot change or is not measured in this step."""
+        if not self.class_features or not self.moves_text or not (self.settings.spl_weight or step % DRIFT_EVERY == 0):
             return []
         with nullcontext() if self.settings.spl_weight else torch.no_grad():
             return [
@@ -242,14 +242,14 @@ class Run:
     # -- what a run is -----------------------------------------------------------------------------------------------
 
     def state(self, finished: bool = False) -> dict:
-        """All that the next step depends on, besides (photos, settings, step). A finished run's optimizer is left out."""
+        """All that the next step depends on besides (photos, settings, step). A finished run has no optimizer in it."""
         state = {**self.learned.state(), "history": self.history.tensor(), "finished": finished}
         if not finished:
             state.update(optimizer=self.optimizer.state_dict(), schedule=_plain(self.schedule.state_dict()), scaler=self.scaler.state_dict())
         return state
 
     def state_size(self) -> int:
-        """Bytes of a state, about: AdamW keeps two values for each weight."""
+        """Approximate bytes of a state: AdamW keeps two values for each weight."""
         return sum(parameter.numel() * 4 for parameter in self.parameters) * (4 if self.settings.ema_decay else 3)
 
     def restore(self, state: dict) -> None:

@@ -1,4 +1,4 @@
-"""When: a run from its first step, or from where it was interrupted, to its result. Called by the node, the demo and the command line alike."""
+"""The training loop: a run from its first step, or from a saved state, to its result. The node, the demo and the shell call it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..host import denoiser as host_denoiser
 from ..host import training as host
 from .advice import need_less
 from .data.concept import Concept
-from .distributed import Alone
+from .distributed import SingleProcess
 from .keeping import Keeper, Keeping
 from .measures import Step, Trained
 from .optimizers import check_optimizer
@@ -29,28 +29,28 @@ def train(
     on_encode: Callable[[int, int], None] | None = None,
     keeping: Keeping | None = None,
     preview: Callable[[Run, int], None] | None = None,
-    processes: Alone | None = None,
+    processes: SingleProcess | None = None,
     on_restore: Callable[[list[Step]], None] | None = None,
 ) -> Trained:
-    """Learn `concepts` on `model` and `clip` (the host's MODEL, CLIP, VAE), which stay as they are, bit for bit.
+    """Train `concepts` on `model` and `clip` (the host's MODEL, CLIP, VAE), which stay unchanged, bit for bit.
 
     The loss is L_recon + spl_weight * L_sp (ClassDiffusion, eq. 7) + prior_weight * L_prior + preservation_weight * L_dop. The result is a
-    function of photos, models and settings alone: the same seed gives the same weights on the same processor, interrupted or not.
+    function of photos, models and settings alone: on one processor the same seed gives the same weights, whether the run was interrupted or not.
 
-    on_step    sees each step;  on_encode(done, total): the photos' encoding before
-    keeping    where states are kept and whether to go on from one; None keeps nothing
-    preview    called after each step with (run, steps done), outside of autograd; draws when it wants to
-    processes  of a distributed run; the first of them keeps the states
-    on_restore sees the steps before, of a run that goes on
+    on_step    called with each step;  on_encode(done, total): while the photos are encoded
+    keeping    where states are saved and whether to resume from one; None saves nothing
+    preview    called after each step with (run, steps done), outside of autograd; decides itself when to draw
+    processes  of a distributed run; the first one saves the states
+    on_restore called with the earlier steps of a resumed run
 
-    Raises ValueError for what cannot be trained or continued, FloatingPointError when a loss or gradient is no number (before the
-    optimizer step, with the last good state kept). The host's interrupt ends the run within one step, with the state kept. When memory
-    runs out, the host's own exception comes with the settings that need less.
+    Raises ValueError for what cannot be trained or resumed, and FloatingPointError for a loss or gradient that is not finite (before the
+    optimizer step; the last good state is saved). The host's interrupt ends the run within one step, with the state saved. Out of memory:
+    the host's own exception, with the settings that need less in its message.
     """
     _check(concepts)
     check_optimizer(settings)
     host_denoiser.supported_family(model)
-    processes = processes or Alone()
+    processes = processes or SingleProcess()
     with host.training_mode():
         run = Run(model, clip, vae, concepts, settings, processes)
         keeper = Keeper(run, keeping)
@@ -89,7 +89,7 @@ def _run(run: Run, keeper: Keeper, on_step, on_encode, preview, on_restore) -> T
                 keeper.draw(preview, done)
             if keeper.due(done):
                 keeper.keep(done)
-    except BaseException as error:  # the host's interrupt is no Exception
+    except BaseException as error:  # the host's interrupt is not an Exception
         if done:
             keeper.rescue(done)
             if isinstance(error, FloatingPointError):
@@ -113,12 +113,12 @@ def _restore(run: Run, state: dict) -> None:
         if host.is_out_of_memory(error):
             raise
         raise ValueError(
-            f"The training's state does not fit what is trained ({error!r}), perhaps because another version of Kindred wrote it. Set resume to 'new run'."
+            f"The saved state does not fit this training, perhaps because another version of Kindred wrote it. Set resume to 'new run'. ({error!r})"
         ) from error
 
 
 def run_name(concepts: list[Concept]) -> str:
-    """A run's name where nobody gave one: what it learns."""
+    """The default name of a run, from its class words and tokens."""
     return names.file_name("-".join(f"{concept.class_word}_{concept.token}" for concept in concepts[:3]).replace(" ", "_"))
 
 

@@ -303,7 +303,7 @@ def test_modules_in_one_of_two_checkpoints_are_refused(pair):
 
 
 def turned(forward, x, *args, context=None, **kwargs):
-    """Turns the batch around inside of the network's own forward, and back."""
+    """RoundRobin the batch around inside of the network's own forward, and back."""
     given = {name: value.flip(0) if torch.is_tensor(value) and len(value) == len(x) else value for name, value in kwargs.items()}
     args = [value.flip(0) if torch.is_tensor(value) and len(value) == len(x) else value for value in args]
     return forward(x.flip(0), *args, context=context.flip(0), **given).flip(0)

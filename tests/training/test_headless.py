@@ -70,7 +70,7 @@ def test_whatever_goes_wrong_ends_one_recipe_and_no_other(place, tmp_path):
         "kindred: typed.toml: ",
         "kindred: huge.toml: ",
         "kindred: named.toml: The name 'a/b' contains '/'",
-        "kindred: good.toml is learned and saved as 'good_2'",
+        "kindred: good.toml is trained and saved as 'good_2'",
         "embeddings/good.pt is not part of a saved concept 'good', so it was not replaced.",
         "kindred: 5 of 6 files failed: damaged.toml, nothing.toml, typed.toml, huge.toml, named.toml",
     ):

@@ -266,7 +266,7 @@ def test_settings_that_make_no_sense_are_named(change, words):
 
 def test_a_token_that_is_a_word_is_refused(base, concept):
     make = pack("training.data.concept").make_concept
-    with pytest.raises(ValueError, match="a word of the vocabulary of clip_l already"):
+    with pytest.raises(ValueError, match="already a word of the vocabulary of clip_l"):
         run(base, [make([torch.rand(1, 64, 64, 3)], "sofa", "dog")])
 
 
@@ -287,5 +287,5 @@ def test_an_initializer_of_several_tokens_is_said_and_their_mean_is_used(base, c
 
 def test_a_token_that_the_clip_carries_already_is_refused(base, concept, trained):
     carrying = pack("host.text").carry_tokens(base[1], trained.tokens)
-    with pytest.raises(ValueError, match="'<v1>' is a token that this CLIP carries already"):
+    with pytest.raises(ValueError, match="'<v1>' is already a token that this CLIP carries"):
         run((base[0], carrying, base[2]), [concept])

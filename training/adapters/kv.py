@@ -15,9 +15,9 @@ CROSS_ATTENTION_KV = re.compile(r"\.attn2\.to_[kv]$")
 
 
 class WeightDifference(Adapter):
-    """Full-rank training of chosen linear layers: each gets a weight of its own, which starts as the base's.
+    """Full-rank training of linear layers: each gets a float32 weight of its own, which starts as the base's.
 
-    The layers are cast per call, so that a base in fp16, bf16 or fp8 trains in float32 too. `layers` is searched in "." + name.
+    The layers cast per call, so a base in fp16, bf16 or fp8 trains in float32, too. `layers` is searched in "." + name.
     """
 
     def __init__(self, network: torch.nn.Module, layers: re.Pattern = CROSS_ATTENTION_KV, prefix: str = "diffusion_model.", device: torch.device | None = None):

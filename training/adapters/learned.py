@@ -1,4 +1,4 @@
-"""All that a run learns, under one roof: the network's adapter, the text encoder's, the tokens' vectors, and the average of them."""
+"""All trained parameters of a run: the network's adapter, the text encoder's, the token vectors, and their moving average."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .tokens import TokenVectors
 
 
 class Learned:
-    """What `settings.method` names, made on the training copies of a run.
+    """What `settings.method` trains, made on the training copies of a run.
 
-    parameters  stable name -> float32 parameter; a run's state holds a copy of each
-    tokens      None where the method trains no vectors
+    parameters  stable name -> float32 parameter; a saved state holds a copy of each
+    tokens      None if the method trains no token vectors
     """
 
     def __init__(self, settings: TrainSettings, denoiser, text, clip, concepts: list[Concept]):
@@ -53,16 +53,16 @@ class Learned:
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """After the optimizer's step number `step` (from 0): keep what has to be kept, and move the average."""
+        """Run after the optimizer step `step` (from 0): restore constraints and update the moving average."""
         if self.tokens is not None:
             self.tokens.after_step()
         if self.average:
-            decay = min(self.settings.ema_decay, (step + 1) / (step + 10))  # a young average must not remember the start
+            decay = min(self.settings.ema_decay, (step + 1) / (step + 10))  # early on, the average must not remember the start
             get_ema_multi_avg_fn(decay)(self.average, [parameter.detach() for parameter in self.parameters.values()], step)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The average in the parameters' place, where there is one."""
+        """Within it the parameters hold the moving average, if there is one."""
         now = [parameter.detach().clone() for parameter in self.parameters.values()] if self.average else []
         with torch.no_grad():
             for parameter, value in zip(self.parameters.values(), self.average, strict=False):
@@ -77,7 +77,7 @@ class Learned:
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Within, network and text encoder are the base's again."""
+        """Within it network and text encoder are the base's again."""
         with ExitStack() as stack:
             for part in (self.network, self.text):
                 if part is not None:

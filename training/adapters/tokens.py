@@ -1,4 +1,4 @@
-"""What is learned in words: the vectors of the concepts' tokens."""
+"""Token vectors: the trained input embeddings of the concepts' tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOISE = 0.05  # of a vector's length, on the copies of an initializer that has f
 class TokenVectors:
     """The trained input embeddings of the concepts' tokens: one float32 parameter [vectors, width] for each concept and encoder.
 
-    vectors         how many stand for a token in a prompt, 1 to 8. They start from the initializer's own vectors, in order
+    vectors         vectors for each token, 1 to 8. They start from the initializer's own vectors, in order
     direction_only  Directional Textual Inversion (Kim et al., 2025, arXiv 2512.13672): the length of each vector is that of the
                     encoder's mean vocabulary entry, only its direction is learned. Then call `before_step` on the unscaled gradients and
                     `after_step` after the optimizer's step
@@ -63,7 +63,7 @@ class TokenVectors:
 
     @torch.no_grad()
     def before_step(self) -> None:
-        """Keep of each gradient what turns the vector (Riemannian gradient on the sphere), the prior's pull included. Nothing without direction_only.
+        """Project each gradient onto the sphere (Riemannian gradient) and add the prior's. Does nothing without direction_only.
 
         With e = m v, the loss's gradient in the direction is m dL/de, the prior's -kappa mu (the paper's eq. for MAP under vMF).
         """
@@ -78,18 +78,18 @@ class TokenVectors:
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Put each vector back on its sphere (retraction). Nothing without direction_only."""
+        """Scale each vector back to its length (retraction). Does nothing without direction_only."""
         if not self.direction_only:
             return
         for name, parameter in self.parameters.items():
             parameter.mul_(self._lengths[name] / torch.linalg.vector_norm(parameter, dim=-1, keepdim=True))
 
     def carried(self) -> list[LearnedToken]:
-        """The tokens over the live parameters: a CLIP that carries these passes the gradient on."""
+        """The tokens with the parameters themselves: a CLIP that carries them passes the gradient on."""
         return [self._token(concept, lambda parameter: parameter) for concept in self.concepts]
 
     def learned(self, metadata: dict[str, str]) -> list[LearnedToken]:
-        """The tokens as they are now, on the CPU and out of the graph."""
+        """The current tokens, detached and on the CPU."""
         return [self._token(concept, lambda parameter: parameter.detach().cpu().clone(), metadata) for concept in self.concepts]
 
     def _token(self, concept: Concept, take, metadata: dict[str, str] | None = None) -> LearnedToken:
@@ -98,9 +98,9 @@ class TokenVectors:
 
 
 def check_tokens(clip, concepts: list[Concept]) -> None:
-    """ValueError when a token means something to this CLIP already, or is named by none of the prompts that should teach it.
+    """Raises ValueError if a token already means something to this CLIP, or if no training prompt names it.
 
-    What counts is how the encoder will read them with all tokens in it: "<v1>" inside of another token's "my<v1>" names only that one.
+    Prompts are read as the encoder will read them with all tokens: "<v1>" inside another token's "my<v1>" names only that one.
     """
     tokens = [*text.carried_tokens(clip), *(concept.token for concept in concepts)]
     for concept in concepts:
@@ -113,16 +113,16 @@ def check_tokens(clip, concepts: list[Concept]) -> None:
 
 
 def check_token(clip, token: str) -> None:
-    """ValueError when `token` means something to this CLIP already."""
+    """Raises ValueError if `token` already means something to this CLIP."""
     taken = text.clash(clip, token)
     if taken:
         raise ValueError(
-            f"The token {token!r} is {taken} already, so prompts with it would change their meaning. Choose one that no prompt uses, for example '<v1>'."
+            f"The token {token!r} is already {taken}, so prompts with it would change their meaning. Choose one that no prompt uses, for example '<v1>'."
         )
 
 
 def trained_encoders(clip) -> list[str]:
-    """The encoders that tokens are learned for by default: the CLIP ones; all of them where there is none.
+    """The encoders whose token vectors are trained by default: the CLIP ones, or all if there is no CLIP.
 
     T5 beside CLIP (SD 3, Flux) reads the class word instead, as in diffusers' pivotal tuning of these models: a backward pass through
     its billions of weights costs more than the rest of the step.
@@ -132,7 +132,7 @@ def trained_encoders(clip) -> list[str]:
 
 
 def mean_length(clip, key: str) -> float:
-    """The mean norm of the vocabulary's embeddings in the encoder `key`, rows of zeros left out: Directional Textual Inversion's magnitude."""
+    """The mean norm of the vocabulary's embeddings in the encoder `key`, without rows of zeros: Directional Textual Inversion's magnitude."""
     lengths = torch.linalg.vector_norm(text.input_embeddings(clip, key).float(), dim=-1)
     return float(lengths[lengths > 0].double().mean())
 

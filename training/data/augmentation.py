@@ -1,4 +1,4 @@
-"""What a photo becomes: cut to the canvas, mirrored, and Custom Diffusion's scale augmentation with its masks and prompt prefixes."""
+"""Augmentation: crop, mirror, and Custom Diffusion's scale augmentation with its masks and prompt prefixes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGEST = 1.4  # times the canvas
 
 @dataclass(frozen=True)
 class View:
-    """One look at one photo, in pixels: cut at its middle to the shape of the canvas, resized to `size`, pasted at or cropped from (top, left)."""
+    """One view of one photo, in pixels: center-cropped to the shape of the canvas, resized to `size`, pasted at or cropped from (top, left)."""
 
     concept: int
     image: int
@@ -30,10 +30,10 @@ class View:
 
 
 def draw_view(sample: Sample, random: np.random.Generator, augment: bool, flip: bool, resolution: int) -> tuple[View, str]:
-    """A view of `sample` and what the prompt says about it (a prefix, or "").
+    """A random view of `sample` and the prefix that its prompt gets ("" = none).
 
-    Custom Diffusion's augmentation: with probability 0.66 the picture is shrunk to 1/3..1 of the canvas, pasted somewhere and called far
-    away or small below 0.6; else it is enlarged to 1.2..1.4, cropped somewhere and called zoomed in or close up.
+    Custom Diffusion's augmentation: with probability 0.66 the picture is shrunk to 1/3..1 of the canvas and pasted at a random position,
+    with "far away" or "very small" in the prompt below 0.6; else it is enlarged to 1.2..1.4 and cropped, "zoomed in" or "close up".
     """
     height, width = sample.canvas
     scale, prefix = resolution, ""
@@ -51,7 +51,7 @@ def draw_view(sample: Sample, random: np.random.Generator, augment: bool, flip: 
 
 
 def cut(picture: torch.Tensor, canvas: tuple[int, int]) -> torch.Tensor:
-    """[channels, h, w] -> the middle of it in the shape of the canvas, and no larger than any view shows it."""
+    """[channels, h, w] -> its center in the shape of the canvas, no larger than any view needs."""
     height, width = picture.shape[-2:]
     rows, columns = min(height, max(1, round(width * canvas[0] / canvas[1]))), min(width, max(1, round(height * canvas[1] / canvas[0])))
     top, left = (height - rows) // 2, (width - columns) // 2
@@ -61,7 +61,7 @@ def cut(picture: torch.Tensor, canvas: tuple[int, int]) -> torch.Tensor:
 
 
 def show(middle: torch.Tensor, view: View, empty: float) -> torch.Tensor:
-    """What `cut` gave, as the view shows it: [channels, *canvas]."""
+    """The result of `cut` as the view shows it: [channels, *canvas]."""
     scaled = resize(middle.flip(-1) if view.flip else middle, view.size)
     if view.size[0] > view.canvas[0] or view.size[1] > view.canvas[1]:
         return scaled[:, view.top : view.top + view.canvas[0], view.left : view.left + view.canvas[1]]
@@ -71,13 +71,13 @@ def show(middle: torch.Tensor, view: View, empty: float) -> torch.Tensor:
 
 
 def border_mask(view: View, cell: int) -> torch.Tensor:
-    """[1, h, w] in latent cells of `cell` pixels: 0 off the pasted picture and on its rim (one cell each side), 1 elsewhere."""
+    """[1, h, w] in latent cells of `cell` pixels: 0 outside the pasted picture and on its border (one cell each side), 1 elsewhere."""
     mask = torch.ones(1, view.canvas[0] // cell, view.canvas[1] // cell)
     if view.size[0] >= view.canvas[0] and view.size[1] >= view.canvas[1]:
         return mask
     spans = list(zip((view.top, view.left), view.size, strict=True))
     edges = [(start // cell + 1, (start + side) // cell - 1) for start, side in spans]
-    if any(end <= start for start, end in edges):  # too small to lose its rim: keep every cell that it covers
+    if any(end <= start for start, end in edges):  # too small to lose its border: keep every cell that it covers
         edges = [(start // cell, -(-(start + side) // cell)) for start, side in spans]
     mask.zero_()
     mask[:, edges[0][0] : edges[0][1], edges[1][0] : edges[1][1]] = 1
@@ -85,7 +85,7 @@ def border_mask(view: View, cell: int) -> torch.Tensor:
 
 
 def resize(picture: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """[channels, h, w] -> [channels, *size]: bicubic for colours, bilinear for a mask, both antialiased."""
+    """[channels, h, w] -> [channels, *size]: bicubic for colors, bilinear for a mask, both antialiased."""
     if picture.shape[-2:] == size:
         return picture
     mode = "bicubic" if len(picture) == 3 else "bilinear"

@@ -1,4 +1,4 @@
-"""Resolution buckets: the few picture shapes of about one area, so that photos keep their aspect ratio and batches one shape."""
+"""Resolution buckets: a few picture sizes of about equal area, so that photos keep their aspect ratio and a batch has one size."""
 
 from __future__ import annotations
 

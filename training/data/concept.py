@@ -1,4 +1,4 @@
-"""A concept: the photos of one subject, the token that will name it, and the kind it belongs to."""
+"""A concept: the photos of one subject, the token that names it, and its class."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _OVERSHOOT = 0.5  # how far a picture may: sharp resizing leaves 0..1 at edges, 
 
 @dataclass(frozen=True)
 class Concept:
-    """What `Train Concept` learns from.
+    """One subject to learn, as Train Concept takes it.
 
     images        tensors [height, width, 3] in 0..1, sizes may differ
     token         as prompts will write it, e.g. `<v1>`
-    class_word    the kind, e.g. `dog`
+    class_word    the subject's class, e.g. `dog`
     masks         None, or one tensor [height, width] in 0..1 for each image: where the subject is
     prompts       one training prompt for each image, token and class filled in
     token_prompt  P_tp of the Semantic Preservation Loss, "a photo of a <v1> dog"
     class_prompt  P_cp, "a photo of a dog"
     initializer   the word whose embedding the token starts from
     prior_images  pictures of the class for prior preservation, as `images`; may be empty
-    repeats       how often this concept is shown, in relation to the other concepts of a run
+    repeats       how often this concept is shown, relative to the other concepts of a run
     """
 
     images: tuple[torch.Tensor, ...]
@@ -57,7 +57,7 @@ def make_concept(
     prior_images=(),
     repeats: int = 1,
 ) -> Concept:
-    """Check what the artist gave and put it into one `Concept`.
+    """Check the inputs and make a `Concept` of them.
 
     images, prior_images  lists of batches [n, height, width, 3 or 4]; a fourth channel is alpha and becomes the mask
     masks                 list of batches [n, height, width]; one mask for each image, or none at all

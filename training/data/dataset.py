@@ -1,7 +1,7 @@
-"""The batches of a run: photos as latents, masks and prompts.
+"""The dataset: batches of latents, masks and prompts.
 
-All of it is a function of (photos, settings, seed, index) and of nothing else, so any batch can be made again: a resumed run sees
-what an uninterrupted one saw, and what is kept in memory never changes a result.
+A batch is a function of (photos, settings, seed, index) alone, so it can be made again at any time: a resumed run sees what an
+uninterrupted one sees, and what is cached never changes a result.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HELD_BATCHES = 2048  # laid out ahead at once
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch: first the images' rows, then the prior images' rows. All rows have one size.
+    """One batch: rows of photos, then rows of prior images. All rows have one size.
 
     latents   [n, channels, h, w] float32 on the CPU, as the VAE gives them; [n, channels, 1, h, w] for a model of videos
     masks     [n, 1, h, w] in 0..1: where the loss counts
@@ -44,14 +44,14 @@ class Batch:
 class Dataset:
     """The batches of a run: `encode` once, then `batch(index)`.
 
-    concepts         mixed evenly, each as often as its `repeats` says
+    concepts         mixed evenly, in proportion to their `repeats`
     resolution       side of the square in pixels, a multiple of `latent_scale`
-    batch_size       images in a batch; prior images come on top, one for each image whose concept has some
-    steps            how many batches the run has; only how far to encode ahead depends on it, never a batch
-    augment          Custom Diffusion's scale augmentation of the images (not of prior images): prompts and masks say what it did
+    batch_size       photos in a batch; one prior image is added for each photo whose concept has some
+    steps            batches of the run; only how far to encode ahead depends on it, never a batch
+    augment          Custom Diffusion's scale augmentation of the photos (not of prior images), with its masks and prompts
     flip             mirror half of the views
     latent_scale     pixels in one cell of the latents, each way
-    latent_dimensions  2 for a model of pictures, 3 for one of videos, which takes a picture as a film of one frame
+    latent_dimensions  2 for image models, 3 for video models, which take a picture as a video of one frame
     crop             "square": the middle of each picture, as the papers do. "buckets": aspect ratios are kept, see `BucketOrder`
     caption_dropout  probability that an image's prompt is the empty one
     """
@@ -71,7 +71,7 @@ class Dataset:
         latent_dimensions: int = 2,
     ):
         if latent_dimensions not in (2, 3):
-            raise ValueError(f"This model's latents have {latent_dimensions} dimensions. Kindred trains models of pictures and of videos, with 2 and 3.")
+            raise ValueError(f"This model's latents have {latent_dimensions} dimensions. Kindred trains image models (2) and video models (3).")
         if resolution % latent_scale:
             raise ValueError(f"resolution is {resolution}; this model's latents need a multiple of {latent_scale}.")
         if crop not in CROPS:
@@ -93,22 +93,22 @@ class Dataset:
 
     @property
     def views(self) -> list[View]:
-        """Every different view of the run, in the order of first use. Lays out all steps: not for long runs."""
+        """Every distinct view of the run, in order of first use. Plans all steps: not for long runs."""
         return list(dict.fromkeys(view for index in range(self.steps) for view, _ in self.plan(index)))
 
     def encode(self, to_latents: Callable[[torch.Tensor], torch.Tensor], progress: Callable[[int, int], None] | None = None, start: int = 0) -> None:
-        """Encode the views from batch `start` on, each different one once; as many as are held at once, usually all of the run.
+        """Encode the views from batch `start` on, each distinct one once; as many as the cache holds, usually all of the run.
 
         to_latents  pixels [1, h, w, 3] in 0..1 -> latents [1, channels, h, w] or, from a VAE for video, [1, channels, 1, h, w].
-                    Views come singly: then a view's latents are the same bits whatever is encoded with it, before or after a resume
+                    Views are encoded one at a time, so that their latents have the same bits before and after a resume
         progress    called with (done, total)
-        `batch` calls both again when a longer run has used up what is held. ValueError when the latents do not fit.
+        `batch` calls both again when a long run has used up the cache. Raises ValueError if the latents do not fit the model.
         """
         self._to_latents, self._progress = to_latents, progress
         self._hold(start)
 
     def ready(self, index: int) -> bool:
-        """Can batch `index` be made without the VAE?"""
+        """Is batch `index` in the cache, so that it needs no VAE?"""
         return all(view in self._encoded for view, _ in self.plan(index))
 
     def batch(self, index: int) -> Batch:
@@ -125,7 +125,7 @@ class Dataset:
         )
 
     def pixels(self, view: View) -> torch.Tensor:
-        """[height, width, 3] in 0..1: what the VAE sees of `view`."""
+        """[height, width, 3] in 0..1: the pixels of `view` for the VAE."""
         place = (view.concept, view.prior, view.image, view.canvas)
         if self._middle[0] != place:  # one large photo is cut once for all its views
             concept = self.concepts[view.concept]
@@ -133,7 +133,7 @@ class Dataset:
         return show(self._middle[1], view, EMPTY).movedim(0, -1).clamp(0, 1)
 
     def mask(self, view: View) -> torch.Tensor:
-        """[1, h, w] in latent cells: off the pasted picture's inside 0; inside, the subject's mask or 1."""
+        """[1, h, w] in latent cells: inside the pasted picture the subject's mask or 1, elsewhere 0."""
         mask = border_mask(view, self.latent_scale)
         subject = None if view.prior else self.concepts[view.concept].masks
         if subject is None:
@@ -143,20 +143,20 @@ class Dataset:
         return shown if shown.sum() > 0 else mask
 
     def _look(self, sample) -> tuple[View, str]:
-        """The view of a sample and its prompt. A prior image is plain, as in Custom Diffusion: resized and cropped, perhaps mirrored, the bare class prompt."""
+        """The view and prompt of a sample. A prior image is plain, as in Custom Diffusion: resized, cropped, maybe mirrored, with the bare class prompt."""
         augment = self.augment and not sample.prior
-        view, prefix = draw_view(sample, random_state(self.seed, 1, sample.place, sample.prior), augment, self.flip, self.resolution)
+        view, prefix = draw_view(sample, random_state(self.seed, 1, sample.row, sample.prior), augment, self.flip, self.resolution)
         concept = self.concepts[sample.concept]
         if sample.prior:
             return view, concept.class_prompt
-        if self.caption_dropout and random_state(self.seed, 6, sample.place, sample.prior).random() < self.caption_dropout:
+        if self.caption_dropout and random_state(self.seed, 6, sample.row, sample.prior).random() < self.caption_dropout:
             return view, ""
         return view, prefix + concept.prompts[sample.image]
 
     def _hold(self, start: int) -> None:
-        """Have the views from batch `start` on, as many as fit, and forget all others."""
+        """Fill the cache with the views from batch `start` on, as many as fit, and drop all others."""
         if self._to_latents is None:
-            raise RuntimeError("Dataset.encode comes before Dataset.batch.")
+            raise RuntimeError("Call Dataset.encode before Dataset.batch.")
         wanted: dict[View, None] = {}
         for index in range(start, max(start + 1, min(self.steps, start + HELD_BATCHES))):
             more = wanted | dict.fromkeys(view for view, _ in self.plan(index))
@@ -173,16 +173,16 @@ class Dataset:
     def _latents(self, view: View) -> torch.Tensor:
         latents = self._to_latents(self.pixels(view)[None])
         found = list(latents.shape)
-        if self.latent_dimensions == 2 and latents.ndim == 5 and latents.shape[2] == 1:  # a picture that a VAE for videos has encoded
+        if self.latent_dimensions == 2 and latents.ndim == 5 and latents.shape[2] == 1:  # from a video VAE
             latents = latents[:, :, 0]
-        elif self.latent_dimensions == 3 and latents.ndim == 4:  # a model of videos beside a VAE that knows only pictures
+        elif self.latent_dimensions == 3 and latents.ndim == 4:  # a video model with an image VAE
             latents = latents[:, :, None]
         height, width = (side // self.latent_scale for side in view.canvas)
         frames = [1] if self.latent_dimensions == 3 else []
         if latents.ndim != self.latent_dimensions + 2 or len(latents) != 1 or list(latents.shape[2:]) != [*frames, height, width]:
             wanted = ", ".join(map(str, [1, "channels", *frames, height, width]))
             raise ValueError(
-                f"vae: it gives latents of shape {found} for a picture of {view.canvas[1]} x {view.canvas[0]} pixels; this model "
+                f"vae gives latents of shape {found} for a picture of {view.canvas[1]} x {view.canvas[0]} pixels, but this model "
                 f"needs [{wanted}]. Connect the VAE that belongs to the model."
             )
         return latents[0].float().cpu().clone()

@@ -1,4 +1,4 @@
-"""A folder of photos as people have them: turned phone pictures, transparent cut-outs, scans in 16 bits, masks beside them, one broken file."""
+"""A folder of photos as people have them: rotated phone pictures, transparent cut-outs, 16-bit scans, mask files, one broken file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OTHER_PICTURES = {
     ".webp": "this installation of Pillow cannot read WebP: convert it to JPEG",
     **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".rw2", ".orf"), "raw photos are not read: export it as JPEG or PNG"),
     **dict.fromkeys((".jxl", ".jp2", ".psd", ".tga", ".ico", ".svg", ".exr", ".hdr"), "this format is not read: save it as PNG or JPEG"),
-    **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".webm"), "a film, not a photo"),
+    **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".webm"), "a video, not a photo"),
 }
 _OTHER_PICTURES[".heif"] = _OTHER_PICTURES[".heic"]
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
@@ -44,7 +44,7 @@ class Photo:
 
 @dataclass
 class PhotoFolder:
-    """What lies in a folder. masks, captions: the files that belong to a photo. remarks: a sentence for each reason why files are left out."""
+    """The content of a folder. masks, captions: the files that belong to a photo. remarks: a sentence for each reason why files are skipped."""
 
     photos: list[Path]
     masks: dict[Path, Path] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class PhotoFolder:
     remarks: list[str] = field(default_factory=list)
 
     def files(self) -> list[Path]:
-        """All that is read, in an order that depends on the names alone."""
+        """All files that are read, in an order that depends on their names alone."""
         return [file for photo in self.photos for file in (photo, self.masks.get(photo), self.captions.get(photo)) if file]
 
 

@@ -1,6 +1,6 @@
 """Stage 2: the text encoder, trained alone and first, then frozen.
 
-Trained jointly with the UNet it does not learn to tell class words apart in any time that two cores have. Alone it takes minutes: simple
+Trained jointly with the UNet it does not learn to tell class words apart in any time that two cores have. SingleProcess it takes minutes: simple
 heads must read every attribute from the end token, from the words and from the padding, and the cosine of two captions' end tokens must
 be the weighted share of what they agree in (a Gram target), which gives the space a geometry: near captions are near.
 """
