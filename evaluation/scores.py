@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch.nn import functional
@@ -51,17 +50,3 @@ def _square(picture: torch.Tensor) -> torch.Tensor:
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     return picture[:, top : top + side, left : left + side]
-
-
-def own_scorers(clip: Path | None = None, dino: Path | None = None, blip2: Path | None = None, device: str = "cpu") -> list[Scorer]:
-    """The papers' measures from a user's folders; nothing is downloaded."""
-    from .scorers import Blip2, Clip, Dino
-
-    found: list[Scorer] = []
-    if clip:
-        found += [Clip(clip, "prompt", device), Clip(clip, "references", device)]
-    if dino:
-        found.append(Dino(dino, device))
-    if blip2:
-        found.append(Blip2(blip2, device))
-    return found

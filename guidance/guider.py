@@ -1,4 +1,4 @@
-"""What is done with the weak model: Personalization Guidance, and its relatives for comparison.
+"""Guiders: Personalization Guidance, and its relatives for comparison.
 
 D = the model's prediction of the image, theta' tuned, theta base, c prompt, phi null prompt, theta_w = omega theta' + (1 - omega) theta.
 
@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from ..host import sampling
+from .modes import DEFAULT, MODES
 from .routing import attach, detach
 from .schedule import Schedule
 from .weak_model import WeakModel
 
 log = logging.getLogger(__name__)
 
-MODES = ("personalization", "autoguidance", "subject-agnostic")
 WEAK = "weak"
 
 
@@ -60,10 +63,60 @@ class ThirdPredictionGuider(sampling.CFGGuider):
         return sampling.cfg_and_third(self.inner_model, x, timestep, model_options or {}, positive, negative, third, self.cfg, self.scale)
 
 
-def make_guider(model, base_model, positive, negative, cfg: float, schedule: Schedule, mode: str = MODES[0], subject_agnostic=None, scale: float = 1.0):
-    """The guider of `mode`, with its conditionings set. ValueError, one sentence, where an input is missing or does not fit."""
-    if mode not in MODES:
-        raise ValueError(f"`mode` is {mode!r}; expected one of {', '.join(MODES)}.")
+@dataclass(frozen=True)
+class Inputs:
+    """What a mode makes its guider of; MODEL, CONDITIONING and numbers as the node has them."""
+
+    model: Any
+    base_model: Any
+    positive: Any
+    negative: Any
+    schedule: Schedule
+    subject_agnostic: Any
+    scale: float
+
+
+def _personalization(given: Inputs):
+    guider = PersonalizationGuider(given.model, given.base_model, given.schedule)
+    guider.set_conds(given.positive, given.negative)
+    return guider
+
+
+def _autoguidance(given: Inputs):
+    return _third(given, attach(given.model, WeakModel(given.model, given.base_model, given.schedule), sides=(WEAK,)), given.positive)
+
+
+def _subject_agnostic(given: Inputs):
+    if given.subject_agnostic is None:
+        raise ValueError(
+            "`subject_agnostic` is not connected: subject-agnostic guidance needs the prompt encoded without the subject's token, "
+            "for example with its class word instead."
+        )
+    return _third(given, given.model, given.subject_agnostic)
+
+
+def _third(given: Inputs, model, third):
+    if not math.isfinite(given.scale):
+        raise ValueError(f"`scale` is {given.scale}; expected a finite number.")
+    guider = ThirdPredictionGuider(model)
+    guider.inner_set_conds({"positive": given.positive, "negative": given.negative, WEAK: third})
+    guider.set_scale(given.scale)
+    return guider
+
+
+MAKERS: dict[str, Callable[[Inputs], Any]] = {
+    "personalization": _personalization,
+    "autoguidance": _autoguidance,
+    "subject-agnostic": _subject_agnostic,
+}
+if MAKERS.keys() != MODES.keys():
+    raise RuntimeError(f"guidance modes that are offered but not made, or made but not offered: {MAKERS.keys() ^ MODES.keys()}")
+
+
+def make_guider(model, base_model, positive, negative, cfg: float, schedule: Schedule, mode: str = DEFAULT, subject_agnostic=None, scale: float = 1.0):
+    """The guider of `mode` with its conditionings set. Raises ValueError, one sentence, if an input is missing or does not fit."""
+    if mode not in MAKERS:
+        raise ValueError(f"`mode` is {mode!r}; expected one of {', '.join(MAKERS)}.")
     if not math.isfinite(cfg):
         raise ValueError(f"`cfg` is {cfg}; expected a finite number.")
     if negative is None:
@@ -71,22 +124,6 @@ def make_guider(model, base_model, positive, negative, cfg: float, schedule: Sch
             "`negative` is not connected, and this guider encodes nothing by itself: connect an empty prompt. If the text encoder was tuned, too, "
             "encode it with the base CLIP for omega 0 (the weak model's own null prompt)."
         )
-    if mode == MODES[0]:
-        guider = PersonalizationGuider(model, base_model, schedule)
-        guider.set_conds(positive, negative)
-    else:
-        if not math.isfinite(scale):
-            raise ValueError(f"`scale` is {scale}; expected a finite number.")
-        if mode == "subject-agnostic":
-            if subject_agnostic is None:
-                raise ValueError(
-                    "`subject_agnostic` is not connected: subject-agnostic guidance needs the prompt encoded without the subject's token, "
-                    "for example with its class word instead."
-                )
-            guider, third = ThirdPredictionGuider(model), subject_agnostic
-        else:
-            guider, third = ThirdPredictionGuider(attach(model, WeakModel(model, base_model, schedule), sides=(WEAK,))), positive
-        guider.inner_set_conds({"positive": positive, "negative": negative, WEAK: third})
-        guider.set_scale(scale)
+    guider = MAKERS[mode](Inputs(model, base_model, positive, negative, schedule, subject_agnostic, scale))
     guider.set_cfg(cfg)
     return guider

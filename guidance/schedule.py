@@ -9,7 +9,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-CURVES = ("constant", "linear", "cosine")
+CURVES: dict[str, Callable[[float], float]] = {  # x in [0, 1] -> share of the way from omega to omega_end
+    "constant": lambda x: 0.0,
+    "linear": lambda x: x,
+    "cosine": lambda x: (1 - math.cos(math.pi * x)) / 2,
+}
 
 
 def check_omega(omega: float, name: str = "omega") -> float:
@@ -63,8 +67,8 @@ class Schedule:
         """omega at `percent`."""
         if self.constant:
             return self.omega
-        x = min(max(percent, 0.0), 1.0)
-        mix = x if self.curve == "linear" else (1 - math.cos(math.pi * x)) / 2 if self.curve == "cosine" else min(max(float(self.curve(x)), 0.0), 1.0)
+        curve = CURVES[self.curve] if isinstance(self.curve, str) else self.curve
+        mix = min(max(float(curve(min(max(percent, 0.0), 1.0))), 0.0), 1.0)
         return self.omega + (self.omega_end - self.omega) * mix
 
     def guides(self, sigma: float, percent_to_sigma: Callable[[float], float]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import comfy.model_management
@@ -12,12 +13,11 @@ from ..formats import text_file
 from . import listing
 
 FOLDER = "evaluation"
-KINDS = {"clip": ("clip",), "dino": ("vit", "dinov2", "dinov3_vit"), "blip2": ("blip-2",)}  # our name -> model_type in config.json
 
 
-def models(kind: str) -> list[str]:
-    """Names of the folders in transformers' layout that hold a model of `kind`, sorted."""
-    return [name for name in listing.folders(root()) if _type(root() / name / "config.json") in KINDS[kind]]
+def models(types: Collection[str]) -> list[str]:
+    """Names of the folders in transformers' layout that hold a model of one of `types` (`model_type` in config.json), sorted."""
+    return [name for name in listing.folders(root()) if _type(root() / name / "config.json") in types]
 
 
 def root() -> Path:

@@ -84,16 +84,19 @@ class KindredDrift(io.ComfyNode):
 class KindredEvaluate(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        from ..evaluation.scorers import MODELS
         from ..host import scoring
 
-        def model(name: str, measures: str, kind: str):
-            options = ["none", *scoring.models(name)]
+        first = ("clip", "dino", "blip2")  # saved workflows keep values by position: later models come after `theme`
+
+        def model(name: str):
+            one = MODELS[name]
             return io.Combo.Input(
                 name,
-                options=options,
+                options=["none", *scoring.models(one.types)],
                 default="none",
                 optional=True,
-                tooltip=f"{kind} of yours, for {measures}: a folder in models/evaluation with config.json, model.safetensors and the rest, as transformers saves it. Nothing is downloaded. Press R to refresh the list.",
+                tooltip=f"For {' and '.join(one.measures)}: {one.what} of yours, as a folder in models/evaluation with config.json, model.safetensors and the rest, as transformers saves it. Nothing is downloaded. Press R to refresh the list.",
             )
 
         return io.Schema(
@@ -116,10 +119,9 @@ class KindredEvaluate(io.ComfyNode):
                     "token", default="<v1>", tooltip="The subject's token in the prompts. It is replaced by the class word, since no scoring model knows it."
                 ),
                 io.String.Input("class_word", default="dog", tooltip="The class of the subject, which replaces the token."),
-                model("clip", "CLIP-T and CLIP-I", "A CLIP model"),
-                model("dino", "DINO", "A DINO vision transformer"),
-                model("blip2", "BLIP2-T", "A BLIP-2 retrieval model"),
-                io.Combo.Input("theme", options=["dark", "light"], default="dark", optional=True, advanced=True, tooltip="Colours of the plot."),
+                *(model(name) for name in first),
+                io.Combo.Input("theme", options=["dark", "light"], default="dark", optional=True, advanced=True, tooltip="Colors of the plot."),
+                *(model(name) for name in MODELS if name not in first),
             ],
             outputs=[
                 io.String.Output("table", display_name="table", tooltip="Mean and 95% interval of each measure, and the means of each prompt."),
@@ -128,18 +130,18 @@ class KindredEvaluate(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images, references, prompts, token, class_word, clip=("none",), dino=("none",), blip2=("none",), theme=("dark",)) -> io.NodeOutput:
-        from ..evaluation import scores, scores_plot
+    def execute(cls, images, references, prompts, token, class_word, theme=("dark",), **models) -> io.NodeOutput:
+        from ..evaluation import scorers, scores, scores_plot
         from ..host import scoring
 
-        chosen = {name: scoring.model_folder(value[0]) for name, value in (("clip", clip), ("dino", dino), ("blip2", blip2)) if value[0] != "none"}
+        chosen = {name: scoring.model_folder(folder) for name, (folder, *_) in models.items() if folder != "none"}
         if not chosen:
             raise ValueError(
-                f"Nothing is chosen that could score. Put a CLIP, DINO or BLIP-2 folder into {scoring.root()} and choose it, then press R to refresh the lists."
+                f"No scoring model is chosen. Put the folder of one ({', '.join(one.what for one in scorers.MODELS.values())}) into models/evaluation, press R to refresh the lists, and choose it. ({scoring.root()})"
             )
         scoring.make_room()
-        scorers = scores.own_scorers(**chosen, device=scoring.device())
-        report = scores.score(images, references, "\n".join(prompts), scorers, token[0], class_word[0])
+        chosen_scorers = scorers.load(chosen, scoring.device())
+        report = scores.score(images, references, "\n".join(prompts), chosen_scorers, token[0], class_word[0])
         text = report.text()
         return io.NodeOutput(text, scores_plot.plot(report, scores.together(images, "images"), theme[0]), ui=ui.PreviewText(text))
 

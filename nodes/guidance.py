@@ -40,6 +40,8 @@ def _omega() -> io.Float.Input:
 
 def _course() -> list:
     """omega over time and the guidance interval."""
+    from ..guidance.schedule import CURVES
+
     return [
         io.Float.Input(
             "omega_end",
@@ -54,7 +56,7 @@ def _course() -> list:
         ),
         io.Combo.Input(
             "omega_curve",
-            options=["constant", "linear", "cosine", "curve"],
+            options=[*CURVES, "curve"],
             default="constant",
             optional=True,
             advanced=True,
@@ -137,6 +139,8 @@ class KindredPersonalizationGuidance(io.ComfyNode):
 class KindredGuider(io.ComfyNode):
     @classmethod
     def define_schema(cls):
+        from ..guidance import modes
+
         return io.Schema(
             node_id="KindredGuider",
             display_name="Personalization Guider",
@@ -149,15 +153,7 @@ class KindredGuider(io.ComfyNode):
                 io.Conditioning.Input("negative", optional=True, tooltip=_NEGATIVE + " It must be connected."),
                 io.Float.Input("cfg", default=7.5, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=_CFG),
                 _omega(),
-                io.Combo.Input(
-                    "mode",
-                    options=["personalization", "autoguidance", "subject-agnostic"],
-                    default="personalization",
-                    optional=True,
-                    advanced=True,
-                    tooltip="personalization: the paper's method. autoguidance: CFG, and away from the weak model on the SAME prompt (three predictions a step). "
-                    "subject-agnostic: CFG, and away from a prompt without the subject (three predictions a step; omega is not used).",
-                ),
+                io.Combo.Input("mode", options=list(modes.MODES), default=modes.DEFAULT, optional=True, advanced=True, tooltip=modes.tooltip()),
                 io.Float.Input(
                     "scale",
                     default=1.0,

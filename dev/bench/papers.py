@@ -67,7 +67,7 @@ def main(options) -> None:
     chosen = subjects(options.photos.resolve(), options.prompts_file.resolve())
     models = pack("host.checkpoint").load(options.checkpoint.name, options.checkpoint.resolve().parent)
     named = {name: getattr(options, name) for name in ("clip", "dino", "blip2") if getattr(options, name)}
-    scorers = pack("evaluation.scores").own_scorers(**named, device=pack("host.scoring").device())
+    scorers = pack("evaluation.scorers").load(named, pack("host.scoring").device())
     if not scorers:
         raise SystemExit("evidence: no scorer is given; name CLIP's and DINO's folders with --clip and --dino.")
     scores: dict[tuple[str, str], dict[str, list[float]]] = {}

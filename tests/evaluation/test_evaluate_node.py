@@ -100,5 +100,5 @@ def test_the_node_in_the_server(server):
     assert rows[PROMPTS[0]][2] == "1" and rows[PROMPTS[1]][2] == "2"  # pictures of each prompt
     (picture,) = [Image.open(io.BytesIO(data)) for data in result.images["image"]]
     assert picture.width == 1000
-    with pytest.raises(PromptError, match="Nothing is chosen that could score"):
+    with pytest.raises(PromptError, match="No scoring model is chosen"):
         run()

@@ -142,18 +142,31 @@ def tiny_models(tmp_path):
     return tmp_path
 
 
+def clip_scale(folder) -> float:
+    """exp(logit_scale) of the saved model, read without our code."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        return file.get_tensor("logit_scale").exp().item()
+
+
 def test_the_real_scorers_through_transformers(tiny_models):
     """CLIP-T, CLIP-I, DINO and BLIP2-T give each picture one score; a picture's likeness with itself is exactly one."""
     scorers, metrics = pack("evaluation.scorers"), pack("evaluation.metrics")
     images = torch.rand(3, 3, 48, 40, generator=torch.Generator().manual_seed(1))
-    measures = [scorers.Clip(tiny_models / "clip"), scorers.Clip(tiny_models / "clip", against="references")]
-    measures += [scorers.Dino(tiny_models / "dino"), scorers.Blip2(tiny_models / "blip2")]
+    measures = scorers.load({name: tiny_models / folder for name, folder in (("blip2", "blip2"), ("clip", "clip"), ("dino", "dino"), ("pickscore", "clip"))})
     report = metrics.evaluate(images, images[:1], ["a dog", "a cat", "a hat"], measures)
-    assert list(report.scores) == ["CLIP-T", "CLIP-I", "DINO", "BLIP2-T"]
+    assert list(report.scores) == ["CLIP-T", "CLIP-I", "DINO", "BLIP2-T", "PickScore"] == [name for one in scorers.MODELS.values() for name in one.measures]
+    scale = clip_scale(tiny_models / "clip")
+    assert report.scores["PickScore"] == pytest.approx([scale * cosine for cosine in report.scores["CLIP-T"]], rel=1e-5)
     assert report.scores["CLIP-I"][0] == pytest.approx(1, abs=1e-5)
     assert report.scores["DINO"][0] == pytest.approx(1, abs=1e-5)
     assert report.scores["DINO"][1] < 0.9999
     with pytest.raises(ValueError, match="nothing is downloaded"):
-        scorers.Dino(tiny_models / "nowhere")
+        scorers.load({"dino": tiny_models / "nowhere"})
+    with pytest.raises(ValueError, match=r"no scoring model 'lpips'; expected one of clip, dino"):
+        scorers.load({"lpips": tiny_models})
+    with pytest.raises(TypeError, match="not registered whole"):
+        scorers.ScoringModel("half", "half a model", ("half",), {})
     with pytest.raises(ValueError, match="found 2 for 3 images"):
         metrics.evaluate(images, images, ["a", "b"], measures)

@@ -1,0 +1,73 @@
+"""The register of scoring models: Evaluate Pictures, the list of folders, messages and documentation read it.
+
+To add a model, write its file in this folder with `load(folder, device) -> list[Scorer]` and add its row here. docs/adding.md walks
+through it. Nothing is ever downloaded: weights come from a folder of the user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ScoringModel:
+    """One kind of model.
+
+    module    the file in this folder; imported when a picture is scored, never at start-up
+    what      what to put into the folder, with its article
+    types     `model_type` in the folder's config.json
+    measures  measure -> what it asks, for the documentation
+    """
+
+    module: str
+    what: str
+    types: tuple[str, ...]
+    measures: Mapping[str, str]
+
+    def __post_init__(self):
+        if not (self.module and self.what and self.types and self.measures):
+            raise TypeError(f"The scoring model {self.module or self.what!r} is not registered whole.")
+
+
+MODELS: dict[str, ScoringModel] = {  # the node's input -> its model, in the order of the inputs; a new one goes to the end
+    "clip": ScoringModel(
+        "clip",
+        "a CLIP model",
+        ("clip",),
+        {
+            "CLIP-T": "does the picture show the prompt? Cosine of image and text feature",
+            "CLIP-I": "does it show the subject? Mean cosine with the photos' features",
+        },
+    ),
+    "dino": ScoringModel(
+        "dino",
+        "a DINO vision transformer",
+        ("vit", "dinov2", "dinov3_vit"),
+        {"DINO": "does it show *this* subject? Mean cosine of class tokens; the most sensitive to identity"},
+    ),
+    "blip2": ScoringModel("blip2", "a BLIP-2 retrieval model", ("blip-2",), {"BLIP2-T": "does the picture show the prompt? The contrastive score"}),
+    "pickscore": ScoringModel(
+        "pickscore",
+        "PickScore's weights",
+        ("clip",),
+        {"PickScore": "would people prefer the picture for the prompt? Scaled cosine of a CLIP trained on preferences"},
+    ),
+}
+
+
+def model(name: str) -> ScoringModel:
+    """The row of a scoring model. ValueError with the known names if there is none."""
+    if name not in MODELS:
+        raise ValueError(f"There is no scoring model {name!r}; expected one of {', '.join(MODELS)}.")
+    return MODELS[name]
+
+
+def load(folders: Mapping[str, Path], device: str = "cpu") -> list:
+    """The scorers of the models in the user's `folders`, by name, in the register's order. ValueError where a folder holds no such model."""
+    for name in folders:
+        model(name)
+    chosen = [(name, folders[name]) for name in MODELS if name in folders]
+    return [scorer for name, folder in chosen for scorer in import_module(f".{MODELS[name].module}", __package__).load(folder, device)]

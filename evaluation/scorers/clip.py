@@ -1,0 +1,41 @@
+"""CLIP-T and CLIP-I (Radford et al. 2021); the papers use ViT-B/32 or ViT-L/14."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..metrics import Scorer, mean_cosine
+from .transformers_folder import features, local_folder, pixels
+
+
+class Clip:
+    """CLIP-T (``against="prompt"``) or CLIP-I (``against="references"``); the papers use ViT-B/32 or ViT-L/14 (Radford et al. 2021)."""
+
+    def __init__(self, folder: Path, against: str = "prompt", device: str = "cpu"):
+        from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+
+        if against not in ("prompt", "references"):
+            raise ValueError(f"against: found {against!r}, expected 'prompt' or 'references'.")
+        place = local_folder(folder, "a CLIP model")
+        self.name, self.against, self.device = {"prompt": "CLIP-T", "references": "CLIP-I"}[against], against, device
+        self.model = CLIPModel.from_pretrained(place, local_files_only=True).eval().to(device)
+        self.processor = CLIPImageProcessor.from_pretrained(place, local_files_only=True)
+        self.tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True) if against == "prompt" else None
+
+    def _images(self, images: torch.Tensor) -> torch.Tensor:
+        return features(self.model.get_image_features(**self.processor(pixels(images), return_tensors="pt").to(self.device)))
+
+    @torch.inference_mode()
+    def __call__(self, images: torch.Tensor, references: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        seen = self._images(images)
+        if self.against == "references":
+            return mean_cosine(seen, self._images(references)).cpu()
+        words = self.tokenizer(list(prompts), padding=True, truncation=True, return_tensors="pt").to(self.device)
+        return torch.nn.functional.cosine_similarity(seen, features(self.model.get_text_features(**words)), dim=-1).cpu()
+
+
+def load(folder: Path, device: str) -> list[Scorer]:
+    return [Clip(folder, "prompt", device), Clip(folder, "references", device)]
