@@ -30,6 +30,12 @@ def position(heading: str, page: str) -> int:
     return re.findall(r"^## (.+)$", page, re.MULTILINE).index(heading) + 1
 
 
+def sentences(node: dict) -> dict[str, str]:
+    """What is said of a node and its parts; names may be alike in two languages."""
+    parts = {f"{kind}.{key}": entry.get("tooltip", "") for kind in ("inputs", "outputs") for key, entry in node.get(kind, {}).items()}
+    return {"description": node["description"], **{key: tip for key, tip in parts.items() if tip}}
+
+
 def code(page: str) -> set[str]:
     """What must be typed or found as it stands, in any language."""
     return set(re.findall(r"`([^`\n]+)`", page))
@@ -76,6 +82,9 @@ def test_english_pages_have_the_sections_that_people_look_for(nodes):
 def test_every_language_has_every_word_and_no_stale_one(nodes, language):
     differences = locales.differences(locales.english(nodes), locales.read(language))
     assert [place for place in differences if not later_inputs() & set(place.split("."))] == []
+    if language != "en":
+        english, here = locales.read("en"), locales.read(language)
+        assert not [(name, key) for name in english for key, tip in sentences(english[name]).items() if tip == sentences(here[name])[key]], "still English"
     categories = {part: part for node in nodes.values() for part in node["category"].split("/")}
     assert locales.differences({"nodeCategories": categories}, locales.read(language, "main")) == []
 
