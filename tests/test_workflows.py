@@ -11,6 +11,7 @@ from kindred_testing.server import _load
 from PIL import Image
 
 workflows = _load("kindred_demo_workflow", ROOT / "dev" / "demo" / "workflow.py")
+contents = _load("kindred_template_contents", ROOT / "dev" / "build" / "template_contents.py")
 FILES = sorted((ROOT / "workflows").glob("*.json"))
 NAMES = {"train_a_concept", "use_a_saved_concept", "compare_guidance", "omega_sweep", "tea_and_drift", "two_concepts"}
 
@@ -22,6 +23,13 @@ def test_the_promised_ones_are_there_with_their_thumbnails():
             assert thumbnail.width >= 600 and np.asarray(thumbnail).std() > 10
         workflow = json.loads(path.read_text("utf-8"))
         assert len(workflow["groups"]) >= 3 and [node for node in workflow["nodes"] if node["type"] == "MarkdownNote"]
+
+
+def test_notes_and_groups_say_what_their_source_says():
+    for path in FILES:
+        workflow, source = json.loads(path.read_text("utf-8")), contents.WORKFLOWS[path.stem]
+        assert [node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote"] == [source.note], path.stem
+        assert [group["title"] for group in workflow["groups"]] == [title for title, *_ in source.groups], path.stem
 
 
 @pytest.fixture(scope="module")
@@ -75,5 +83,5 @@ def test_it_runs_from_the_file_to_the_picture(server, info, file):
 
 
 def test_the_readme_and_notes_name_only_workflows_that_exist():
-    said = (ROOT / "README.md").read_text("utf-8") + "".join(path.read_text("utf-8") for path in (ROOT / "web" / "docs").glob("*.md"))
+    said = (ROOT / "README.md").read_text("utf-8") + "".join(path.read_text("utf-8") for path in (ROOT / "web" / "docs").rglob("*.md"))
     assert set(re.findall(r"workflows/(\w+)\.(?:json|jpg)", said)) <= NAMES

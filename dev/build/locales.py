@@ -1,4 +1,5 @@
-"""Writes `en/nodeDefs.json` from what a running server says of the pack's nodes, and names what the other languages lack or have too much.
+"""Writes `locales/en/nodeDefs.json` from what a running server says of the pack's nodes, and names what the other languages lack or have too much:
+in `locales/`, in the help pages `web/docs`, and in the page's messages `web/words`.
 
 For developers, after a change of a node's texts:  python dev/build/locales.py http://127.0.0.1:8188
 The front end asks for these files by itself; a dot in an input's name is an underscore in theirs, and a text is a message of vue-i18n, in
@@ -13,7 +14,8 @@ import sys
 import urllib.request
 from pathlib import Path
 
-LOCALES = Path(__file__).resolve().parents[2] / "locales"
+ROOT = Path(__file__).resolve().parents[2]
+LOCALES, PAGES, WORDS = ROOT / "locales", ROOT / "web" / "docs", ROOT / "web" / "words"
 
 
 def ours(object_info: dict) -> dict:
@@ -36,23 +38,32 @@ def english(object_info: dict) -> dict:
 
 
 def differences(wanted: dict, found: dict) -> list[str]:
-    """Places (`Node.inputs.name`) that `found` lacks or has beyond `wanted`. Tooltips may be missing: the English one is shown then."""
+    """Places (`Node.inputs.name.tooltip`) that `found` lacks or has beyond `wanted`; nested tables of texts, such as nodeDefs or messages."""
 
-    def places(nodes: dict) -> set[str]:
-        parts = {f"{name}.{part}" for name, node in nodes.items() for part in node if isinstance(node[part], str) and node[part]}
-        return parts | {
-            f"{name}.{kind}.{key}"
-            for name, node in nodes.items()
-            for kind in ("inputs", "outputs")
-            for key, entry in node.get(kind, {}).items()
-            if entry.get("name")
+    def places(table: dict, path: str = "") -> set[str]:
+        return {
+            place
+            for key, value in table.items()
+            for place in (places(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}"} if value and value.strip() else ())
         }
 
     return [f"missing {place}" for place in sorted(places(wanted) - places(found))] + [f"stale {place}" for place in sorted(places(found) - places(wanted))]
 
 
-def read(language: str) -> dict:
-    return json.loads((LOCALES / language / "nodeDefs.json").read_text("utf-8"))
+def read(language: str, name: str = "nodeDefs") -> dict:
+    return json.loads((LOCALES / language / f"{name}.json").read_text("utf-8"))
+
+
+def pages(language: str) -> dict[str, str]:
+    """Node -> its help page. The front end asks for `NODE/LANGUAGE.md`, then for `NODE.md`, which is the English one."""
+    if language == "en":
+        return {path.stem: path.read_text("utf-8") for path in PAGES.glob("*.md")}
+    return {path.parent.name: path.read_text("utf-8") for path in PAGES.glob(f"*/{language}.md")}
+
+
+def messages(language: str) -> dict[str, str]:
+    """What the page itself says: a module that holds one JSON object, which Python reads too."""
+    return json.loads((WORDS / f"{language}.js").read_text("utf-8").removeprefix("export default ").rstrip().removesuffix(";"))
 
 
 def languages() -> list[str]:
@@ -90,7 +101,12 @@ def main(address: str) -> None:
     (LOCALES / "en").mkdir(exist_ok=True)
     (LOCALES / "en" / "nodeDefs.json").write_text(json.dumps(wanted, indent=1, ensure_ascii=False) + "\n", "utf-8")
     for language in languages():
-        print(language, *differences(wanted, read(language)), sep="\n  ")
+        lacks = [
+            *differences(wanted, read(language)),
+            *differences(dict.fromkeys(wanted, "web/docs"), pages(language)),
+            *differences(messages("en"), messages(language)),
+        ]
+        print(language, *lacks, sep="\n  ")
 
 
 if __name__ == "__main__":

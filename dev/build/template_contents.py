@@ -1,4 +1,4 @@
-"""What the example workflows hold: nodes with their places and inputs, groups, and the note that explains them. `build.py` lays them out."""
+"""What the example workflows hold: nodes with their places and inputs, groups, and the note that explains them. `templates.py` lays them out."""
 
 from __future__ import annotations
 
@@ -107,12 +107,12 @@ TRAIN = Workflow(
     [
         ("1  base model and photos", -20, -20, 360, 400),
         ("2  what to call it", 360, 160, 420, 520),
-        ("3  learn it without losing its kind", 800, -20, 440, 1400),
-        ("4  keep it", 1260, -20, 400, 780),
+        ("3  train it, close to its class", 800, -20, 440, 1400),
+        ("4  save it", 1260, -20, 400, 780),
     ],
-    "Put three to six photos of one subject into a folder of ComfyUI's **input** folder, choose it in *Load Photos*, say in one word what it is (class_word), and queue.\n\n"
-    "500 steps are what the paper takes for one subject; a preview is drawn every 100. Stopped? Set **resume** to *continue* and queue again.\n\n"
-    "What was learned is saved as a LoRA and an embedding; *use_a_saved_concept* draws with it.",
+    "Put three to six photos of one subject into a new folder in ComfyUI's **input** folder. Choose it in *Load Photos*, say what the subject is in **class_word**, and queue.\n\n"
+    "The paper uses 500 steps for one subject. A preview is drawn every 100 steps. To continue a stopped run, set **resume** to *continue* and queue again.\n\n"
+    "*Save Concept* saves a LoRA and an embedding. Draw with them in *use_a_saved_concept*.",
     (0, 420, 320, 260),
     ("Train",),
 )
@@ -139,12 +139,12 @@ USE = Workflow(
         ("1  the base model and the concept", -20, -20, 360, 600),
         ("2  say it", 380, -20, 440, 1010),
         ("3  draw it: plain CFG", 860, -20, 1040, 430),
-        ("Personalization Guidance: guided by the weights between base and tuned, at the cost of CFG", 860, 420, 1040, 430),
-        ("Test-time Embedding Adjustment: the prompt turned back toward its kind", 860, 880, 1040, 430),
+        ("Personalization Guidance: away from the weights between base and tuned, at the cost of CFG", 860, 420, 1040, 430),
+        ("Test-time Embedding Adjustment: the prompt rotated toward its class", 860, 880, 1040, 430),
     ],
-    "Write the prompt once; it names the subject by its token. *Prompt with TEA* is Text Encode Concept: it builds the same prompt without the token "
-    "(a photo of a dog ...) and turns yours part of the way toward it, as the base model's CLIP reads it.\n\n"
-    "**omega** 0 to 0.3 favours the subject, 0.4 to 0.6 balances, 1 is plain CFG. **alpha** 0.1 to 0.3 brings back what the prompt asks for beside the subject.",
+    "Write the prompt once, with the subject's token. *Prompt with TEA* is Text Encode Concept: it builds the same prompt without the token "
+    "(a photo of a dog ...), encodes it with the base model's CLIP, and rotates yours part of the way toward it.\n\n"
+    "**omega** 0 to 0.3 favours the subject, 0.4 to 0.6 balances, 1 is plain CFG. **alpha** 0.1 to 0.3 brings back what the prompt asks for besides the subject.",
     (0, 620, 320, 300),
     ("plain CFG", "Personalization Guidance", "TEA"),
 )
@@ -181,13 +181,13 @@ GUIDANCE = Workflow(
     },
     [
         ("1  the base model and the concept", -20, -20, 360, 600),
-        ("2  say it, and how to sample", 380, -20, 440, 850),
+        ("2  prompt and sampling", 380, -20, 440, 850),
         ("3  three ways to guide, on the same noise", 840, -20, 700, 1220),
         ("4  compare", 1560, -20, 600, 1220),
     ],
-    "**CFG** guides away from the tuned model on the empty prompt.\n\n**AutoGuidance** adds a push away from the base model on the same prompt: three predictions a step.\n\n"
-    "**Personalization Guidance** guides away from the weights *between* base and tuned, on the empty prompt: two predictions a step, as CFG. In the paper it gains "
-    "subject fidelity (DINO .470 to .502) for little of the prompt (CLIP-T .335 to .329).",
+    "**CFG** guides away from the tuned model on the empty prompt.\n\n**AutoGuidance** also guides away from the base model on the same prompt: three predictions a step.\n\n"
+    "**Personalization Guidance** guides away from the weights *between* base and tuned, on the empty prompt: two predictions a step, like CFG. In the paper, "
+    "subject fidelity rises (DINO .470 to .502) and prompt fidelity falls a little (CLIP-T .335 to .329).",
     (0, 620, 320, 380),
     ("Comparison",),
 )
@@ -209,10 +209,10 @@ SWEEP = Workflow(
         ("1  the base model and the concept", -20, -20, 360, 600),
         ("2  say it", 380, -20, 440, 420),
         ("3  Personalization Guidance from plain CFG (omega 1) to the base model as the weak one (omega 0)", 840, -20, 1800, 570),
-        ("4  one picture of all", 380, 560, 2260, 780),
+        ("4  all in one picture", 380, 560, 2260, 780),
     ],
-    "Five times the same noise; only **omega** differs. Left plain CFG, right most like the subject. Two pictures of each stand below each other.\n\n"
-    "Paper's best: 0.6 for DreamBooth LoRA, 0 for ClassDiffusion (what *Train Concept* learns as it comes). Where the prompt begins to suffer on the right, you have gone too far.",
+    "The same noise five times; only **omega** differs. Left is plain CFG, right is closest to the subject. Each column shows two seeds.\n\n"
+    "The paper's best: 0.6 for DreamBooth LoRA, 0 for ClassDiffusion (the default of *Train Concept*). Take the lowest omega at which the picture still follows the prompt.",
     (0, 620, 320, 330),
     ("Sweep",),
 )
@@ -244,11 +244,11 @@ TEA = Workflow(
         ("2  the same prompt three times", 380, -20, 440, 1230),
         ("3  draw", 860, -20, 620, 1230),
         ("4  compare", 1500, -20, 600, 1230),
-        ("5  why: how far the token has drifted", 2120, -20, 500, 1230),
+        ("5  how far the token has drifted", 2120, -20, 500, 1230),
     ],
-    "Test-time Embedding Adjustment turns the prompt part of the way back toward the same prompt with the plain class word. Nothing is trained.\n\n"
-    "**alpha** says how far. *auto_alpha* takes the smallest that keeps 80% of the scene, and shows it on the node.\n\n"
-    "The plot tells whether there is anything to repair: a token much longer than all words, or far from its class among seventy adjectives.",
+    "Test-time Embedding Adjustment rotates the prompt part of the way toward the same prompt with the plain class word. Nothing is trained.\n\n"
+    "**alpha** sets how far. *auto_alpha* takes the smallest alpha that keeps 80% of the scene, and shows it on the node.\n\n"
+    "The plot shows if there is anything to repair: a token much longer than all words, or far from its class among seventy adjectives.",
     (0, 620, 320, 360),
     ("Comparison", "Drift plot"),
 )
@@ -306,14 +306,14 @@ TWO = Workflow(
     [
         ("1  base model and photos", -20, -20, 360, 580),
         ("2  what to call them", 360, -20, 420, 860),
-        ("3  learn both together, each held to its kind", 800, -20, 440, 1420),
-        ("4  keep them", 1260, -20, 440, 340),
-        ("5  say who stands where", 1260, 340, 1130, 700),
+        ("3  train both, each close to its class", 800, -20, 440, 1420),
+        ("4  save them", 1260, -20, 440, 340),
+        ("5  prompts for the picture and its halves", 1260, 340, 1130, 700),
         ("6  draw", 2400, 340, 360, 700),
         ("7  look", 1740, -20, 1020, 340),
     ],
-    "Each subject has its own token and Concept node; one *Train Concept* learns them together (the paper takes 800 steps) and holds each to its kind.\n\n"
-    "One prompt describes the whole picture, two more say who stands in which half. Without the halves the subjects tend to share their looks.",
+    "Each subject has its own token and Concept node. One *Train Concept* learns them together (the paper uses 800 steps) and keeps each close to its class.\n\n"
+    "One prompt describes the whole picture, two more describe its halves. Without the halves, the subjects tend to share their looks.",
     (0, 600, 320, 280),
     ("Picture",),
 )
