@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from kindred_testing import ROOT, host_version
+from kindred_testing import ROOT, host_version, script
 from kindred_testing.browser import missing
-from kindred_testing.locales import collect as locales
 
+locales = script("dev/build/locales.py")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=missing() or "")]
 
 
