@@ -15,7 +15,7 @@ for (const sheet of ["panel/panel.css", "hints/hints.css"]) {
 }
 
 app.registerExtension({
-  name: "Kindred",
+  name: "kindred.page",
   setup: watchRuns,
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith("Kindred")) return;
