@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import types
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-PACK = "kindred_pack"  # not the folder's name: the host has modules named `nodes` and `tests`, and the pack's must not shadow them
+sys.path.append(str(ROOT / "host" / "standalone"))
+
+import kindred_standalone  # noqa: E402
 
 
 def main() -> int:
@@ -31,43 +32,15 @@ def main() -> int:
     parser.add_argument("--cpu", action="store_true", help="do not use the graphics card")
     parser.add_argument("-h", "--help", action="store_true")
     options = parser.parse_args()
-    pack = types.ModuleType(PACK)
-    pack.__path__ = [str(ROOT)]
-    sys.modules[PACK] = pack
     if options.help or not options.files:
-        from kindred_pack.training import recipe
-
         parser.print_help()
-        print(f"\n{recipe.HELP}")
+        print(f"\n{kindred_standalone.load('training.recipe').HELP}")
         return 0 if options.help else 2
     if options.comfyui is None or not (Path(options.comfyui) / "comfy").is_dir():
         parser.error("no ComfyUI found: name its folder with --comfyui or COMFYUI_PATH")
     files = [path.resolve() for path in options.files]  # before the host's folder becomes the current one
-    start_host(Path(options.comfyui).resolve(), options.base_directory.resolve() if options.base_directory else None, options.cpu)
-    from kindred_pack.training import headless
-
-    return headless.run(files, options.resume)
-
-
-def start_host(comfyui: Path, base: Path | None, cpu: bool) -> None:
-    """Make the host's modules importable, and give the host its arguments before anything of it is imported."""
-    sys.path[:] = [str(comfyui), *(place for place in sys.path if Path(place or ".").resolve() != ROOT)]
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.chdir(comfyui)
-    import torch
-
-    if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:  # one card for each of a launcher's processes
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    cpu = cpu or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    arguments, sys.argv = sys.argv, ["main.py", *["--cpu"] * cpu, *(["--base-directory", str(base)] if base else [])]
-    try:
-        import comfy.options
-
-        comfy.options.enable_args_parsing()
-        import comfy.cli_args
-        import utils.extra_config  # noqa: F401 (as ComfyUI's main does: older ones' `nodes` puts another `utils` before it on the path)
-    finally:
-        sys.argv = arguments
+    kindred_standalone.start_host(Path(options.comfyui), options.base_directory, options.cpu)
+    return kindred_standalone.load("training.headless").run(files, options.resume)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The shell's door: its messages, and the demo as a real process from the first line to the picture, and to Ctrl-C."""
 
 import contextlib
-import importlib.util
 import os
 import shutil
 import signal
@@ -12,17 +11,14 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from kindred_testing import COMFYUI, ROOT
+from kindred_testing import COMFYUI, ROOT, script
 from kindred_testing.models import sd15_checkpoint
 from PIL import Image
 
 
 @pytest.fixture(scope="module")
 def door():
-    spec = importlib.util.spec_from_file_location("kindred_door", ROOT / "kindred.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("kindred.py")
 
 
 @pytest.mark.parametrize(

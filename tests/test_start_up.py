@@ -111,14 +111,11 @@ def test_many_files_do_not_slow_the_lists_down(input_folder):
 # Without `server.PromptServer(...)`, as programs that embed ComfyUI start it.
 EMBEDDED = """
 import asyncio, importlib, os, pkgutil, sys
+from pathlib import Path
 comfyui, pack, copy, base, nobody = sys.argv[1:]
-sys.path.insert(0, comfyui)
-os.chdir(comfyui)
-sys.argv = ["main.py", "--cpu", "--base-directory", base, "--database-url", "sqlite:///:memory:"]
-import comfy.options
-comfy.options.enable_args_parsing()
-import comfy.cli_args
-import utils.extra_config
+sys.path.append(os.path.join(pack, "host", "standalone"))
+import kindred_standalone
+kindred_standalone.start_host(Path(comfyui), Path(base), True, ("--database-url", "sqlite:///:memory:"))
 import nodes
 assert asyncio.run(nodes.load_custom_node(pack))
 name = pack.replace(".", "_x_")

@@ -22,6 +22,12 @@ def test_ruff_finds_nothing():
     assert run.returncode == 0, run.stdout
 
 
+def test_one_file_loads_the_pack_by_path():
+    """A second loader knows fewer of the pack's rooms than the first, and breaks when one of them needs another."""
+    own = [path for room in ("dev", "tests", *ROOMS) for path in (ROOT / room).rglob("*.py")] + [ROOT / "headless.py"]
+    assert [path.name for path in own if ".__path__ " + "=" in path.read_text("utf-8")] == ["kindred_standalone.py"]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_arrows_go_down_and_the_host_has_one_door(path):
     room = path.relative_to(ROOT).parts[0]

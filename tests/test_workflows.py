@@ -6,12 +6,11 @@ import re
 
 import numpy as np
 import pytest
-from kindred_testing import ROOT, later_inputs
-from kindred_testing.server import _load
+from kindred_testing import ROOT, later_inputs, script
 from PIL import Image
 
-workflows = _load("kindred_demo_workflow", ROOT / "dev" / "demo" / "workflow.py")
-contents = _load("kindred_template_contents", ROOT / "dev" / "build" / "template_contents.py")
+workflows = script("dev/demo/workflow.py")
+contents = script("dev/build/template_contents.py")
 FILES = sorted((ROOT / "workflows").glob("*.json"))
 NAMES = {"train_a_concept", "use_a_saved_concept", "compare_guidance", "omega_sweep", "tea_and_drift", "two_concepts"}
 

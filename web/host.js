@@ -44,6 +44,15 @@ export function after(node, hook, changed) {
   };
 }
 
+/** Pass a saved node's widget values through `mend` before the node takes them; the saved data stays as it is. */
+export function mendValues(node, mend) {
+  const { configure } = node;
+  node.configure = function (saved) {
+    const values = saved.widgets_values;
+    return configure.call(this, Array.isArray(values) ? { ...saved, widgets_values: mend(values) } : saved);
+  };
+}
+
 /** Let the node be as high as its widgets need, and never lower than the artist made it. */
 export function fit(node) {
   if (!node.graph) return;

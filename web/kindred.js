@@ -2,8 +2,9 @@
  * Kindred's part of the page: a live panel on Train Concept, pictures of what omega and alpha do, and what nodes report.
  * The front end imports every module below this folder; this is the only one that does something by being imported.
  */
-import { app, foldAdvanced } from "./host.js";
+import { app, foldAdvanced, mendValues } from "./host.js";
 import { addHints } from "./hints/hints.js";
+import { MENDERS } from "./old_values.js";
 import { Panel } from "./panel/panel.js";
 import { addReport } from "./report/report.js";
 import { watchRuns } from "./runs.js";
@@ -16,10 +17,11 @@ for (const sheet of ["panel/panel.css", "hints/hints.css", "report/report.css"])
 }
 
 app.registerExtension({
-  name: "Kindred",
+  name: "kindred.page",
   setup: watchRuns,
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith("Kindred")) return;
+    if (Object.hasOwn(MENDERS, node.comfyClass)) mendValues(node, MENDERS[node.comfyClass]);
     foldAdvanced(node);
     if (node.comfyClass === "KindredTrain") Panel.on(node);
     addHints(node);

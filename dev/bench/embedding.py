@@ -8,15 +8,18 @@ No model is needed: the conditionings are random, of SDXL's shapes. The bar is 2
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 import time
-import types
 from pathlib import Path
 
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path += [str(ROOT / "dev" / "bench"), str(ROOT / "host" / "standalone")]
+
+import harness  # noqa: E402
+import kindred_standalone  # noqa: E402
+
 CALLS = 100  # in each timed run; one call is too short to time alone
 
 
@@ -27,10 +30,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    harness = _module("kindred_bench_harness", ROOT / "dev" / "bench" / "harness.py")
-    sys.modules["kindred_pure"] = types.ModuleType("kindred_pure")
-    sys.modules["kindred_pure"].__path__ = [str(ROOT)]
-    from kindred_pure.embedding.conditioning import adjust_conditioning
+    adjust_conditioning = kindred_standalone.load("embedding.conditioning").adjust_conditioning
 
     device = torch.device(arguments.device)
     with torch.inference_mode():
@@ -83,14 +83,6 @@ def _half(conditioning: list) -> list:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _module(name: str, path: Path):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":

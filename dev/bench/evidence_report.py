@@ -16,10 +16,9 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "dev" / "demo"))
 
-from base.rooms import evaluation  # noqa: E402
+from base.rooms import load  # noqa: E402
 
-TOOLS = evaluation("bootstrap", "canvas")
-bootstrap, canvas = TOOLS["bootstrap"], TOOLS["canvas"]
+bootstrap, canvas = load("evaluation.bootstrap"), load("evaluation.canvas")
 TITLES = {
     "a": "Plain K/V + token tuning against step count, and with SPL",
     "b": "LoRA: Personalization Guidance: omega and guidance scale, against AutoGuidance and SAG",

@@ -20,25 +20,24 @@ import subprocess
 import sys
 import tempfile
 import time
-import types
 import warnings
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import fuzz_pictures
-import fuzz_weights
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT / "host" / "standalone")]
+
+import fuzz_pictures  # noqa: E402
+import fuzz_weights  # noqa: E402
+import kindred_standalone  # noqa: E402
 
 KINDS = {**fuzz_pictures.KINDS, **fuzz_weights.KINDS}
-ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 10  # seconds for one file
 MEMORY = 1000  # MB, of the whole process
 
 
 def worker(kinds: list[str], count: int, seed: int, keep: Path) -> None:
     """Print the number of each case before it is read, and at the end of each kind what happened, as JSON."""
-    pack = types.ModuleType("kindred_pack")
-    pack.__path__ = [str(ROOT)]
-    sys.modules["kindred_pack"] = pack
+    kindred_standalone.load()  # from here on `kindred_pack` can be imported from
     warnings.simplefilter("ignore")
 
     for name in kinds:

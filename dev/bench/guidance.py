@@ -24,21 +24,10 @@ sys.path.append(str(ROOT / "tests" / "support"))  # the small models and the rea
 sys.path.append(str(ROOT / "dev" / "bench"))
 
 import harness  # noqa: E402
+from kindred_testing import start_host  # noqa: E402
 
 OMEGA = 0.6
 CFG = "plain CFG (LoRA rank 4)"
-
-
-def start_host(gpu: bool) -> None:
-    """The tests' host runs on the CPU; where a GPU is wanted, its arguments are set before."""
-    from kindred_testing import host
-
-    if gpu:
-        sys.path.insert(0, str(host.COMFYUI))
-        import comfy.cli_args
-
-        comfy.cli_args.args.base_directory = str(host.make_base_directory(host.BASE))
-    host.start_host()
 
 
 class _SetUp(Exception):

@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only adapters whose name contains this")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    guidance.start_host(False)
+    guidance.start_host()
     from kindred_testing import guidance_families as families
     from kindred_testing import guidance_models as g
 

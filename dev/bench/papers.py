@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 import sys
-import types
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,12 +144,8 @@ def _table(pack, scores: dict) -> str:
 
 def _pack(options):
     """The pack's modules by dotted name, on the real host, on the card where there is one."""
-    import importlib
+    sys.path.append(str(ROOT / "host" / "standalone"))
+    import kindred_standalone
 
-    sys.path.append(str(ROOT))
-    import headless
-
-    sys.modules["kindred_pack"] = module = types.ModuleType("kindred_pack")
-    module.__path__ = [str(ROOT)]
-    headless.start_host(Path(options.comfyui).resolve(), options.work, not torch.cuda.is_available())
-    return lambda name: importlib.import_module(f"kindred_pack.{name}")
+    kindred_standalone.start_host(Path(options.comfyui), options.work)
+    return kindred_standalone.load

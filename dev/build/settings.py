@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
-from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "settings.md"
@@ -61,7 +60,7 @@ def _range(one) -> str:
 
 
 if __name__ == "__main__":
-    package = ModuleType("kindred_pack")  # the pack's root must not stand on sys.path: the host has a module named `nodes`, too
-    package.__path__ = [str(ROOT)]
-    sys.modules["kindred_pack"] = package
-    PAGE.write_text(page("kindred_pack"), "utf-8")
+    sys.path.append(str(ROOT / "host" / "standalone"))
+    import kindred_standalone
+
+    PAGE.write_text(page(kindred_standalone.load().__name__), "utf-8")

@@ -90,9 +90,9 @@ def scores(references: list[Image.Image]) -> Callable[[list[Image.Image], list[s
     import torch
     from base.fidelity import PromptFidelity, SubjectFidelity
     from base.judge import STORED, Judge
-    from base.rooms import evaluation
+    from base.rooms import load
 
-    bootstrap = evaluation("bootstrap")["bootstrap"]
+    bootstrap = load("evaluation.bootstrap")
     judge = Judge.load(STORED)
 
     def tensor(pictures: list[Image.Image]) -> torch.Tensor:

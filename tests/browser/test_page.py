@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from kindred_testing import ROOT, host_version
+from kindred_testing import ROOT, host_version, script
 from kindred_testing.browser import missing
-from kindred_testing.locales import collect as locales
 
+locales = script("dev/build/locales.py")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=missing() or "")]
 
 
@@ -60,6 +60,29 @@ def test_a_workflow_dropped_as_a_file_opens_whole(page, file):
     page.probe("look", None, 0.5)
     page.page.wait_for_timeout(400)
     page.screenshot(f"{file.stem}-{page.renderer}")
+
+
+@pytest.mark.parametrize("world", [[False], []], ids=["with miniature_world", "as saved now"])
+def test_a_file_of_an_older_version_keeps_its_values(page, world):
+    given = ["a <v1> cat", "<v1>", "cat", "none", "none", "none"]
+    node = {"id": 1, "type": "KindredEvaluate", "pos": [0, 0], "size": [400, 300], "inputs": [], "outputs": [], "widgets_values": [*given, *world, "light"]}
+    graph = {
+        "id": f"saved-{len(world)}",
+        "last_node_id": 1,
+        "last_link_id": 0,
+        "nodes": [node],
+        "links": [],
+        "groups": [],
+        "config": {},
+        "extra": {},
+        "version": 0.4,
+    }
+    page.page.evaluate("graph => app.loadGraphData(graph)", graph)
+    page.page.wait_for_timeout(250)
+    names = ["prompts", "token", "class_word", "clip", "dino", "blip2", "theme"]
+    assert page.probe("describe")[0]["values"] == dict(zip(names, [*given, "light"], strict=True))
+    prompt = page.page.evaluate("async () => (await app.graphToPrompt()).output[1].inputs")
+    assert {name: prompt[name] for name in names} == dict(zip(names, [*given, "light"], strict=True)), "what is queued"
 
 
 def test_workflows_have_ids_of_their_own():

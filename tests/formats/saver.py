@@ -1,4 +1,4 @@
-"""A process that saves concepts on command, for tests with several real processes and real kills: `python saver.py PACK`.
+"""A process that saves concepts on command, for tests with several real processes and real kills: `python saver.py PACK/host/standalone`.
 
 It reads lines of JSON: {"folder", "name", "value", "tokens", "overwrite"} and
     "at"      save at this time (time.time()), then answer with the saved name
@@ -11,15 +11,14 @@ import os
 import signal
 import sys
 import time
-import types
 from pathlib import Path
 
 import torch
 
-package = types.ModuleType("pack")
-package.__path__ = [sys.argv[1]]
-sys.modules["pack"] = package
-from pack.formats import concept_file, token  # noqa: E402
+sys.path.append(sys.argv[1])
+import kindred_standalone
+
+concept_file, token = kindred_standalone.load("formats.concept_file"), kindred_standalone.load("formats.token")
 
 CHANGES = {"os.link", "os.rename", "os.remove", "os.chmod", "os.mkdir"}
 

@@ -95,9 +95,10 @@ def test_a_weight_beyond_half_precision_is_said(tmp_path):
 
 
 WRITER = """
-import importlib.util, sys, types, pathlib, torch
-package = types.ModuleType("formats"); package.__path__ = [sys.argv[1]]; sys.modules["formats"] = package
-from formats import safefile
+import sys, pathlib, torch
+sys.path.append(sys.argv[1])
+import kindred_standalone
+safefile = kindred_standalone.load("formats.safefile")
 print("ready", flush=True)
 value = 0
 while True:
@@ -112,7 +113,7 @@ def test_a_kill_while_saving_leaves_the_old_file_or_the_new_one(tmp_path):
     path = tmp_path / "state.safetensors"
     safefile = pack("formats.safefile")
     for attempt in range(8):
-        process = subprocess.Popen([sys.executable, "-c", WRITER, str(ROOT / "formats"), str(path)], stdout=subprocess.PIPE)
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(ROOT / "host" / "standalone"), str(path)], stdout=subprocess.PIPE)
         process.stdout.readline()
         time.sleep(0.05 + 0.025 * attempt)
         process.send_signal(signal.SIGKILL)

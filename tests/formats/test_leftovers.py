@@ -12,9 +12,10 @@ from kindred_testing import ROOT, pack
 
 # A process that writes one file after the other into a folder, 64 MB each, and says so.
 WRITER = """
-import pathlib, sys, types, torch
-package = types.ModuleType("formats"); package.__path__ = [sys.argv[1]]; sys.modules["formats"] = package
-from formats import safefile
+import pathlib, sys, torch
+sys.path.append(sys.argv[1])
+import kindred_standalone
+safefile = kindred_standalone.load("formats.safefile")
 state = {f"layer{i}": torch.ones(2**20) for i in range(16)}
 print("ready", flush=True)
 while True:
@@ -26,7 +27,7 @@ while True:
 def writer(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    process = subprocess.Popen([sys.executable, "-c", WRITER, str(ROOT / "formats"), str(folder)], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", WRITER, str(ROOT / "host" / "standalone"), str(folder)], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"ready\n"
     yield process, folder
     process.kill()

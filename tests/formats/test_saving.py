@@ -187,7 +187,7 @@ class Saver:
     """A real process of saver.py."""
 
     def __init__(self):
-        command = [sys.executable, str(SAVER), str(ROOT)]
+        command = [sys.executable, str(SAVER), str(ROOT / "host" / "standalone")]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
     def say(self, folder, **command) -> None:

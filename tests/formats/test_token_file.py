@@ -280,10 +280,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_killed_while_saving_the_file_is_whole(tmp_path):
     """A real process writes without end and is killed: whatever stands there afterwards loads."""
     script = f"""
-import importlib.util, sys, types, torch
-package = types.ModuleType("k"); package.__path__ = [{str(ROOT)!r}]; sys.modules["k"] = package
-from k.formats import token_file
-from k.formats.token import LearnedToken
+import sys, torch
+sys.path.append({str(ROOT / "host" / "standalone")!r})
+import kindred_standalone
+token_file, LearnedToken = kindred_standalone.load("formats.token_file"), kindred_standalone.load("formats.token").LearnedToken
 i = 0
 while True:
     token_file.save(LearnedToken("<v1>", "dog", {{"clip_l": torch.full((64, 768), float(i))}}), {str(tmp_path / "a.safetensors")!r})

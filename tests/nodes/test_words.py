@@ -3,8 +3,9 @@
 import re
 
 import pytest
-from kindred_testing import ROOT, host_version, later_inputs
-from kindred_testing.locales import collect as locales
+from kindred_testing import ROOT, host_version, later_inputs, script
+
+locales = script("dev/build/locales.py")
 
 SHAPE = (r"^##", r"^\|", r"^- ")  # headings, rows of tables, items of lists
 ONE_OUTPUT = ("KindredConditioningSLERP", "KindredGuider", "KindredKSampler", "KindredKSamplerAdvanced", "KindredPersonalizationGuidance", "KindredDrift")

@@ -92,12 +92,10 @@ def test_a_damaged_state_goes_when_the_next_is_written_and_the_good_one_stays(tm
 
 
 HOLDER = """
-import pathlib, sys, types
-root = pathlib.Path(sys.argv[1])
-package = types.ModuleType("pack"); package.__path__ = [str(root)]; sys.modules["pack"] = package
-for name in ("formats", "training"):
-    room = types.ModuleType(f"pack.{name}"); room.__path__ = [str(root / name)]; sys.modules[f"pack.{name}"] = room
-from pack.training import resume
+import pathlib, sys
+sys.path.append(sys.argv[1])
+import kindred_standalone
+resume = kindred_standalone.load("training.resume")
 found = resume.find(pathlib.Path(sys.argv[2]), "dog", {"seed": "1", "steps": "4", "rank": "2"})
 print(found.step, flush=True)
 sys.stdin.read()
@@ -107,7 +105,7 @@ sys.stdin.read()
 def test_two_processes_never_go_on_with_one_run(tmp_path):
     """The second is refused while the first lives, and takes over when it is killed."""
     keep(tmp_path, "dog", ONE, 2)
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(ROOT), str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(ROOT / "host" / "standalone"), str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert process.stdout.readline() == b"2\n"
         with pytest.raises(ValueError, match="'dog' is running in another process"):

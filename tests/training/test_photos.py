@@ -256,7 +256,7 @@ def test_exif_that_is_damaged_elsewhere_still_says_how_to_turn(tmp_path):
     assert read(tmp_path / "a.jpg").pixels.shape == (40, 20, 3)
 
 
-PEAK = "import sys; sys.modules['kp'] = kp = type(sys)('kp'); kp.__path__ = [sys.argv[1]]; from pathlib import Path; from kp.training.data.photos import read_photo; photo = read_photo(Path(sys.argv[2])); print(photo.pixels.shape, Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
+PEAK = "import sys; sys.path.append(sys.argv[1]); import kindred_standalone; from pathlib import Path; photo = kindred_standalone.load('training.data.photos').read_photo(Path(sys.argv[2])); print(photo.pixels.shape, Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
 
 
 @pytest.mark.slow
@@ -264,7 +264,9 @@ PEAK = "import sys; sys.modules['kp'] = kp = type(sys)('kp'); kp.__path__ = [sys
 def test_a_photo_of_a_hundred_megapixels_is_read_in_bounded_memory(tmp_path):
     """Case 61. It arrives halved; its numbers alone would take 1.2 GB in full."""
     Image.linear_gradient("L").resize((11648, 8736)).convert("RGB").save(tmp_path / "large.jpg")
-    said = subprocess.run([sys.executable, "-c", PEAK, str(ROOT), str(tmp_path / "large.jpg")], capture_output=True, text=True, timeout=200)
+    said = subprocess.run(
+        [sys.executable, "-c", PEAK, str(ROOT / "host" / "standalone"), str(tmp_path / "large.jpg")], capture_output=True, text=True, timeout=200
+    )
     assert said.stdout.startswith("(4368, 5824, 3)"), said.stderr
     assert int(said.stdout.split()[-1]) < 1_000_000, said.stdout
 

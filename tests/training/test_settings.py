@@ -1,10 +1,9 @@
 """Settings are declared once: the node, the recipe and the documentation agree, and half a declaration does not load."""
 
 import dataclasses
-import importlib.util
 
 import pytest
-from kindred_testing import ROOT, pack
+from kindred_testing import pack, script
 
 
 @pytest.fixture
@@ -33,9 +32,7 @@ def test_the_node_offers_what_is_declared(settings):
 
 
 def test_the_page_says_what_is_declared():
-    spec = importlib.util.spec_from_file_location("kindred_build_settings", ROOT / "dev" / "build" / "settings.py")
-    build = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build)
+    build = script("dev/build/settings.py")
     assert build.PAGE.read_text("utf-8") == build.page(pack().__name__), "run dev/build/settings.py"
 
 

@@ -26,8 +26,7 @@ from PIL import Image  # noqa: E402
 from world import scene  # noqa: E402
 
 from base import judge as judges  # noqa: E402
-from base import parts  # noqa: E402
-from base.rooms import evaluation  # noqa: E402
+from base.rooms import load, start_host  # noqa: E402
 
 Combo = tuple[str, str, str, str]
 
@@ -50,8 +49,7 @@ class Host:
     """The stock nodes, called as the host's executor calls them."""
 
     def __init__(self, comfyui: Path, checkpoint: Path, cpu: bool):
-        parts.start_host(comfyui, cpu)
-        os.chdir(comfyui)
+        start_host(comfyui, cpu=cpu)
         import folder_paths
 
         import nodes
@@ -112,7 +110,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    tools = evaluation("bootstrap")
+    tools = load("evaluation.bootstrap")
     judge = judges.Judge.load(options.judge.resolve())
     host = Host(options.comfyui.resolve(), options.checkpoint.resolve(), cpu=not torch.cuda.is_available())
 

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-from pathlib import Path
-
 import torch
 from random_base import UNET
 
@@ -18,22 +13,6 @@ CLIP = {
     "eos_token_id": 49407,
 }
 VOCABULARY, WIDTH, POSITIONS = 49408, 768, 77
-
-
-def start_host(comfyui: Path, cpu: bool) -> None:
-    """Makes the host's ``comfy`` importable in this process. Raises ValueError when there is no ComfyUI at the place given."""
-    if not (comfyui / "comfy" / "ops.py").is_file():
-        raise ValueError(f"No ComfyUI at {str(comfyui)!r}. Set COMFYUI_PATH or --comfyui to the folder that holds its main.py.")
-    sys.path.insert(0, str(comfyui))
-    arguments, sys.argv = sys.argv, ["main.py", *(["--cpu"] if cpu else [])]
-    here = Path.cwd()
-    try:
-        os.chdir(comfyui)
-        importlib.import_module("comfy.options").enable_args_parsing()
-        importlib.import_module("comfy.cli_args")
-    finally:
-        sys.argv = arguments
-        os.chdir(here)
 
 
 def initialise(layer: torch.nn.Module) -> None:

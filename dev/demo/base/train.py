@@ -46,12 +46,12 @@ def main() -> None:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(options.threads)
-    from base import parts
+    from base.rooms import start_host
 
-    parts.start_host(options.comfyui.resolve(), cpu=device.type == "cpu")
+    work, stored = options.work.resolve(), options.start.resolve() if options.start else None  # before the host's folder becomes the current one
+    start_host(options.comfyui, cpu=device.type == "cpu")
     from base import autoencoder, loop, pictures
 
-    work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     (work / "pid").write_text(str(os.getpid()))
     log, settings = loop.Log(work / "log.jsonl"), Settings().changed(options.set)
@@ -60,8 +60,8 @@ def main() -> None:
     stages = ("pictures", "autoencoder", "text", "unet", "checkpoint")
     wanted = stages[: stages.index(options.until) + 1]
     images = pictures.load(settings, work)
-    if options.start and not (work / "unet.pt").is_file():
-        results(options.start.resolve(), settings, work, log)
+    if stored and not (work / "unet.pt").is_file():
+        results(stored, settings, work, log)
     if "autoencoder" in wanted:
         vae = autoencoder.train(settings, images, work, log, device)
     if "text" in wanted:

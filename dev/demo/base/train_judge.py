@@ -24,7 +24,7 @@ from world import scene, subjects  # noqa: E402
 
 from base import judge as judges  # noqa: E402
 from base import loop, pictures  # noqa: E402
-from base.rooms import evaluation  # noqa: E402
+from base.rooms import load  # noqa: E402
 from base.settings import Settings  # noqa: E402
 
 
@@ -99,7 +99,7 @@ def train(settings: Settings, work: Path, log: loop.Log):
 
 def report(judge, settings: Settings, log: loop.Log) -> None:
     """Accuracy on unseen renders with 95% intervals: attributes, individuals against look-alikes, the personal subjects."""
-    tools = evaluation("bootstrap")["bootstrap"]
+    tools = load("evaluation.bootstrap")
     for what, unseen, seed in (("seen combinations", False, 777_000_000), ("held-out combinations", True, 778_000_000)):
         test = pictures.render(1000, settings, seed, strangers=0.0, unseen=unseen)
         wanted = [dict(zip(scene.ATTRIBUTES, label, strict=True)) for label in test.labels]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import os
 import re
-import sys
 import tempfile
 from pathlib import Path
+
+from .standalone import kindred_standalone
 
 ROOT = Path(__file__).resolve().parents[3]
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".kindred" / "host" / "0.30.0").resolve()
@@ -40,33 +40,17 @@ def make_base_directory(base: Path) -> Path:
     return base
 
 
-def start_host() -> None:
-    """Import the host and let it load its own nodes and the pack (a second call does nothing)."""
+def start_host(card: bool = False) -> None:
+    """Import the host and let it load its own nodes and the pack (a second call does nothing). `card`: for benches on a graphics card."""
     global _pack_module
     if _pack_module:
         return
-    if not (COMFYUI / "main.py").is_file():
-        raise RuntimeError(f"No ComfyUI at {COMFYUI}. Run `python kindred.py test`, or set COMFYUI_PATH.")
     base = make_base_directory(BASE)
-    # The host has top-level modules named `nodes` and `tests`: the checkout must not stand before it on the path.
-    sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != ROOT]
-    sys.path.insert(0, str(COMFYUI))
-    os.chdir(COMFYUI)
-    device = os.environ.get("KINDRED_TEST_ARGUMENTS", "--cpu").split()  # a bench for a graphics card sets others
-    arguments, sys.argv = sys.argv, ["main.py", *device, "--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
-    try:
-        importlib.import_module("comfy.options").enable_args_parsing()
-        importlib.import_module("comfy.cli_args")
-    finally:
-        sys.argv = arguments
-    importlib.import_module("utils.extra_config")  # as main.py does: older hosts' `nodes` puts another `utils` before it on the path
-    nodes = importlib.import_module("nodes")
-    server = importlib.import_module("server")
-    loop = asyncio.new_event_loop()
-    server.PromptServer(loop)
-    loop.run_until_complete(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
+    device = () if card else tuple(os.environ.get("KINDRED_TEST_ARGUMENTS", "--cpu").split())  # tests on a graphics card set others
+    kindred_standalone.start_host(COMFYUI, base, arguments=(*device, "--database-url", "sqlite:///:memory:"), own_nodes=True)
+    nodes, server = importlib.import_module("nodes"), importlib.import_module("server")
     place = str(base / "custom_nodes" / PACK_NAME)
-    if not loop.run_until_complete(nodes.load_custom_node(place)):
+    if not server.PromptServer.instance.loop.run_until_complete(nodes.load_custom_node(place)):
         raise RuntimeError("The host could not load the pack; its log above says why.")
     _pack_module = place.replace(".", "_x_")
 

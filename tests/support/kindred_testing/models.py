@@ -6,7 +6,8 @@ import functools
 import importlib
 from pathlib import Path
 
-from .host import BASE, ROOT, start_host
+from .host import BASE, start_host
+from .standalone import script
 
 
 @functools.cache
@@ -15,10 +16,8 @@ def sd15_checkpoint(seed: int = 0, dtype: str = "float16") -> Path:
     start_host()
     import torch
 
-    from .server import _load
-
     path = BASE / "models" / "checkpoints" / f"tiny-{seed}-{dtype}.safetensors"
-    return _load("kindred_demo_random_base", ROOT / "dev" / "demo" / "random_base.py").write(path, seed=seed, dtype=getattr(torch, dtype))
+    return script("dev/demo/random_base.py").write(path, seed=seed, dtype=getattr(torch, dtype))
 
 
 def load(path: Path):

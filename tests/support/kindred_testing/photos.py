@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
-import importlib.util
-import sys
 from pathlib import Path
 
-from .host import ROOT
+from .standalone import script
 
 SIDES = ((160, 120), (128, 128), (120, 160), (200, 150), (144, 144))
 
 
-@functools.cache
 def _subjects():
-    """`world.subjects` of the demo under a name of its own; the demo's folder on sys.path would shadow the host's `server`."""
-    folder = ROOT / "dev" / "demo" / "world"
-    spec = importlib.util.spec_from_file_location("kindred_demo_world", folder / "__init__.py", submodule_search_locations=[str(folder)])
-    sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[spec.name])
-    return importlib.import_module(f"{spec.name}.subjects")
+    return importlib.import_module(f"{script('dev/demo/world').__name__}.subjects")
 
 
 def draw_photos(subject: str, folder: Path) -> list[Path]:

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from .host import COMFYUI, ROOT, make_base_directory
+from .host import COMFYUI, make_base_directory
+from .standalone import script
 
-
-def _load(name: str, path: Path):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-demo_server = _load("kindred_demo_server", ROOT / "dev" / "demo" / "server.py")
+demo_server = script("dev/demo/server.py")
 PromptError, Interrupted = demo_server.PromptError, demo_server.Interrupted
 
 
