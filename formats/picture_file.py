@@ -48,9 +48,9 @@ def write(pixels: np.ndarray, path: Path, parameters: str = "") -> None:
     information = PngImagePlugin.PngInfo()
     if parameters:
         information.add_text("parameters", parameters)
-    with leftovers.part(path.parent) as part:
-        Image.fromarray(np.round(pixels.clip(0, 1) * 255).astype(np.uint8)).save(part.file, "PNG", pnginfo=information, compress_level=4)
-        part.become(path)
+    with leftovers.temporary(path.parent) as temporary:
+        Image.fromarray(np.round(pixels.clip(0, 1) * 255).astype(np.uint8)).save(temporary.file, "PNG", pnginfo=information, compress_level=4)
+        temporary.rename(path)
 
 
 def readable() -> dict[str, str]:

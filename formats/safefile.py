@@ -32,10 +32,10 @@ def write(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]
     Raises OSError (disk full, read-only folder) with the old file, if there was one, untouched.
     """
     path = Path(path)
-    with leftovers.part(path.parent) as part:
+    with leftovers.temporary(path.parent) as temporary:
         try:
-            _serialize(tensors, metadata, part.file)
-            part.become(path)
+            _serialize(tensors, metadata, temporary.file)
+            temporary.rename(path)
         except OSError as error:
             raise OSError(f"{str(path.parent)!r} cannot be written to ({error.strerror or error}).") from error
     sync_folder(path.parent)
