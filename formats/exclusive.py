@@ -37,7 +37,7 @@ def locked(*folders: Path, wait: float = 300.0) -> Iterator[bool]:
 
 
 def create(part: Path, path: Path) -> None:
-    """Rename the complete file `part` to `path`. FileExistsError if the name is taken; that file stays as it is."""
+    """Rename the complete file `part` to `path`. FileExistsError if the name is taken; that file stays as it is. OSError leaves no file at `path`."""
     if os.name == "nt":
         part.rename(path)  # fails on Windows if `path` exists
         return
@@ -47,7 +47,11 @@ def create(part: Path, path: Path) -> None:
         raise
     except OSError:  # a file system without hard links: reserve the name with an empty file
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-        part.replace(path)
+        try:
+            part.replace(path)
+        except OSError:
+            path.unlink()  # the empty file
+            raise
     else:
         part.unlink()
 
