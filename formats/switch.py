@@ -85,14 +85,14 @@ class Choice:
         for stem in stems:
             own = self.folders.embedding / f"{stem}.safetensors"
             here = set(embeddings.get(folded(stem), []))
-            foreign += sorted(here - {own} if manifest.owner(own) == self.name else here)
+            foreign += sorted(here - {own} if manifest.owner_of(own) == self.name else here)
             found |= here
         if foreign:
             self.in_the_way = foreign[0]
             return None
         with suppress(ValueError):  # a damaged manifest names no files that could be removed
             listed = [self.folders.embedding / Path(entry.file).name for entry in manifest.parse(old)]
-            unused = tuple(path for path in listed if path.stem not in stems and manifest.owner(path) == self.name)
+            unused = tuple(path for path in listed if path.stem not in stems and manifest.owner_of(path) == self.name)
             return Target(self.name, stems, frozenset(found), unused)
         return Target(self.name, stems, frozenset(found))
 
@@ -128,7 +128,7 @@ def switch(lora: tuple[Path, Path], tokens: list[tuple[Path, Path]], target: Tar
 def settle(lora_folder: Path, embedding_folder: Path) -> None:
     """Finish or clear what killed processes left. Only while both folders are locked: what is unfinished then is nobody's."""
     for part in embedding_folder.glob(".kindred-token-*.part"):
-        concept = manifest.owner(part) or ""
+        concept = manifest.owner_of(part) or ""
         lora = lora_folder / f"{concept}.safetensors"
         entries = []
         with suppress(ValueError):
@@ -138,7 +138,7 @@ def settle(lora_folder: Path, embedding_folder: Path) -> None:
             if path is not None and path.parent == embedding_folder:
                 if not path.is_symlink() and not path.exists():
                     exclusive.create(part, path)
-                elif manifest.owner(path) == concept:
+                elif manifest.owner_of(path) == concept:
                     _finish(part, path)
             elif time.time() - part.stat().st_mtime > _OLD:  # a host with the same embeddings, but LoRA folders of its own, may need it
                 part.unlink()

@@ -138,22 +138,16 @@ def find(name: str, folders: list[str] | str | None) -> Path:
 
 
 def _read(path: Path) -> tuple[object, dict[str, str]]:
-    """What the file holds and its metadata; for safetensors only the tensors that can belong to an embedding."""
-    if pickled.is_safetensors(path):
-        from safetensors import SafetensorError, safe_open
-
-        safefile.check_header(path)
-        try:
-            with safe_open(path, framework="pt", device="cpu") as file:
-                keys = list(file.keys())
-                bundled = [key for key in keys if key.startswith("bundle_emb.")]
-                if not bundled and len(keys) > 64:
-                    raise ValueError(f"{str(path)!r} holds {len(keys)} tensors and no embedding; it looks like a model or a LoRA.")
-                return {key: file.get_tensor(key) for key in bundled or keys}, dict(file.metadata() or {})
-        except (SafetensorError, OSError, RuntimeError) as error:
-            raise ValueError(f"{str(path)!r} is not a readable safetensors file ({error}). Download or export it again.") from error
-    with _parameter_dicts():
-        return pickled.read(path, MAX_PICKLE, "an embedding"), {}
+    """The content and the metadata of a file; of a safetensors file only the tensors that can belong to an embedding."""
+    if not pickled.is_safetensors(path):
+        with _parameter_dicts():
+            return pickled.read(path, MAX_PICKLE, "an embedding"), {}
+    with safefile.opened(path) as file:
+        keys = list(file.keys())
+        bundled = [key for key in keys if key.startswith("bundle_emb.")]
+        if bundled or len(keys) <= 64:
+            return {key: file.get_tensor(key) for key in bundled or keys}, dict(file.metadata() or {})
+    raise ValueError(f"The file holds {len(keys)} tensors and no embedding; it looks like a model or a LoRA: {str(path)!r}")
 
 
 def _layout(path: Path, content: object, text: str | None) -> tuple[str, dict[str, torch.Tensor]]:
