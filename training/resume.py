@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from ..formats import exclusive, leftovers, locks, names, safefile, state_file, switch
-from ..formats.state_file import Head
+from ..formats.state_file import StateHeader
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ class _Run:
     path: Path
     number: int
     states: list[Path]
-    heads: list[Head]
+    heads: list[StateHeader]
     problems: list[str]
     written: float
 
@@ -239,7 +239,7 @@ def _look(path: Path, name: str = "") -> _Run:
         with contextlib.suppress(OSError):
             run.written = max(run.written, state.stat().st_mtime)
         try:
-            run.heads.append(state_file.head(state))
+            run.heads.append(state_file.header(state))
         except ValueError as error:
             run.problems.append(_aside(state, error))
     return run
