@@ -234,8 +234,8 @@ def _token(path: Path, entry: manifest.Entry, widths: dict[str, int], find_embed
                 _settle(path.parent, embedding.parent)
             return LearnedToken(entry.token, entry.class_word, token.vectors, token.metadata, token.notes)
         problem = (
-            f"The embedding {entry.file!r} is not the one that the concept {path.stem!r} was saved with: the file of another training has replaced one of the two. "
-            "Save the concept again, or put back the embedding of the same training."
+            f"The embedding {entry.file!r} is not the one that the concept {path.stem!r} was saved with: "
+            "the file of another training has replaced one of the two. Save the concept again, or put back the embedding of the same training."
         )
     raise ValueError(problem)
 
