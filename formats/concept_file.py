@@ -108,7 +108,7 @@ def save(
     stored = state if layout == "custom_diffusion" else {key: _stored(value, dtype) for key, value in state.items()}
     for key, value in stored.items():
         if not torch.isfinite(value).all():
-            raise ValueError(f"The weight {key!r} is too large for {str(dtype).removeprefix('torch.')}. Save in float32.")
+            raise ValueError(f"The weight {key!r} is not finite in {str(dtype).removeprefix('torch.')}. Save in float32.")
     for token in tokens:
         token_file.content(token)  # raises before any file is written
     about = {**clean({**getattr(lora, "metadata", {}), **(metadata or {})}), **added}

@@ -36,6 +36,7 @@ class Curves:
             self.entries.append((row, 1))
 
     def as_json(self) -> dict:
+        """The JSON form above."""
         rows = [row for row, _ in list(self.entries)]  # a copy: the page may ask while the run adds entries
         columns = [[_rounded(row[column]) for row in rows] for column in range(len(COLUMNS) + len(self.tokens))]
         named = dict(zip(COLUMNS, columns, strict=False))
