@@ -52,7 +52,7 @@ def find_token(clip, name: str) -> LearnedToken:
     if name in carried:
         return carried[name]
     if name.startswith(FILE_PREFIX):
-        path = token_file.find(name, encoders.embedding_folders(clip))
+        path = token_file.find_file(name, encoders.embedding_folders(clip))
         plain = re.sub(r"\.(safetensors|pt|bin)$", "", name)
         return carried[plain] if plain in carried else token_file.load(path, encoders.embedding_widths(clip), text=plain)
     raise ValueError(f"This CLIP carries no token {name!r} (it carries {', '.join(map(repr, carried)) or 'none'}). A file is named as embedding:name.")

@@ -1,33 +1,33 @@
-"""The curves of a run in bounded room: as a page draws them, and as they stay in a workflow file.
+"""A run's curves with a bounded number of entries, for the page and for the workflow file.
 
-JSON form: {"from": 1, "every": 2, "loss": [...], "spl": [...], "learning_rate": [...] or a number where it never changes, "drift": {"<v1>": [...]}}.
-Entry i is the mean over the steps from + i * every to from + (i + 1) * every - 1; null where nothing was measured.
+JSON form: {"from": 1, "every": 2, "loss": [...], "spl": [...], "learning_rate": [...] or a number if it is constant, "drift": {"<v1>": [...]}}.
+Entry i is the mean over the steps from + i * every to from + (i + 1) * every - 1; null if nothing was measured.
 """
 
 from __future__ import annotations
 
 import math
 
-ROOM = 256  # entries; a chart on a node is about that many pixels wide
+MAX_ENTRIES = 256  # a chart on a node is about that many pixels wide
 COLUMNS = ("loss", "spl", "learning_rate")
 
 
 class Curves:
-    """Columns over the steps of a run. Past `ROOM` entries, neighbours are averaged and each entry stands for twice as many steps."""
+    """Columns over the steps of a run. Beyond `MAX_ENTRIES`, neighboring entries are averaged, so each covers twice as many steps."""
 
     def __init__(self, tokens: list[str] = ()):
         self.tokens = list(tokens)
         self.first: int | None = None
         self.every = 1
-        self.entries: list[tuple[list[float], int]] = []  # (means, the steps that they stand for)
+        self.entries: list[tuple[list[float], int]] = []  # (means, number of steps)
 
     def add(self, step: int, values: dict[str, float], drift: dict[str, float]) -> None:
-        """The values of one step; steps come in their order."""
+        """Add the values of one step. Steps come in order."""
         row = [values[name] for name in COLUMNS] + [drift.get(token, math.nan) for token in self.tokens]
         self.first = step if self.first is None else self.first
         index = (step - self.first) // self.every
-        while index >= ROOM:
-            self.entries = [_mean(self.entries[place : place + 2]) for place in range(0, len(self.entries), 2)]
+        while index >= MAX_ENTRIES:
+            self.entries = [_mean(self.entries[start : start + 2]) for start in range(0, len(self.entries), 2)]
             self.every *= 2
             index = (step - self.first) // self.every
         if index < len(self.entries):
@@ -36,8 +36,9 @@ class Curves:
             self.entries.append((row, 1))
 
     def as_json(self) -> dict:
-        rows = [row for row, _ in list(self.entries)]  # a copy: pages ask while the run goes on
-        columns = [[_short(row[column]) for row in rows] for column in range(len(COLUMNS) + len(self.tokens))]
+        """The JSON form above."""
+        rows = [row for row, _ in list(self.entries)]  # a copy: the page may ask while the run adds entries
+        columns = [[_rounded(row[column]) for row in rows] for column in range(len(COLUMNS) + len(self.tokens))]
         named = dict(zip(COLUMNS, columns, strict=False))
         if len(set(named["learning_rate"])) == 1:
             named["learning_rate"] = named["learning_rate"][0]
@@ -45,7 +46,7 @@ class Curves:
 
 
 def _mean(entries: list[tuple[list[float], int]]) -> tuple[list[float], int]:
-    """The mean of entries (row, steps), each weighted by the steps that it stands for; what one of them lacks (nan) is taken from the other."""
+    """The mean of entries (row, steps), weighted by their steps. A value that is nan in one entry is taken from the other."""
     steps = sum(count for _, count in entries)
     row = []
     for values in zip(*(values for values, _ in entries), strict=True):
@@ -55,7 +56,7 @@ def _mean(entries: list[tuple[list[float], int]]) -> tuple[list[float], int]:
 
 
 def finite(value):
-    """`value` for JSON, which knows no nan and no infinity: null in their place, however deep."""
+    """`value` for JSON: nan and infinity become null, at any depth."""
     if isinstance(value, dict):
         return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -63,6 +64,6 @@ def finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _short(value: float) -> float | None:
-    """Four digits are more than a chart shows; JSON knows no nan."""
+def _rounded(value: float) -> float | None:
+    """Four digits, more than a chart shows; None for nan and infinity."""
     return float(f"{value:.4g}") if math.isfinite(value) else None

@@ -1,16 +1,15 @@
-"""Files in the making, and what a killed process leaves of them.
+"""Temporary files, and the removal of those that a killed process left.
 
-FOLDER/.kindred-SYSTEM-RANDOM.part    becomes another file when it is whole
+FOLDER/.kindred-SYSTEM-RANDOM.part    is renamed once it is complete
 
-Its writer holds the system's lock on it, which ends with the process, however that ends. So a part that nobody locks is a leftover,
-and the next process that writes into the folder removes it. A lock says nothing about a part that another machine wrote on a shared
-drive, or where the drive knows no locks: such a part is removed a day after its last byte.
+The process that writes the file holds a lock on it, so a temporary file without a lock is a leftover. The next process that writes into the
+folder removes it. Locks do not reach across the machines of a shared drive, and some drives have none: there, a temporary file is removed
+a day after it was last written to.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import hashlib
 import logging
@@ -22,96 +21,45 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-    import msvcrt
+from . import locks
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 24 * 3600  # seconds without a byte, after which a part that no lock speaks for is a leftover
+MAX_AGE = 24 * 3600  # seconds since the last write, after which a file that no lock can protect is a leftover
 _PART = re.compile(r"\.kindred-([0-9a-f]{8})-[0-9a-f]{16}\.part")
-_TRIES = 8  # more are needed only where a drive does not tell which file is which
-_HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, getattr(errno, "EDEADLOCK", errno.EAGAIN)}
 
 
-class Lock:
-    """The system's lock on the file `path`, held until `release` or the end of this process.
-
-    sure   False where the drive knows no locks: then nothing is excluded
-    known  False where the drive does not tell which file is which: then a file at `path` counts as this one
-    """
-
-    def __init__(self, path: Path, handle: int, sure: bool):
-        self.path, self.handle, self.sure, self.known = path, handle, sure, True
-
-    @classmethod
-    def take(cls, path: Path, create: bool = True) -> Lock | None:
-        """None when somebody else holds it. OSError when the file cannot be opened."""
-        for attempt in range(_TRIES):
-            handle = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
-            held = _lock(handle)
-            lock = cls(path, handle, bool(held))
-            if held is None:
-                break
-            lock.known = lock.is_there()
-            if lock.known or attempt == _TRIES - 1:
-                return lock
-            os.close(handle)  # the one who held it has removed the file meanwhile
-        os.close(handle)
-        return None
-
-    def is_there(self) -> bool:
-        """Is the locked file still the one at `path`? Not after somebody deleted its folder."""
-        try:
-            about = self.path.stat()
-            return not self.known or os.path.samestat(os.fstat(self.handle), about)
-        except OSError:
-            return False
-
-    def release(self) -> None:
-        """Remove the file and let go."""
-        if self.is_there():
-            with contextlib.suppress(OSError):  # Windows removes no open file
-                self.path.unlink()
-        os.close(self.handle)
-        if fcntl is None:
-            with contextlib.suppress(OSError):
-                self.path.unlink()
-
-
-class Part:
-    """A file in the making: write to `file`, then let it become `path`."""
+class TemporaryFile:
+    """A file that is not complete yet: write to `file`, then rename it."""
 
     def __init__(self, path: Path, file: BinaryIO):
         self.path, self.file = path, file
 
-    def become(self, path: Path) -> None:
-        """Take the place of `path` (in the same folder), with every byte on the disk before."""
+    def rename(self, path: Path) -> None:
+        """Bring every byte to the disk, then replace `path` (in the same folder)."""
         self.file.flush()
         os.fsync(self.file.fileno())
-        if fcntl is None:  # Windows renames no open file
+        if os.name == "nt":  # Windows cannot rename an open file
             self.file.close()
         self.path.replace(path)
 
 
 @contextlib.contextmanager
-def part(folder: Path) -> Iterator[Part]:
-    """A part in `folder`, which is made where it is missing. What has not become another file is gone after the block."""
+def temporary(folder: Path) -> Iterator[TemporaryFile]:
+    """A temporary file in `folder`, which is created if it is missing. The file is removed after the block unless it was renamed."""
     folder.mkdir(parents=True, exist_ok=True)
     clear(folder)
-    path, handle = _new(folder)
+    path, handle = _create(folder)
     try:
         with os.fdopen(handle, "wb") as file:
-            yield Part(path, file)
+            yield TemporaryFile(path, file)
     finally:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
 
 
 def clear(folder: Path) -> None:
-    """Remove the parts in `folder` whose writers are dead. Never raises for what cannot be listed or removed."""
+    """Remove the temporary files in `folder` whose processes have ended. Skips what cannot be listed or removed."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             match = _PART.fullmatch(entry.name)
@@ -122,57 +70,42 @@ def clear(folder: Path) -> None:
 
 def clear_below(folder: Path) -> None:
     """`clear` for `folder` and every folder below it."""
-    for place, _, _ in os.walk(folder):
-        clear(Path(place))
+    for path, _, _ in os.walk(folder):
+        clear(Path(path))
 
 
-def _new(folder: Path) -> tuple[Path, int]:
-    """An empty part and its locked handle, open for writing."""
-    for attempt in range(_TRIES):
+def _create(folder: Path) -> tuple[Path, int]:
+    """An empty temporary file and its locked handle, open for writing."""
+    for attempt in range(locks.ATTEMPTS):
         path = folder / f".kindred-{_system(folder.stat().st_dev)}-{secrets.token_hex(8)}.part"
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        if (_lock(handle) is not None and Lock(path, handle, True).is_there()) or attempt == _TRIES - 1:
+        if (locks.try_lock(handle) is not None and locks.Lock(path, handle, True).is_there()) or attempt == locks.ATTEMPTS - 1:
             break
-        os.close(handle)  # another process looked through the folder just between the two
+        os.close(handle)  # another process cleared the folder before the lock was set
     return path, handle
 
 
 def _remove(path: Path, system: str) -> None:
-    lock = Lock.take(path, create=False)
+    """Remove the temporary file `path` of `system` if its process has ended."""
+    lock = locks.Lock.take(path, create=False)
     if lock is None:
         return
     try:
-        about = path.stat()
-        dead = lock.sure and system == _system(path.parent.stat().st_dev)
-        if not dead and _now(path.parent) - about.st_mtime <= PATIENCE:
+        status = path.stat()
+        ended = lock.supported and system == _system(path.parent.stat().st_dev)
+        if not ended and _now(path.parent) - status.st_mtime <= MAX_AGE:
             return
-        if fcntl:  # else Windows, which removes no open file
+        if os.name != "nt":  # Windows cannot remove an open file
             path.unlink()
     finally:
         os.close(lock.handle)
     path.unlink(missing_ok=True)
-    log.info("Kindred: removed %s (%.1f MB), left by a process that ended while it wrote.", path, about.st_size / 1e6)
-
-
-def _lock(handle: int) -> bool | None:
-    """True: locked. None: somebody else has it locked. False: this drive knows no locks."""
-    try:
-        if fcntl:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            os.lseek(handle, 2**40, os.SEEK_SET)  # Windows keeps others from reading what is locked, so lock a byte that is not there
-            try:
-                msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-            finally:
-                os.lseek(handle, 0, os.SEEK_SET)
-    except OSError as error:
-        return None if error.errno in _HELD else False
-    return True
+    log.info("Kindred: removed an incomplete file of %.1f MB, left by a process that ended while writing it: %s", status.st_size / 1e6, path)
 
 
 @functools.cache
 def _system(device: int) -> str:
-    """Names a running system and a drive on it: within one of these, locks are seen by all."""
+    """An identifier of this running system and one of its drives. Processes with the same identifier see each other's locks."""
     try:
         running = Path("/proc/sys/kernel/random/boot_id").read_text("ascii")  # containers of one kernel share it, as they share locks
     except OSError:
@@ -181,8 +114,8 @@ def _system(device: int) -> str:
 
 
 def _now(folder: Path) -> float:
-    """The time by the clock that dates the files of `folder`, which may be a server's."""
-    path, handle = _new(folder)
+    """The time on the clock that dates the files of `folder`, which may be a server's."""
+    path, handle = _create(folder)
     try:
         return path.stat().st_mtime
     finally:

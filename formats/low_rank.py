@@ -1,4 +1,4 @@
-"""Full differences stored as LoRA of truncated rank (Custom Diffusion, CVPR 2023, section 3.2: "compressed models")."""
+"""Low-rank compression of full weight differences (Custom Diffusion, CVPR 2023, section 3.2: "compressed models")."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ DIFFERENCE = ".diff"
 
 @dataclass(frozen=True)
 class Compressed:
-    """The state with truncated differences, and what it cost.
+    """The state with truncated differences, and the truncation's error.
 
-    error    relative error of all truncated differences together: ||D - D_r||_F / ||D||_F, as they will be stored
-    ranks    layer -> its rank; layers without are stored in full
+    error    relative error over all truncated differences, as stored: ||D - D_r||_F / ||D||_F
+    ranks    layer -> its rank; layers that are stored in full are missing
     """
 
     state: dict[str, torch.Tensor]
@@ -33,14 +33,14 @@ def compress(
     device: torch.device | str = "cpu",
     each: Callable[[], None] | None = None,
 ) -> Compressed:
-    """Replace each two-dimensional `<layer>.diff` [out, in] by the LoRA of the lowest rank that keeps `energy` of its squared norm.
+    """Replace each two-dimensional `<layer>.diff` [out, in] with the LoRA of the lowest rank that keeps the share `energy` of its squared norm.
 
     D = U S V^T;  up = U_r sqrt(S_r), down = sqrt(S_r) V_r^T, alpha = r.  The relative error is about sqrt(1 - energy).
 
     energy  in (0, 1]; ValueError otherwise
-    dtype   in which the factors will be stored; the error counts its rounding
-    always  also where the factors are no smaller than the difference (a layout that has no place for full differences)
-    each    called before each layer (a place to interrupt)
+    dtype   of the stored factors; the error includes its rounding
+    always  even if the factors are not smaller than the difference (for layouts that cannot hold full differences)
+    each    called before each layer, to allow an interrupt
     """
     if not 0 < energy <= 1:
         raise ValueError(f"compress is {energy}; expected a share between 0 and 1, for example 0.95 (0 = off).")
@@ -56,7 +56,7 @@ def compress(
         difference = value.to(device, torch.float32)
         u, s, v = torch.linalg.svd(difference, full_matrices=False)
         kept = s.double().square().cumsum(0)
-        # A difference of zero keeps one rank of zeros; rounding of the sum must not ask for more ranks than there are.
+        # A difference of zero keeps one rank of zeros; rounding of the sum must not ask for more ranks than exist.
         rank = min(int((kept < energy * kept[-1]).sum()) + 1, len(s))
         if not always and rank * sum(value.shape) >= value.numel():
             result[key] = value

@@ -1,4 +1,4 @@
-"""Which embedding files belong to a LoRA file: the manifest in the LoRA's metadata, and the owner in the embedding's."""
+"""The manifest in a LoRA's metadata lists its embedding files, and an embedding's metadata names the concept that owns it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from . import text_file
+from . import safefile, text_file
 from .token_file import OWNER
 
 KEY = "kindred.tokens"  # in the LoRA's metadata; JSON: a list of entries, in the order of the concepts
@@ -19,7 +18,7 @@ KEY = "kindred.tokens"  # in the LoRA's metadata; JSON: a list of entries, in th
 
 @dataclass(frozen=True)
 class Entry:
-    """One token. `vectors` are the digests of its vectors, one for each text encoder; empty in files that were written before there were any."""
+    """One token. `vectors` are the digests of its vectors, one for each text encoder; empty in older files."""
 
     token: str
     class_word: str
@@ -28,16 +27,16 @@ class Entry:
 
     @property
     def part(self) -> str:
-        """The name of the whole file before it gets its own: made from the content, so that the LoRA alone says where to look for it."""
+        """The temporary name of the embedding file. It is derived from the content, so the LoRA alone determines it."""
         return f".kindred-token-{hashlib.sha256(json.dumps([self.file, *self.vectors]).encode()).hexdigest()[:24]}.part"
 
     def fits(self, vectors: Mapping[str, torch.Tensor]) -> bool:
-        """Are these the vectors (of some or all encoders) that the concept was saved with? True where the manifest has no digests."""
+        """Are these the vectors (of some or all encoders) that the concept was saved with? True if the manifest has no digests."""
         return not self.vectors or set(digests(vectors)) <= set(self.vectors)
 
 
 def digests(vectors: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
-    """A digest of each encoder's vectors [count, width] as they are stored, in float32."""
+    """A digest of each encoder's vectors [count, width] as stored, in float32."""
     values = [value.detach().to("cpu", torch.float32).contiguous() for value in vectors.values()]
     return tuple(hashlib.sha256(str(tuple(value.shape)).encode() + value.numpy().tobytes()).hexdigest()[:24] for value in values)
 
@@ -47,7 +46,7 @@ def dump(entries: list[Entry]) -> str:
 
 
 def parse(metadata: Mapping[str, str]) -> list[Entry]:
-    """The entries in a LoRA's metadata, none where it is not a concept's. ValueError with the reason when they are damaged."""
+    """The entries in a LoRA's metadata; none if it is not a concept. ValueError with the reason if they are damaged."""
     try:
         entries = text_file.parse_json(metadata.get(KEY, "[]"))
         if not isinstance(entries, list):
@@ -60,14 +59,13 @@ def parse(metadata: Mapping[str, str]) -> list[Entry]:
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file, of which nothing else is read; none where it is not one."""
+    """The metadata of a safetensors file; none if it cannot be read as one."""
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError):
+        return safefile.metadata(path)
+    except ValueError:
         return {}
 
 
-def owner(path: Path) -> str | None:
-    """The concept that the embedding file `path` was saved with; None for a file of another tool, or a link."""
+def owner_of(path: Path) -> str | None:
+    """The concept that the embedding file `path` belongs to; None for a link or a file of another tool."""
     return None if path.is_symlink() else metadata_of(path).get(OWNER)

@@ -1,6 +1,6 @@
-"""What a saved file says about its making: the keys that kohya's tools (`ss_*`) and ModelSpec (`modelspec.*`) agreed on, and ours (`kindred.*`).
+"""Training metadata of saved files, under the keys of kohya's tools (`ss_*`), ModelSpec (`modelspec.*`) and Kindred (`kindred.*`).
 
-Nothing here knows a folder of the machine, and no caller passes one. Text that an artist wrote is kept as written. Nothing here asks for the time.
+It holds no path of the machine, and no time unless the caller passes one. Text from an artist is kept as written.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ def training_metadata(
     date: str = "",
     settings: Mapping[str, object] | None = None,
 ) -> dict[str, str]:
-    """The metadata of a LoRA file: a function of the arguments alone. Every value is text, as safetensors wants it.
+    """The metadata of a LoRA file, a pure function of the arguments. Every value is text, as safetensors requires.
 
     architecture        ModelSpec's name of the base model's architecture (`stable-diffusion-v1`)
     base_version        kohya's name of it (`sd_v1`)
-    prediction          what the network predicts: eps, v or flow
-    method              what is learned, as artists chose it (`kv + token`)
+    prediction          type of the network's prediction: eps, v or flow
+    method              as chosen in Train Concept (`kv + token`)
     algorithm           of the adapter: LoRA, DoRA, ...; "" for full differences
-    reader, algo        the module that kohya's tools load such a file with, and what that module calls the algorithm ("" where it has one only)
+    reader, algo        the module that kohya's tools load the file with, and that module's name of the algorithm ("" if it has only one)
     prompts             one mapping for each concept: token, class_word, instance_prompt, class_prompt
-    tag_frequency       concept -> caption -> how often it was shown, as kohya's ss_tag_frequency
-    base_hash           of the base model's weights (`host.fingerprint.model_hash`)
-    date                ISO 8601, only where the caller wants one: the same run then no longer gives the same bytes
+    tag_frequency       concept -> caption -> number of uses, as kohya's ss_tag_frequency
+    base_hash           hash of the base model's weights (`host.fingerprint.model_hash`)
+    date                ISO 8601, optional: with it, the same run no longer gives the same bytes
     settings            all other settings of the run, each under `kindred.<name>`
     """
     size = (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
@@ -101,16 +101,16 @@ def training_metadata(
 
 
 def clean(metadata: Mapping[str, object]) -> dict[str, str]:
-    """`metadata` as a safetensors header can hold it: text under text, without lone surrogates (no UTF-8 has a place for them)."""
+    """`metadata` as a safetensors header can hold it: text keys and values, without lone surrogates, which UTF-8 cannot encode."""
     return {_utf8(str(key)): _utf8(str(value)) for key, value in metadata.items()}
 
 
 def count_captions(concepts: Iterable[tuple[str, Sequence[str]]]) -> dict[str, dict[str, int]]:
-    """(name, captions) of each concept -> name -> caption -> how often it is shown. Concepts of one name are added up."""
-    counted: dict[str, Counter[str]] = {}
+    """(name, captions) of each concept -> name -> caption -> number of uses. Counts of concepts with the same name are summed."""
+    counts: dict[str, Counter[str]] = {}
     for name, captions in concepts:
-        counted.setdefault(name, Counter()).update(captions)
-    return {name: dict(counter) for name, counter in counted.items()}
+        counts.setdefault(name, Counter()).update(captions)
+    return {name: dict(counter) for name, counter in counts.items()}
 
 
 def _utf8(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Files of other tools that may be pickles: read without running anything that stands in them, and without unpacking more than they hold."""
+"""Pickled files of other tools: loaded without running their code, and without unpacking more data than they contain."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 import torch
 
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # how torch's files began before they were zip archives
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # at the start of torch's files before they were zip archives
 _LEGACY_PICKLES = 5  # magic number, version, system, content, keys of the tensors' data
-MOST_OPCODES = 2_000_000  # of a pickle; a checkpoint of 2,000 tensors has 70,000
-MOST_PICKLE = 16 * 2**20  # bytes of the pickle itself, without the tensors' data
-# What torch's reader of weights would call by itself, but no file of weights needs: it makes objects of any size from a few bytes.
+MAX_OPCODES = 2_000_000  # of a pickle; a checkpoint of 2,000 tensors has 70,000
+MAX_PICKLE = 16 * 2**20  # bytes of the pickle itself, without the tensors' data
+# Functions that torch's weights-only loading allows and no file of weights needs. They make objects of any size from a few bytes.
 _FORBIDDEN = {"bytearray", "_rebuild_sparse_tensor", "_rebuild_meta_tensor_no_storage", "_rebuild_wrapper_subclass", "_rebuild_nested_tensor"}
 
 
 def is_safetensors(path: Path) -> bool:
-    """By its ending or, since some tools write safetensors as `.bin`, by its first bytes."""
+    """Is it a safetensors file, by its ending or, because some tools write safetensors as `.bin`, by its first bytes?"""
     if path.suffix.lower() == ".safetensors":
         return True
     with path.open("rb") as file:
@@ -27,65 +27,66 @@ def is_safetensors(path: Path) -> bool:
 
 
 def read(path: Path, limit: int, what: str) -> object:
-    """What a pickle of torch holds, tensors on the CPU.
+    """The content of one of torch's pickled files, tensors on the CPU. `what` describes it in messages ("an embedding").
 
-    ValueError with the path where reading it would run code, where it or what it unpacks to is larger than `limit` bytes, or where it is damaged.
+    ValueError with the path if loading it would run code, if it is damaged, or if the file or its content is larger than `limit` bytes.
     """
     if not path.is_file():
-        raise ValueError(f"{str(path)!r} is not an ordinary file.")
+        raise ValueError(f"This is not an ordinary file: {str(path)!r}")
     if path.stat().st_size > limit:
-        raise ValueError(f"{str(path)!r} has {path.stat().st_size / 2**20:.0f} MB; {what} is much smaller. It looks like a model.")
+        raise ValueError(f"The file has {path.stat().st_size / 2**20:.0f} MB; {what} is much smaller. It looks like a model: {str(path)!r}")
     try:
         _check_size(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
         _check_tensors(content, limit)
-    except Exception as error:  # torch raises many kinds: pickle, zip, EOF, type errors
+    except Exception as error:  # torch raises many types: pickle, zip, EOF, type errors
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ValueError(
-            f"{str(path)!r} cannot be read without running code from it, or is damaged ({reason}). Convert it to safetensors where you trust it."
+            f"The file cannot be loaded without running code from it, or is damaged ({reason}). "
+            f"If you trust its source, convert it to safetensors: {str(path)!r}"
         ) from error
     return content
 
 
 def _check_size(path: Path) -> None:
-    """ValueError for an archive that unpacks to more than it is (torch itself never compresses), and for a pickle that makes much from little."""
+    """ValueError for an archive that unpacks to more than its size (torch never compresses), or a pickle that makes large objects from few bytes."""
     with path.open("rb") as file:
-        begins = file.read(4)  # by which torch itself tells them apart
+        magic = file.read(4)  # torch distinguishes its two formats by it
         file.seek(0)
-        if begins != b"PK\x03\x04":
+        if magic != b"PK\x03\x04":
             for index in range(_LEGACY_PICKLES):
                 first = _check_pickle(file)
                 if index == 0 and first != _LEGACY_MAGIC:
-                    raise ValueError("it is not a file of torch")
+                    raise ValueError("torch did not write it")
             return
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-                raise ValueError("it is compressed, which torch's files are not")
+                raise ValueError("it is compressed, and torch's files are not")
             if sum(entry.file_size for entry in entries) > path.stat().st_size:
-                raise ValueError("it unpacks to more than it holds")
+                raise ValueError("it unpacks to more than its size")
             for entry in entries:
                 if entry.filename.lower().endswith("data.pkl"):
-                    if entry.file_size > MOST_PICKLE:
+                    if entry.file_size > MAX_PICKLE:
                         raise ValueError(f"its list of tensors has {entry.file_size / 2**20:.0f} MB")
                     with archive.open(entry) as pickle:
                         _check_pickle(pickle)
 
 
 def _check_pickle(file) -> object:
-    """Read one pickle without carrying it out; gives the number or text that it ends with."""
-    last, begun = None, file.tell()
+    """Read one pickle without executing it. Returns its last number or text."""
+    last, start = None, file.tell()
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        if count > MOST_OPCODES or file.tell() - begun > MOST_PICKLE:
+        if count > MAX_OPCODES or file.tell() - start > MAX_PICKLE:
             raise ValueError("its list of tensors is too long")
         if opcode.name in ("GLOBAL", "INST") and str(argument).split(" ")[-1] in _FORBIDDEN:
-            raise ValueError(f"it wants to call {str(argument).replace(' ', '.')}")
+            raise ValueError(f"it would call {str(argument).replace(' ', '.')}")
         last = argument if argument is not None else last
     return last
 
 
 def _check_tensors(content: object, limit: int) -> None:
-    """ValueError where tensors claim more numbers than `limit` bytes can hold: a stride of 0 makes any size out of one number."""
+    """ValueError if tensors claim more numbers than `limit` bytes can hold: with a stride of 0, one number makes any size."""
     waiting, seen, total = [content], set(), 0
     while waiting:
         value = waiting.pop()
@@ -95,7 +96,7 @@ def _check_tensors(content: object, limit: int) -> None:
         if isinstance(value, torch.Tensor):
             total += value.numel() * value.element_size()
             if total > limit:
-                raise ValueError("its tensors claim more numbers than it holds")
+                raise ValueError("its tensors claim more numbers than it contains")
         elif isinstance(value, dict):
             waiting += [*value.keys(), *value.values()]
         elif isinstance(value, (list, tuple, set)):

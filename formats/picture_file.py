@@ -1,4 +1,4 @@
-"""Pictures on disk: one reader for photos of any origin, and PNG with 8 bits a channel, written so that a crash never leaves half of one."""
+"""Picture files: a reader for untrusted photos, and an atomic writer of PNG with 8 bits per channel."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from PIL import ExifTags, Image, PngImagePlugin, features
 
 from . import leftovers
 
-# Pillow's name of each format that is read -> (endings, most pixels). All else that Pillow can open stays closed: PostScript runs a
-# program, and the others only widen what a hostile file can reach. The limits hold what a file unpacks to below about 700 MB:
-# Pillow's own pictures take 4 bytes a pixel, TIFF, WebP and AVIF buffers beside them, and a plain JPEG is reduced while it is decoded.
+# Pillow's name of each supported format -> (endings, maximum of pixels). Pillow's other formats are refused: PostScript runs a program, and
+# the others only add attack surface. The limits keep a decoded file below about 700 MB: Pillow's own pictures take 4 bytes per pixel, TIFF,
+# WebP and AVIF need further buffers, and a baseline JPEG is reduced while it is decoded.
 FORMATS = {
     "PNG": ((".png", ".apng"), 152e6),
     "JPEG": ((".jpg", ".jpeg", ".jpe", ".jfif"), 300e6),
     "WEBP": ((".webp",), 45e6),
     "AVIF": ((".avif",), 45e6),
-    "HEIF": ((".heic", ".heif"), 45e6),  # only where another pack has taught Pillow to
+    "HEIF": ((".heic", ".heif"), 45e6),  # only if another pack has added it to Pillow
     "TIFF": ((".tif", ".tiff"), 105e6),
     "BMP": ((".bmp",), 152e6),
     "GIF": ((".gif",), 45e6),
 }
-IN_SCANS = 105e6  # pixels of a JPEG in several scans (progressive): its coefficients are held as a whole
-KEPT = 32e6  # pixels; a larger photo is divided by a whole number on each side, so at least 8 million are left
+MAX_IN_SCANS = 105e6  # pixels of a JPEG in several scans (progressive): all its coefficients are in memory at once
+MAX_PIXELS = 32e6  # a larger photo is divided by an integer on each side, which leaves at least 8 million
 BAND = 2**22  # pixels that are reduced at a time
-LARGEST_FILE = 2**30  # bytes
-_TURNS = {
+MAX_FILE = 2**30  # bytes
+_ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -37,45 +37,45 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_FEATURES = {"WEBP": "webp", "AVIF": "avif", "JPEG": "jpg"}  # what Pillow may have been built without
+_FEATURES = {"WEBP": "webp", "AVIF": "avif", "JPEG": "jpg"}  # Pillow may have been built without these
 
 
 def write(pixels: np.ndarray, path: Path, parameters: str = "") -> None:
-    """Write pixels [height, width, 3] in 0..1 by way of a file beside `path` that is renamed when it is whole and on the disk.
+    """Write pixels [height, width, 3] in 0..1 to a temporary file beside `path`, bring it to the disk, then rename it to `path`.
 
-    `parameters` tells people and other tools how it was made. OSError (disk full, read-only folder) leaves what was there untouched.
+    `parameters` describes how the picture was made, for people and other tools. OSError (disk full, read-only folder) leaves an older file untouched.
     """
     information = PngImagePlugin.PngInfo()
     if parameters:
         information.add_text("parameters", parameters)
-    with leftovers.part(path.parent) as part:
-        Image.fromarray(np.round(pixels.clip(0, 1) * 255).astype(np.uint8)).save(part.file, "PNG", pnginfo=information, compress_level=4)
-        part.become(path)
+    with leftovers.temporary(path.parent) as temporary:
+        Image.fromarray(np.round(pixels.clip(0, 1) * 255).astype(np.uint8)).save(temporary.file, "PNG", pnginfo=information, compress_level=4)
+        temporary.rename(path)
 
 
 def readable() -> dict[str, str]:
-    """Endings of the picture files that can be read here -> Pillow's name of the format."""
+    """Ending -> Pillow's name of the format, of all picture files that can be read."""
     Image.init()
-    there = [name for name in FORMATS if name in Image.OPEN and (name not in _FEATURES or features.check(_FEATURES[name]))]
-    return {ending: name for name in there for ending in FORMATS[name][0]}
+    supported = [name for name in FORMATS if name in Image.OPEN and (name not in _FEATURES or features.check(_FEATURES[name]))]
+    return {ending: name for name in supported for ending in FORMATS[name][0]}
 
 
 def load(path: Path, formats: Sequence[str] = tuple(FORMATS)) -> Image.Image:
-    """The picture in the file: its first frame, turned as the camera says, in whatever colour mode it has.
+    """The picture in the file: its first frame, rotated by its EXIF orientation, in its own color mode.
 
-    More than `KEPT` pixels are reduced by a whole number, by the mean of each square of pixels.
-    ValueError begins with the file's name and says what is wrong, whatever that is.
+    A picture of more than `MAX_PIXELS` is reduced by an integer, with the mean of each square of pixels.
+    ValueError for any problem, beginning with the file's name.
     """
     try:
         with _regular(path) as file:
-            picture, turn = _decoded(file, formats)
-        return picture if turn is None else picture.transpose(turn)
-    except Exception as error:  # Pillow raises many kinds: OSError, SyntaxError, struct.error, EOFError, its own
+            picture, rotation = _decoded(file, formats)
+        return picture if rotation is None else picture.transpose(rotation)
+    except Exception as error:  # Pillow raises many types: OSError, SyntaxError, struct.error, EOFError, its own
         raise ValueError(f"{path.name!r} cannot be read: {_reason(error)}. Save it again as PNG or JPEG, or take it out of the folder.") from error
 
 
 def read(path: Path) -> np.ndarray | None:
-    """What `write` wrote, float32 [height, width, 3] in 0..1; None when it is not there or damaged."""
+    """A picture from `write`, float32 [height, width, 3] in 0..1; None if it is missing or damaged."""
     try:
         return np.asarray(load(path, ("PNG",)).convert("RGB"), dtype=np.float32) / 255
     except ValueError:
@@ -83,43 +83,43 @@ def read(path: Path) -> np.ndarray | None:
 
 
 def reduction(pixels: float) -> int:
-    """By what a picture of so many pixels is divided on each side."""
-    return next(factor for factor in range(1, 100) if pixels <= KEPT * factor**2)
+    """The integer that divides each side of a picture with so many pixels."""
+    return next(factor for factor in range(1, 100) if pixels <= MAX_PIXELS * factor**2)
 
 
 def _regular(path: Path):
-    """The open file. A pipe or a device could keep the reader waiting for ever."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
+    """The open file. Pipes and devices are refused, because they could block the reader forever."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is not an ordinary file")
-    if found.st_size > LARGEST_FILE:
-        raise ValueError(f"it has {found.st_size / 2**20:.0f} MB, more than a photo has")
+    if status.st_size > MAX_FILE:
+        raise ValueError(f"it has {status.st_size / 2**20:.0f} MB, too much for a photo")
     return path.open("rb")
 
 
 def _decoded(file, formats: Sequence[str]) -> tuple[Image.Image, Image.Transpose | None]:
-    """The picture, and how it must be turned."""
+    """The picture, and the rotation that its EXIF orientation requires."""
     opened = _opened(file, formats)
     jpeg = opened.format in ("JPEG", "MPO")
-    pixels, most = opened.width * opened.height, FORMATS["JPEG" if jpeg else opened.format][1]
-    if jpeg and pixels > IN_SCANS and not _in_one_scan(file):
-        most = IN_SCANS
-    if pixels > most:
-        raise ValueError(f"it claims {opened.width} x {opened.height} pixels, and {most / 1e6:.0f} million are the most here")
+    pixels, limit = opened.width * opened.height, FORMATS["JPEG" if jpeg else opened.format][1]
+    if jpeg and pixels > MAX_IN_SCANS and not _in_one_scan(file):
+        limit = MAX_IN_SCANS
+    if pixels > limit:
+        raise ValueError(f"it claims {opened.width} x {opened.height} pixels, and at most {limit / 1e6:.0f} million can be read")
     factor = reduction(pixels)
     if jpeg and factor > 1:
         opened.draft(None, (opened.width // factor, opened.height // factor))  # by a power of two
         factor = reduction(opened.width * opened.height)
-    opened.load()  # TIFF turns itself here
+    opened.load()  # rotates a TIFF
     try:
-        turn = _TURNS.get(opened.getexif().get(ExifTags.Base.Orientation, 1))
+        rotation = _ORIENTATIONS.get(opened.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception as error:
-        raise ValueError(f"its EXIF block, which says how it must be turned, is damaged ({_reason(error)})") from error
-    return _reduced(opened, factor) if factor > 1 else opened, turn
+        raise ValueError(f"its EXIF block, which holds its orientation, is damaged ({_reason(error)})") from error
+    return _reduced(opened, factor) if factor > 1 else opened, rotation
 
 
 def _opened(file, formats: Sequence[str]):
-    """Pillow's picture, not yet decoded. `Image.open` is not used: it has one limit of pixels for all formats, which belongs to the host."""
+    """Pillow's picture, not yet decoded. `Image.open` is not used: it has one limit of pixels for all formats, which the host sets."""
     Image.init()
     start = file.read(16)
     problem = None
@@ -130,29 +130,29 @@ def _opened(file, formats: Sequence[str]):
         try:
             file.seek(0)
             return factory(file, "")
-        except Exception as error:  # a damaged head; another format may fit
+        except Exception as error:  # a damaged header; another format may fit
             problem = problem or error
-    raise ValueError(f"its head is damaged ({_reason(problem)})" if problem else f"it is not a picture in one of the formats {', '.join(formats)}")
+    raise ValueError(f"its header is damaged ({_reason(problem)})" if problem else f"it is not a picture in one of the formats {', '.join(formats)}")
 
 
 def _in_one_scan(file) -> bool:
-    """Does the first scan of this JPEG hold all its colours at once?"""
+    """Does the first scan of this JPEG contain all its color components?"""
     file.seek(2)
     components = 0
     while len(head := file.read(4)) == 4 and head[0] == 0xFF:
-        kind, length = head[1], int.from_bytes(head[2:], "big") - 2
+        marker, length = head[1], int.from_bytes(head[2:], "big") - 2
         body = file.read(max(0, length))
-        if kind in (0xC0, 0xC1):
+        if marker in (0xC0, 0xC1):
             components = body[5] if len(body) > 5 else 0
-        elif 0xC2 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):  # progressive, lossless, arithmetic
+        elif 0xC2 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # progressive, lossless, arithmetic
             return False
-        elif kind == 0xDA:
+        elif marker == 0xDA:
             return bool(body) and body[0] == components
     return False
 
 
 def _reduced(picture: Image.Image, factor: int) -> Image.Image:
-    """`picture` divided by `factor`, a band of rows at a time, so that no second picture of its size is made."""
+    """`picture` divided by `factor` on each side, one band of rows at a time to save memory."""
     deep = picture.mode.startswith("I") or picture.mode == "F"
     mode = "RGBA" if is_transparent(picture) else "RGB"
     size = -(-picture.width // factor), -(-picture.height // factor)

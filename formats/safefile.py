@@ -1,4 +1,4 @@
-"""Safetensors files, written so that a crash never leaves half of one and the same content always gives the same bytes."""
+"""Safetensors files: a crash never leaves an incomplete one, and the same content always gives the same bytes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,37 +15,36 @@ from safetensors import SafetensorError, safe_open
 
 from . import leftovers
 
-# The file format's names of torch's types; a type that is not here raises.
+# The file format's names of torch's types
 _TYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
 
-MAX_HEADER = 16 * 2**20  # bytes; a large checkpoint has one of 0.3 MB, the metadata of long trainings one or two MB
+MAX_HEADER = 16 * 2**20  # bytes; a large checkpoint has 0.3 MB, the metadata of long trainings one or two MB
 
 
 def write(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> Path:
-    """Write `tensors` and `metadata` to `path`, by way of a file beside it that is renamed when it is whole and on the disk.
+    """Write `tensors` and `metadata` to a temporary file beside `path`, bring it to the disk, then rename it to `path`.
 
-    Tensors that lie on the CPU are written from where they are: there is no copy of a training state in memory. All of
-    torch's ordinary types keep their bits (bfloat16, float16, int64, bool ...). We write the bytes ourselves: the library's
-    `save_file` would put them into another hidden file first, which nobody could tell for ours after a crash.
-    Raises OSError (disk full, read-only folder) with the old file, if there was one, untouched.
+    Tensors on the CPU are written without a copy in memory. All of torch's ordinary types keep their bits (bfloat16, float16, int64, bool ...).
+    The library's `save_file` is not used: its own temporary file could not be recognized as ours after a crash.
+    OSError (disk full, read-only folder) leaves an older file at `path` untouched.
     """
     path = Path(path)
-    with leftovers.part(path.parent) as part:
+    with leftovers.temporary(path.parent) as temporary:
         try:
-            _serialize(tensors, metadata, part.file)
-            part.become(path)
+            _serialize(tensors, metadata, temporary.file)
+            temporary.rename(path)
         except OSError as error:
-            raise OSError(f"{str(path.parent)!r} cannot be written to ({error.strerror or error}).") from error
+            raise OSError(f"A file cannot be written ({error.strerror or error}): {str(path)!r}") from error
     sync_folder(path.parent)
     return path
 
 
 def prepare(tensors: dict[str, torch.Tensor], part: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write the file `part`, which must not exist yet, down to the disk; the caller then gives it its real name. OSError leaves no file."""
-    with part.open("xb") as file:  # FileExistsError leaves the other one as it is
+    """Write the new file `part` and bring it to the disk; the caller renames it. FileExistsError if it exists; OSError leaves no file."""
+    with part.open("xb"):  # outside of the block that removes `part`
         pass
     try:
         with part.open("wb") as file:
@@ -58,7 +58,7 @@ def prepare(tensors: dict[str, torch.Tensor], part: Path, metadata: dict[str, st
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in `folder` to the disk, where the system can."""
+    """Bring the names in `folder` to the disk, if the system supports it."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -69,46 +69,53 @@ def sync_folder(folder: Path) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors (on the CPU) and the metadata of a safetensors file. ValueError with the path and the reason when it is damaged.
+    """The tensors (on the CPU) and the metadata of a safetensors file. ValueError as `opened` raises it.
 
-    What it unpacks to is no larger than the file: the library refuses data that overlap. The header is limited here.
+    The tensors are no larger than the file: the library refuses data that overlap.
     """
     while True:
-        check_header(path)
-        try:
-            about = _about(path)
-            with safe_open(path, framework="pt", device="cpu") as file:
-                content = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (no mapping)
-            if _about(path) == about:
+        before = _identity(path)
+        with opened(path) as file:
+            content = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (not a mapping)
+            if _identity(path) == before:
                 return content
-            # Another process replaced the file. The library opens it twice, so the header may be of one file and the tensors of the other.
-        except RecursionError:
-            raise ValueError(f"{str(path)!r} cannot be read as safetensors (its header nests too deep). Save or copy the file again.") from None
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ValueError(f"{str(path)!r} cannot be read as safetensors ({error}). Save or copy the file again.") from error
+        # Another process replaced the file. The library opens it twice, so the header and the tensors may come from different files.
 
 
-def _about(path: Path) -> tuple[int, ...]:
-    """What differs between two files that had this name one after the other."""
-    about = path.stat()
-    return about.st_dev, about.st_ino, about.st_mtime_ns, about.st_ctime_ns, about.st_size
+def metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, without its tensors. ValueError as `opened` raises it."""
+    with opened(path) as file:
+        return dict(file.metadata() or {})
 
 
-def check_header(path: Path) -> None:
-    """ValueError with the path where there is no file, or its header is longer than any honest one; the library itself would take 100 MB of it."""
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[safe_open]:
+    """The file as the library opens it. ValueError with the reason and the path if it is missing, damaged, or has a header beyond `MAX_HEADER`."""
     if not path.is_file():
-        raise ValueError(f"There is no file {str(path)!r}." if not path.exists() else f"{str(path)!r} is not an ordinary file.")
+        raise ValueError(f"{'This is not an ordinary file' if path.exists() else 'The file does not exist'}: {str(path)!r}")
     try:
         with path.open("rb") as file:
             start = file.read(8)
-    except OSError as error:
-        raise ValueError(f"{str(path)!r} cannot be read as safetensors ({error}). Save or copy the file again.") from error
-    if len(start) == 8 and (length := struct.unpack("<Q", start)[0]) > MAX_HEADER:
-        raise ValueError(f"{str(path)!r} cannot be read as safetensors (its header claims {length / 2**20:.0f} MB). Save or copy the file again.")
+        if len(start) == 8 and (length := struct.unpack("<Q", start)[0]) > MAX_HEADER:  # the library itself would read up to 100 MB of it
+            raise ValueError(f"its header claims {length / 2**20:.0f} MB")
+        with safe_open(path, framework="pt", device="cpu") as file:
+            yield file
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        reason = "its header is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"The file cannot be read as safetensors ({reason}). Download, copy or save it again: {str(path)!r}") from error
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """Numbers that change when another file takes this name; empty if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 def _serialize(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None, file: BinaryIO) -> None:
-    """The format's bytes: the header's length, the header as JSON, the tensors. Wide types come first, so that each is aligned."""
+    """Write the header's length, the header as JSON, and the tensors. Wide types come first, so that each tensor is aligned."""
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header: dict = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     end = 0

@@ -1,15 +1,18 @@
-"""Text from files of any origin: so much of it, in UTF-8, and JSON that may be damaged or hostile."""
+"""Text files and JSON from untrusted sources, with limits on size and nesting."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-MOST_JSON = 16 * 2**20  # characters; the metadata of a LoRA trained on many captions has one or two million
+MAX_JSON = 16 * 2**20  # characters; the metadata of a LoRA trained on many captions has one or two million
 
 
 def read(path: Path, limit: int, what: str) -> str:
-    """The text in the file. ValueError begins with its name: not UTF-8, not text, or more than `limit` bytes. OSError from the disk."""
+    """The UTF-8 text in the file. `what` describes it in messages ("PEFT's configuration").
+
+    ValueError, beginning with the file's name, if it is not UTF-8 text or has more than `limit` bytes. OSError from the disk.
+    """
     with path.open("rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:
@@ -24,10 +27,10 @@ def read(path: Path, limit: int, what: str) -> str:
 
 
 def parse_json(text: str) -> object:
-    """What the JSON says. ValueError for whatever is wrong with it, also for brackets that nest too deep."""
-    if len(text) > MOST_JSON:
+    """The value that JSON `text` describes. ValueError if it is invalid, too long or nested too deeply."""
+    if len(text) > MAX_JSON:
         raise ValueError(f"the JSON has {len(text) / 1e6:.0f} million characters")
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError("the JSON nests too deep") from None
+        raise ValueError("the JSON is nested too deeply") from None

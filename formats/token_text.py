@@ -1,23 +1,23 @@
-"""Where a prompt names learned tokens, and how it reads without them. Text only."""
+"""Mentions of learned tokens in a prompt, and the prompt without them. Text only."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
 
-from .kinds import other_kind
+from .classes import other_class
 from .token import FILE_PREFIX
 
-_HOLE = "\ue001"  # private use: where a token stood
+_HOLE = "\ue001"  # private use: marks a removed token
 _ENDING = r"\.(?:safetensors|pt|bin)"
 _EMPTY_GROUP = re.compile(rf"\(\s*{_HOLE}\s*(?::[\d.]*)?\s*\)")
 
 
 def token_pattern(tokens: Iterable[str]) -> re.Pattern | None:
-    """Matches each mention of `tokens`, the longest first; ask `named` which one it is.
+    """A pattern that matches each mention of `tokens`, the longest first; `named_token` tells which one. None without tokens.
 
-    A token that begins or ends like a word ("sks") is no part of a longer word, nor of an embedding's name
-    ("embedding:my-sks": such names match too, so that nothing inside them does, and `named` gives None).
+    A token that begins or ends like a word ("sks") does not match inside a longer word or an embedding's name. Such names
+    ("embedding:my-sks") match as a whole, and `named_token` returns None for them.
     `<v1>` may also be written `embedding:<v1>`, which core cannot read as a file.
     """
     words = sorted(tokens, key=len, reverse=True)
@@ -35,8 +35,8 @@ def token_pattern(tokens: Iterable[str]) -> re.Pattern | None:
     return re.compile(rf"(?P<token>{'|'.join(choices)})|(?<!\w){FILE_PREFIX}\s*[^\s<\[()]+")
 
 
-def named(match: re.Match) -> str | None:
-    """The token that a match of `token_pattern` names; None where it is another embedding's name."""
+def named_token(match: re.Match) -> str | None:
+    """The token that a match of `token_pattern` names; None if it is another embedding's name."""
     text = match["token"]
     if text is None or not text.startswith(FILE_PREFIX):
         return text
@@ -45,44 +45,44 @@ def named(match: re.Match) -> str | None:
 
 
 def mentions(text: str, tokens: Iterable[str]) -> list[str]:
-    """The carried tokens that `text` names, in the order of their first appearance."""
+    """Those of `tokens` that `text` mentions, in the order of their first mention."""
     pattern = token_pattern(tokens)
-    found = (named(match) for match in pattern.finditer(text)) if pattern else ()
-    return list(dict.fromkeys(token for token in found if token is not None))
+    mentioned = (named_token(match) for match in pattern.finditer(text)) if pattern else ()
+    return list(dict.fromkeys(token for token in mentioned if token is not None))
 
 
-def wrong_kinds(text: str, class_words: Mapping[str, str]) -> list[str]:
-    """A sentence for each mention in `text` that is followed by another kind of thing than the token's class word: "<v1> dog" of a bear."""
-    pattern, said = token_pattern(class_words), {}
+def wrong_classes(text: str, class_words: Mapping[str, str]) -> list[str]:
+    """A warning for each mention in `text` that is followed by a word of another class than the token's: "<v1> dog" for a bear."""
+    pattern, warnings = token_pattern(class_words), {}
     for match in pattern.finditer(text) if pattern else ():
-        token = named(match)
-        word = other_kind(text, match.end(), class_words[token]) if token else None
+        token = named_token(match)
+        word = other_class(text, match.end(), class_words[token]) if token else None
         if word:
-            said[token, word] = (
+            warnings[token, word] = (
                 f"The prompt says '{token} {word}', but the class word of {token} is '{class_words[token]}'. Write '{token} {class_words[token]}'."
             )
-    return list(said.values())
+    return list(warnings.values())
 
 
 def replace_tokens(text: str, class_words: Mapping[str, str]) -> str:
-    """`text` as an encoder without the tokens should read it: the class word (by token) in their place, once; nothing where that is "".
+    """`text` for an encoder without the tokens: each token is replaced by its class word, unless that follows already; by nothing if it is "".
 
     "a photo of a <v1> dog" -> "a photo of a dog";  "a photo of <v1>" -> "a photo of dog";  "a (<v1>:1.3) dog" -> "a dog".
-    A text that names none of them comes back as it is.
+    A text without tokens is returned unchanged.
     """
     pattern = token_pattern(class_words)
     if pattern is None:
         return text
 
     def plain(match: re.Match) -> str:
-        token = named(match)
+        token = named_token(match)
         if token is None:
             return match.group()
         word = class_words[token].strip()
         if not word:
             return _HOLE
-        kind = r"\s+".join(map(re.escape, word.split()))
-        follows = re.match(rf"[\s)]*(?::[\d.]+\))?[\s)]*\(*{kind}(?!\w)", match.string[match.end() :], re.IGNORECASE)
+        escaped = r"\s+".join(map(re.escape, word.split()))
+        follows = re.match(rf"[\s)]*(?::[\d.]+\))?[\s)]*\(*{escaped}(?!\w)", match.string[match.end() :], re.IGNORECASE)
         return _HOLE if follows else word
 
     text = pattern.sub(plain, text)

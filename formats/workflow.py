@@ -1,25 +1,25 @@
-"""What the page sends along with a prompt: the workflow, with the last run that each Train Concept keeps in its properties. Anything may stand there."""
+"""The workflow that the page sends with a prompt. Each Train Concept keeps its last run in its properties. The data is untrusted."""
 
 from __future__ import annotations
 
 RUN = "kindred_run"  # the property; web/panel/panel.js writes it
-MOST = 1_000_000  # runs of one workflow; a higher number was not counted
-_NODES = 10_000  # looked at
+MAX_RUNS = 1_000_000  # of one workflow; a higher number is invalid
+_MAX_NODES = 10_000  # read in each graph
 
 
 def workflow_id(extra_pnginfo) -> str | None:
-    """The workflow's id, if this is the form that the front end gives it."""
-    found = _get(_get(extra_pnginfo, "workflow"), "id")
-    return found if isinstance(found, str) and found else None
+    """The workflow's id, or None if the front end sent none."""
+    identifier = _get(_get(extra_pnginfo, "workflow"), "id")
+    return identifier if isinstance(identifier, str) and identifier else None
 
 
 def runs_before(extra_pnginfo) -> int:
-    """How many runs came before, as far as the saved ones in the workflow know: the highest of their numbers, 0 without any."""
+    """The number of earlier runs: the highest number among the runs saved in the workflow, 0 if there are none."""
     workflow = _get(extra_pnginfo, "workflow")
     subgraphs = _list(_get(_get(workflow, "definitions"), "subgraphs"))
-    nodes = [node for graph in (workflow, *subgraphs[:_NODES]) for node in _list(_get(graph, "nodes"))[:_NODES]]
+    nodes = [node for graph in (workflow, *subgraphs[:_MAX_NODES]) for node in _list(_get(graph, "nodes"))[:_MAX_NODES]]
     numbers = (_get(_get(_get(node, "properties"), RUN), "order") for node in nodes)
-    return max((number for number in numbers if type(number) is int and 0 <= number < MOST), default=0)
+    return max((number for number in numbers if type(number) is int and 0 <= number < MAX_RUNS), default=0)
 
 
 def _get(value, key: str):

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 
 from ..formats.token import LearnedToken
-from ..formats.token_text import mentions, named, replace_tokens, token_pattern
+from ..formats.token_text import mentions, named_token, replace_tokens, token_pattern
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def _carrying_part(clone, part, carried: dict[str, LearnedToken], checked: Calla
         return (vectors, rest.strip()) if short else (vectors, name, rest.strip())
 
     def marked(match, identifier: str, emphasis: bool) -> str:
-        token = named(match)
+        token = named_token(match)
         if token is None:
             return match.group()
         before = match.string[: match.start()]  # the host reads an embedding at the start of a segment or after white space

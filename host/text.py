@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 
 from ..formats.token import LearnedToken
-from ..formats.token_text import mentions, replace_tokens, wrong_kinds
+from ..formats.token_text import mentions, replace_tokens, wrong_classes
 from .carrying import carried_by, carrying, tokenizer_parts
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
     "part_of_model",
     "replace_tokens",
     "word_ids",
-    "wrong_kinds",
+    "wrong_classes",
 ]
 
 

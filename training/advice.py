@@ -21,7 +21,7 @@ def hints(clip, concepts: list[Concept]) -> list[str]:
     class_words = {concept.token: concept.class_word for concept in concepts}
     said = [sentence for concept in concepts for sentence in text.misspelt(clip, concept.class_word)]
     prompts = dict.fromkeys(prompt for concept in concepts for prompt in (*concept.prompts, concept.token_prompt))
-    return list(dict.fromkeys(said + [sentence for prompt in prompts for sentence in text.wrong_kinds(prompt, class_words)]))
+    return list(dict.fromkeys(said + [sentence for prompt in prompts for sentence in text.wrong_classes(prompt, class_words)]))
 
 
 def need_less(model, concepts: list[Concept], settings: TrainSettings) -> str:

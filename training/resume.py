@@ -23,8 +23,8 @@ from pathlib import Path
 
 import torch
 
-from ..formats import exclusive, leftovers, names, safefile, state_file, switch
-from ..formats.state_file import Head
+from ..formats import exclusive, leftovers, locks, names, safefile, state_file, switch
+from ..formats.state_file import StateHeader
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class RunFolder:
     damaged  states that were left aside; they go when the next one is written
     """
 
-    def __init__(self, path: Path, lock: leftovers.Lock | None = None):
+    def __init__(self, path: Path, lock: locks.Lock | None = None):
         self.path, self.lock = path, lock
         self.damaged: list[Path] = []
 
@@ -53,7 +53,7 @@ class RunFolder:
             path = numbered(root, name, count)
             try:
                 path.mkdir(parents=True)
-                if lock := leftovers.Lock.take(path / _LOCK):
+                if lock := locks.Lock.take(path / _LOCK):
                     return cls(path, lock)
             except FileExistsError:
                 pass
@@ -93,7 +93,7 @@ class RunFolder:
         if self.lock is None or self.lock.is_there():
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = leftovers.Lock.take(self.path / _LOCK)
+        lock = locks.Lock.take(self.path / _LOCK)
         taken = self.new(self.path.parent, self.path.name) if lock is None else RunFolder(self.path, lock)
         self.lock.release()
         self.path, self.lock = taken.path, taken.lock
@@ -134,7 +134,7 @@ def find(root: Path, name: str, identity: dict[str, str]) -> Found:
         if not run.may_be(identity):
             continue
         try:
-            lock = leftovers.Lock.take(run.path / _LOCK)
+            lock = locks.Lock.take(run.path / _LOCK)
         except OSError as error:
             raise ValueError(f"The training's folder cannot be written to: {error.strerror}. Correct that. The folder is {str(run.path)!r}.") from error
         if lock is None:
@@ -173,7 +173,7 @@ def clear_leftovers(root: Path) -> None:
             if alone:
                 switch.settle(loras, embeddings)
         with contextlib.suppress(OSError):  # killed before its first state
-            if [file.name for file in path.iterdir()] == [_LOCK] and (lock := leftovers.Lock.take(path / _LOCK, create=False)):
+            if [file.name for file in path.iterdir()] == [_LOCK] and (lock := locks.Lock.take(path / _LOCK, create=False)):
                 RunFolder(path, lock).release()
 
 
@@ -186,7 +186,7 @@ def clear_finished(root: Path) -> None:
             finished.append(run)
     for run in sorted(finished, key=lambda run: run.written, reverse=True)[FINISHED:]:
         with contextlib.suppress(OSError):
-            if lock := leftovers.Lock.take(run.path / _LOCK):
+            if lock := locks.Lock.take(run.path / _LOCK):
                 for state in run.states:
                     state.unlink(missing_ok=True)
                 RunFolder(run.path, lock).release()
@@ -215,7 +215,7 @@ class _Run:
     path: Path
     number: int
     states: list[Path]
-    heads: list[Head]
+    heads: list[StateHeader]
     problems: list[str]
     written: float
 
@@ -239,7 +239,7 @@ def _look(path: Path, name: str = "") -> _Run:
         with contextlib.suppress(OSError):
             run.written = max(run.written, state.stat().st_mtime)
         try:
-            run.heads.append(state_file.head(state))
+            run.heads.append(state_file.header(state))
         except ValueError as error:
             run.problems.append(_aside(state, error))
     return run

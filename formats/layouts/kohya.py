@@ -1,7 +1,7 @@
-"""kohya's layout: one word for each layer, core's parts. LyCORIS, A1111, core and diffusers read it too.
+"""kohya's layout, which LyCORIS, A1111, core and diffusers also read: layer names without dots, and core's names of an adapter's tensors.
 
-`lora_unet_` + the layer's name with `_` for `.`; Stable Diffusion 1.x and 2.x by diffusers' names of the layers, all other families by
-their own. Text encoders: `lora_te_`, or `lora_te1_`, `lora_te2_` ... where a family has several.
+`lora_unet_` + the layer's name with `_` for `.`. Stable Diffusion 1.x and 2.x use diffusers' layer names, all other families their own.
+Text encoders: `lora_te_`, or `lora_te1_`, `lora_te2_` ... if a family has several.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .names import LayerNames, as_convolution, by_layer, without_bound
 
 
 def from_core(state: Mapping[str, torch.Tensor], names: LayerNames) -> dict[str, torch.Tensor]:
-    """Core-named state -> kohya's. Each LoRA gets its `alpha`, which kohya's tools expect; ValueError for a layer without a name there."""
+    """Core-named state -> kohya's. Each LoRA gets an `alpha`, which kohya's tools expect. ValueError for a layer without a name in this layout."""
     result = {}
     for layer, parts in by_layer(state).items():
         name = names.kohya.get(layer)

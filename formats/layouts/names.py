@@ -1,4 +1,4 @@
-"""What core and other tools call the layers of one model, and what a file may store of a layer."""
+"""Layer names of a model in core and other tools, and the tensors that a file can store for a layer."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from functools import cached_property
 
 import torch
 
-# What core's adapters read of a layer (LoRA, DoRA, LoHa, LoKr, OFT/BOFT, GLoRA, full differences), the longer names first.
+# The tensors of a layer that core's adapters read (LoRA, DoRA, LoHa, LoKr, OFT/BOFT, GLoRA, full differences), the longer names first.
 _PART = re.compile(
     r"(?P<layer>.+?)\.(?P<part>(?:lora_(?:up|down|mid)|[ab][12])\.weight|alpha|dora_scale|diff|diff_b|set_weight|reshape_weight|w_norm|b_norm"
     r"|hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)|oft_blocks|rescale)"
 )
-_TEXT = "text_encoders."  # how core's names of a text encoder's layers begin: text_encoders.<encoder>.transformer.<layer>
+_TEXT = "text_encoders."  # prefix of a text encoder's layers in core: text_encoders.<encoder>.transformer.<layer>
 _MODEL = "diffusion_model."
 
 
 class Loaded(dict):
-    """A state under core's names that was read from a file.
+    """A state under core's names, loaded from a file.
 
-    notes  sentences for the artist: what the file left open, and how it was understood
+    notes  sentences for the artist about missing information in the file and what was assumed instead
     """
 
     def __init__(self, state: Mapping[str, torch.Tensor], notes: list[str] | None = None):
@@ -33,12 +33,12 @@ class Loaded(dict):
 class LayerNames:
     """The layers of one model, by core's name without `.weight` (`diffusion_model.middle_block.1.proj_in`).
 
-    family     as people know it, for messages
+    family     its usual name, for messages
     kohya      core's name -> kohya's (`lora_unet_mid_block_attentions_0_proj_in`)
-    diffusers  core's name -> diffusers' with the part of the pipeline in front (`unet.mid_block.attentions.0.proj_in`);
-               only layers that are one and the same there
-    split      core's name -> the rows of it that are layers of their own in diffusers: [(name, first row, rows)]
-    shapes     core's name -> the shape of its weight, of convolutions at least
+    diffusers  core's name -> diffusers', prefixed with the part of the pipeline (`unet.mid_block.attentions.0.proj_in`);
+               only layers that correspond one to one
+    split      core's name -> the rows that are separate layers in diffusers: [(name, first row, rows)]
+    shapes     core's name -> the shape of its weight; of convolutions at least
     """
 
     family: str
@@ -48,21 +48,21 @@ class LayerNames:
     shapes: Mapping[str, torch.Size] = field(default_factory=dict)
 
     def find(self, name: str) -> str | None:
-        """Core's name of the layer that any tool of any year calls `name`; None where the tables know none.
+        """Core's name of the layer that some version of another tool calls `name`; None if the tables do not contain it.
 
-        ValueError where several layers go by that name: a text encoder's layer without the encoder, where a family has two.
+        ValueError if several layers have that name: a text encoder's layer without the encoder, if a family has two.
         """
-        found = self._known.get(name)
-        if found is not None and len(found) > 1:
-            encoders = ", ".join(layer.split(".")[1] for layer in found)
+        layers = self._known.get(name)
+        if layers is not None and len(layers) > 1:
+            encoders = ", ".join(layer.split(".")[1] for layer in layers)
             raise ValueError(
                 f"The file does not say which text encoder ({encoders}) its weights belong to. "
-                f"Put it into a folder named 'text_encoder' or 'text_encoder_2' and load that folder. The first such weight is {name!r}."
+                f"Move it into a folder named 'text_encoder' or 'text_encoder_2' and load that folder. The first such weight is {name!r}."
             )
-        return found[0] if found else None
+        return layers[0] if layers else None
 
     def piece(self, name: str) -> str | None:
-        """diffusers' full name of a layer that is only some rows of one of core's (q of qkv), with or without the part of the pipeline in `name`."""
+        """diffusers' full name of a layer that is a block of rows in one of core's (q of qkv). `name` may lack the part of the pipeline."""
         return self._pieces.get(name)
 
     @cached_property
@@ -72,7 +72,7 @@ class LayerNames:
 
     @cached_property
     def _known(self) -> dict[str, list[str]]:
-        """Every name of a layer -> the layers that go by it."""
+        """Every name of a layer -> the layers that have it."""
         known: dict[str, list[str]] = {}
         for layer in dict.fromkeys((*self.shapes, *self.kohya, *self.diffusers)):
             for name in dict.fromkeys(self._names(layer)):
@@ -80,7 +80,7 @@ class LayerNames:
         return known
 
     def _names(self, layer: str) -> list[str]:
-        """All names of `layer`, the ones that other tables give it included."""
+        """All names of `layer`, including those from other tables."""
         names, (component, _, rest) = [layer], self.diffusers.get(layer, "").partition(".")
         dotted = [rest] if rest else []
         if layer.startswith(_TEXT):
@@ -89,7 +89,7 @@ class LayerNames:
             own = own.removeprefix("text_model.")
             older = own.replace(".self_attn.out_proj", ".self_attn.to_out").replace("_proj", "") if ".self_attn." in own else own  # diffusers before PEFT
             older = re.sub(r"\.self_attn\.([qkv])$", r".self_attn.to_\1", older)
-            # CLIP's layers lie in a `text_model` or not, by the version of transformers.
+            # CLIP's layers are inside a `text_model` or not, depending on the version of transformers.
             dotted = [prefix + form for form in (own, older) for prefix in ("text_model.", "")] if component else []
             names += [f"{encoder}.{form}" for form in dotted]  # OneTrainer
             if number:
@@ -105,7 +105,7 @@ class LayerNames:
 
 
 def split(key: str) -> tuple[str, str]:
-    """(layer, part) of a key: `x.y.lora_up.weight` -> (`x.y`, `lora_up.weight`); part "" for a key that belongs to no adapter."""
+    """(layer, part) of a key: `x.y.lora_up.weight` -> (`x.y`, `lora_up.weight`); part "" if the key belongs to no adapter."""
     match = _PART.fullmatch(key)
     return (match["layer"], match["part"]) if match else (key, "")
 
@@ -122,7 +122,10 @@ def by_layer(state: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Ten
 
 
 def as_convolution(parts: Mapping[str, torch.Tensor], shape: torch.Size | None) -> dict[str, torch.Tensor]:
-    """`parts` with a LoRA's flat factors in the shapes of the convolutions that other tools make of them: down [r, in, *kernel], up [out, r, 1, ...]."""
+    """`parts` with a LoRA's flat factors reshaped to convolutions, as other tools expect: down [r, in, *kernel], up [out, r, 1, ...].
+
+    `shape` is the layer's weight shape; parts of other layers than convolutions stay unchanged.
+    """
     parts = dict(parts)
     if shape is None or len(shape) < 3 or "lora_down.weight" not in parts or "lora_mid.weight" in parts:
         return parts
@@ -135,9 +138,9 @@ def as_convolution(parts: Mapping[str, torch.Tensor], shape: torch.Size | None) 
 
 
 def without_bound(parts: Mapping[str, torch.Tensor], bound: float) -> dict[str, torch.Tensor]:
-    """`parts` of an OFT whose generator Q = B - B^T is held to the norm `bound` (0 = no bound), with the bound applied to B.
+    """`parts` of an OFT whose generator Q = B - B^T has a norm of at most `bound` (0 = no bound), with the bound applied to B.
 
-    LyCORIS multiplies its `alpha` by the layer's outputs to get the bound, core does not: a file without one means the same to both.
+    LyCORIS multiplies its `alpha` by the layer's outputs to get the bound, core does not. Without a bound, a file has the same meaning for both.
     """
     blocks = parts["oft_blocks"]
     length = (blocks.double() - blocks.double().transpose(-1, -2)).norm() + 1e-8

@@ -1,13 +1,13 @@
-"""Other tools' adapters under core's names: PEFT, diffusers of all years, kohya, LyCORIS and OneTrainer.
+"""Conversion of other tools' adapters to core's names: PEFT, all versions of diffusers, kohya, LyCORIS and OneTrainer.
 
-A layer is found by its name (`LayerNames.find`), a tensor's part by its ending. PEFT keeps alpha in a configuration (`peft_config`);
-here it becomes core's `alpha`. Keys of layers that the tables do not know stay as they are, because core's loader reads many more.
+A layer is identified by its name (`LayerNames.find`), a tensor's part by its ending. PEFT keeps alpha in a configuration (`peft_config`),
+which is converted to core's `alpha`. Keys of unknown layers stay unchanged, because core's loader knows more of them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -15,7 +15,7 @@ from . import peft_config
 from .names import LayerNames, Loaded, split, without_bound
 
 _WRAPPER = re.compile(r"(^|\.)base_model\.model\.")  # PEFT's own model around the trained one
-# The name of the adapter (`default`) stands in keys of older PEFT.
+# Keys of older PEFT contain the name of the adapter (`default`).
 _PARTS = (
     (re.compile(r"(.+)\.lora_A(?:\.[^.]+)?\.weight"), "lora_down.weight"),
     (re.compile(r"(.+)\.lora_B(?:\.[^.]+)?\.weight"), "lora_up.weight"),
@@ -26,16 +26,16 @@ _PARTS = (
 )
 _COMPONENT = re.compile(r"(unet|transformer(?:_\d+)?|text_encoder(?:_\d+)?)\.")
 _MISSING = (
-    "PEFT keeps the strength of a LoRA (lora_alpha) in a file 'adapter_config.json', which is not beside this one: alpha is taken to be the rank. "
+    "The file 'adapter_config.json', in which PEFT keeps the strength of a LoRA (lora_alpha), is missing beside this one, so alpha = rank is assumed. "
     "Load the whole folder that PEFT wrote."
 )
 
 
 def to_core(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str], names: LayerNames) -> Loaded:
-    """The state under core's names, with what PEFT's configuration in `metadata` says put into `alpha`.
+    """The state under core's names, with the scale from PEFT's configuration in `metadata` as `alpha`.
 
-    ValueError for a configuration that asks for more than factors, and for a text encoder's layer where a family has several encoders
-    and the file does not say which.
+    ValueError for a configuration with unsupported options, and for a text encoder's layer if a family has several encoders and the file
+    does not name one.
     """
     settings = peft_config.read(metadata)
     result: dict[str, torch.Tensor] = {}
@@ -51,9 +51,9 @@ def to_core(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str], name
         plain = _WRAPPER.sub(r"\1", name).replace(".processor.", ".")
         component = match[1] if (match := _COMPONENT.match(plain)) else ""
         own = settings.get(component, settings.get(""))
-        layer = names.find(plain) or names.piece(plain)  # core's table has the pieces, too, under diffusers' names
-        if layer is None and plain != name:  # PEFT around a network that is built like the host's
-            layer = next((found for found in (f"diffusion_model.{plain}", f"diffusion_model.{plain.partition('.')[2]}") if found in names.shapes), None)
+        layer = names.find(plain) or names.piece(plain)  # core's table contains the pieces, too, under diffusers' names
+        if layer is None and plain != name:  # PEFT around a network with the host's structure
+            layer = next((core for core in (f"diffusion_model.{plain}", f"diffusion_model.{plain.partition('.')[2]}") if core in names.shapes), None)
         if own is None and _WRAPPER.search(name) and "alpha" not in parts and _MISSING not in notes:
             notes.append(_MISSING)
         tensors = {part: value for part, (_, value) in parts.items()}
@@ -71,13 +71,13 @@ def to_core(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str], name
     return Loaded(result, notes)
 
 
-def is_wrapped(keys) -> bool:
-    """Are these keys of PEFT's own file, whose configuration lies beside it?"""
+def has_peft_wrapper(keys: Iterable[str]) -> bool:
+    """Are these the keys of PEFT's own file, which has its configuration beside it?"""
     return any(_WRAPPER.search(key) for key in keys)
 
 
 def _split(key: str) -> tuple[str, str]:
-    """(layer, part) of a key, the part in core's words or `bias`, `magnitude`; part "" for a key that belongs to no adapter."""
+    """(layer, part) of a key; the part is core's name, `bias` or `magnitude`, or "" if the key belongs to no adapter."""
     name, part = split(key)
     if part:
         return name, part
@@ -87,8 +87,8 @@ def _split(key: str) -> tuple[str, str]:
     return key, ""
 
 
-def _scaled(parts: dict[str, torch.Tensor], settings: peft_config.Settings, name: str) -> dict[str, torch.Tensor]:
-    """`parts` of one layer with the configuration's strength in them."""
+def _scaled(parts: dict[str, torch.Tensor], settings: peft_config.PeftSettings, name: str) -> dict[str, torch.Tensor]:
+    """`parts` of the layer `name` with the configuration's scale applied."""
     parts = dict(parts)
     if "lora_down.weight" in parts:
         rank = parts["lora_down.weight"].shape[0]
@@ -100,7 +100,7 @@ def _scaled(parts: dict[str, torch.Tensor], settings: peft_config.Settings, name
         rank = parts["hada_w1_b"].shape[0]
         parts["alpha"] = torch.tensor(settings.scale(name, rank) * rank)
     elif first := next((part for part in ("lokr_w1", "lokr_w1_a") if part in parts), None):
-        # PEFT scales the whole product whatever its factors are; core only where one of them is factored again.
+        # PEFT always scales the whole product; core only if one of its factors is factored again.
         parts[first] = parts[first] * settings.scale(name)
     return parts
 

@@ -10,7 +10,7 @@ def test_a_long_run_keeps_its_means_and_its_first_and_last_step():
     for step in range(1, 3001):
         curves.add(step, {"loss": float(step), "spl": 0.5, "learning_rate": 1e-4}, {"<v1>": 0.25} if step % 10 == 1 else {})
     saved = json.loads(json.dumps(curves.as_json(), allow_nan=False))
-    room = pack("formats.curves").ROOM
+    room = pack("formats.curves").MAX_ENTRIES
     assert room / 2 < len(saved["loss"]) <= room and saved["from"] == 1 and saved["every"] * (len(saved["loss"]) - 1) < 3000
     for index, value in enumerate(saved["loss"][:-1]):
         first = 1 + index * saved["every"]

@@ -175,9 +175,9 @@ def test_pefts_loha_and_lokr_draw_the_same(model, clip, pipe, folder, kind):
     "changes, message",
     [
         ({"peft_type": "IA3"}, "PEFT's type IA3"),
-        ({"init_lora_weights": "pissa_niter_4"}, "started with 'pissa_niter_4'"),
-        ({"alpha_pattern": {"(a+)+$": 1}}, "too intricate"),
-        ({"alpha_pattern": {"to_k[": 1}}, "no regular expression"),
+        ({"init_lora_weights": "pissa_niter_4"}, "initialized with 'pissa_niter_4'"),
+        ({"alpha_pattern": {"(a+)+$": 1}}, "too complex"),
+        ({"alpha_pattern": {"to_k[": 1}}, "not a regular expression"),
         ({"lora_alpha": "much"}, "not a number"),
         ({"layer_replication": [[0, 1]]}, "'layer_replication'"),
     ],

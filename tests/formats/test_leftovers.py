@@ -90,9 +90,9 @@ def test_a_part_from_another_machine_is_removed_a_day_after_its_last_byte(tmp_pa
 
 
 def test_a_lock_ends_with_its_process_and_keeps_others_out_before(tmp_path):
-    locks = pack("formats.leftovers").Lock
+    locks = pack("formats.locks").Lock
     mine = locks.take(tmp_path / "lock")
-    assert mine.sure and mine.is_there() and locks.take(tmp_path / "lock") is None
+    assert mine.supported and mine.is_there() and locks.take(tmp_path / "lock") is None
     mine.release()
     assert not list(tmp_path.iterdir())
     again = locks.take(tmp_path / "lock")

@@ -136,7 +136,7 @@ def test_a_pickle_that_runs_code_does_not(model, clip, folder, tmp_path, monkeyp
     torch.save(authors_state(model, random_kv(model)), folder / f"{WEIGHTS}.bin")
     for write in (lambda path: path.write_bytes(pickle.dumps(Harmful())), lambda path: torch.save({"<new1>": Harmful()}, path)):
         write(folder / file)
-        with pytest.raises(ValueError, match=rf"{file}.*without running code"):
+        with pytest.raises(ValueError, match=rf"without running code.*{file}"):
             load(model, clip)
     assert not (tmp_path / "harmed").exists()
 
@@ -154,7 +154,7 @@ def test_what_does_not_fit_is_told(model, clip, folder):
         load(model, clip)
     torch.save(state, folder / f"{WEIGHTS}.bin")
     torch.save({"<new1>": torch.ones(1024)}, folder / "<new1>.bin")
-    with pytest.raises(ValueError, match=r"<new1>\.bin.*width 1024"):
+    with pytest.raises(ValueError, match=r"width 1024.*<new1>\.bin"):
         load(model, clip)
 
 

@@ -121,6 +121,13 @@ def test_a_name_taken_between_the_look_and_the_write_is_not_replaced(tmp_path, m
     assert visible(tmp_path) == {"embeddings/pets-v2.safetensors", *(f"embeddings/{path.name}" for path in pets.embeddings), "loras/pets_2.safetensors"}
 
 
+def test_a_rename_that_fails_leaves_no_empty_file_under_the_name(tmp_path):
+    """Where hard links do not work the name is reserved with an empty file, which would look like a damaged concept."""
+    with pytest.raises(FileNotFoundError):
+        pack("formats.exclusive").create(tmp_path / "deleted meanwhile.part", tmp_path / "dog.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 # -- a LoRA and an embedding of two trainings ----------------------------------------------------------------------------
 
 

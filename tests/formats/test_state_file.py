@@ -158,8 +158,8 @@ def test_a_state_of_another_version_is_named_so(tmp_path, version, words):
 def test_every_bit_of_a_state_comes_back_and_one_that_flips_is_noticed(tmp_path):
     states = pack("formats.state_file")
     path = states.write(tmp_path / "state-00000002.safetensors", 2, IDENTITY, a_state(2))
-    head, state = states.read(path)
-    assert head == states.Head(2, IDENTITY, False) == states.head(path) and equal(state, a_state(2))
+    header, state = states.read(path)
+    assert header == states.StateHeader(2, IDENTITY, False) == states.header(path) and equal(state, a_state(2))
     content = bytearray(path.read_bytes())
     content[-1] ^= 1  # the last bit of a weight
     path.write_bytes(content)

@@ -100,7 +100,7 @@ def test_textual_inversions_own_file_loads(tmp_path, age):
     read = pack("formats.token_file").load(path, SD15)
     assert torch.equal(read.vectors["clip_l"], vectors) and read.text == "<embeddings_gs-6099>"
     save(star=vectors, second=vectors * 2)
-    with pytest.raises(ValueError, match=r"'\*', 'second'; say which"):
+    with pytest.raises(ValueError, match=r"'\*', 'second'. Select one"):
         pack("formats.token_file").load(path, SD15)
     assert torch.equal(pack("formats.token_file").load(path, SD15, text="second").vectors["clip_l"], vectors * 2)
 
@@ -135,7 +135,7 @@ def test_the_width_tells_the_encoder_and_the_wrong_one_is_refused(tmp_path):
     save_file({"emb_params": torch.randn(1, 1280)}, tmp_path / "g.safetensors")
     assert list(files.load(tmp_path / "g.safetensors", SDXL).vectors) == ["clip_g"]
     save_file({"clip_l": torch.randn(1, 1024)}, tmp_path / "odd.safetensors")
-    with pytest.raises(ValueError, match="width 1024 for clip_l; this CLIP expects 768"):
+    with pytest.raises(ValueError, match="width 1024 for clip_l, this CLIP expects 768"):
         files.load(tmp_path / "odd.safetensors", SDXL)
 
 
@@ -243,11 +243,11 @@ def test_outside_places_are_not_found(tmp_path):
     files.save(token(), outside / "s.safetensors")
     files.save(token(), inside / "sub" / "ok.safetensors")
     (inside / "link.safetensors").symlink_to(outside / "s.safetensors")
-    assert files.find("embedding:sub/ok", [str(inside)]).name == "ok.safetensors"
-    assert files.find("ok", str(inside)).name == "ok.safetensors"
+    assert files.find_file("embedding:sub/ok", [str(inside)]).name == "ok.safetensors"
+    assert files.find_file("ok", str(inside)).name == "ok.safetensors"
     for name in ("../secret/s", str(outside / "s.safetensors"), "link", "a\x00b", "", "..\\secret\\s", "missing"):
         with pytest.raises(ValueError):
-            files.find(name, [str(inside)])
+            files.find_file(name, [str(inside)])
     with pytest.raises(ValueError, match="link"):
         files.save(token(), inside / "link.safetensors")
 

@@ -160,7 +160,7 @@ def test_the_last_finished_runs_stay_and_all_that_are_not_finished(tmp_path):
         keep(tmp_path, f"done{index}", ONE, 2, 4, finished=True, age=100 - index)
     keep(tmp_path, "open", ONE, 1, 2, age=1000)
     (tmp_path / "done1" / "previews").mkdir()
-    held = pack("formats.leftovers").Lock.take(tmp_path / "done0" / "lock")
+    held = pack("formats.locks").Lock.take(tmp_path / "done0" / "lock")
     resume.clear_finished(tmp_path)
     held.release()
     left = {path.name: sorted(file.name for file in path.iterdir()) for path in tmp_path.iterdir()}

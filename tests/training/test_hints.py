@@ -22,7 +22,7 @@ def test_rare_names_and_encoders_without_whole_words_are_left_in_peace():
 
 @pytest.mark.parametrize("prompt", ["a <v1> dog on the beach", "<v1> Dogs", "a (<v1>:1.2) dog", "(a <v1> dog:1.1)", "embedding:<v1> dog"])
 def test_another_kind_behind_the_token_is_noticed(prompt):
-    (hint,) = pack("host.text").wrong_kinds(prompt, {"<v1>": "bear"})
+    (hint,) = pack("host.text").wrong_classes(prompt, {"<v1>": "bear"})
     assert "but the class word of <v1> is 'bear'" in hint
 
 
@@ -35,7 +35,7 @@ def test_another_kind_behind_the_token_is_noticed(prompt):
     ],
 )  # fmt: skip
 def test_what_may_be_meant_is_not(prompt, class_word):
-    assert pack("host.text").wrong_kinds(prompt, {"<v1>": class_word}) == []
+    assert pack("host.text").wrong_classes(prompt, {"<v1>": class_word}) == []
 
 
 def test_training_hints_at_both_and_tea_at_its_prompt():

@@ -281,7 +281,7 @@ def test_large_pictures_are_reduced_by_the_mean(monkeypatch, tmp_path):
     Image.fromarray(flat).save(tmp_path / "clear.png")
     Image.fromarray(flat[..., :3]).save(tmp_path / "plain.png")
     whole = {name: read(tmp_path / f"{name}.png").pixels for name in ("deep", "clear", "plain")}
-    monkeypatch.setattr(files, "KEPT", 301 * 403 / 3**2)
+    monkeypatch.setattr(files, "MAX_PIXELS", 301 * 403 / 3**2)
     monkeypatch.setattr(files, "BAND", 403 * 20)
     for name, pixels in whole.items():
         smaller = read(tmp_path / f"{name}.png").pixels

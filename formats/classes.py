@@ -1,13 +1,13 @@
-"""Kinds of subjects by their everyday words, to notice a prompt that calls a subject by another kind than its own. Text only.
+"""Classes of subjects and their everyday words, to notice a prompt that puts a token before a word of another class. Text only.
 
-A hint, never a rule: words that are not listed say nothing, and toys and figures may be of any kind.
+This is only a hint: unlisted words are ignored, and toys and figures may be of any class.
 """
 
 from __future__ import annotations
 
 import re
 
-_KINDS = [
+_CLASSES = [
     set(line.split())
     for line in """
     dog puppy pup hound bulldog terrier retriever spaniel corgi poodle beagle husky chihuahua dachshund
@@ -51,22 +51,22 @@ _KINDS = [
 ]
 
 
-def other_kind(text: str, end: int, class_word: str) -> str | None:
-    """The word of `text` right after position `end`, where a mention ends, if it is of another kind than `class_word`; else None."""
+def other_class(text: str, end: int, class_word: str) -> str | None:
+    """The word in `text` right after position `end`, where a mention ends, if it is of another class than `class_word`; else None."""
     following = re.match(r"[\s)]*(?::[\d.]+\))?[\s)(]*(?P<word>[^\W\d_]+)\s*(?P<next>[^\W\d_]*)", text[end:])
     own = class_word.lower().split()
     if following is None or not own:
         return None
     word, head = following["word"], own[-1]
-    if word.lower() in own or following["next"].lower() in own:  # "a <v1> dog bowl" of a bowl
+    if word.lower() in own or following["next"].lower() in own:  # "a <v1> dog bowl" for a bowl
         return None
-    kinds = _kind(word), _kind(head)
-    return word if None not in kinds and kinds[0] != kinds[1] else None
+    classes = _class_index(word), _class_index(head)
+    return word if None not in classes and classes[0] != classes[1] else None
 
 
-def _kind(word: str) -> int | None:
+def _class_index(word: str) -> int | None:
     word = word.lower()
-    for index, kind in enumerate(_KINDS):
-        if word in kind or word.removesuffix("s") in kind or word.removesuffix("es") in kind:
+    for index, words in enumerate(_CLASSES):
+        if word in words or word.removesuffix("s") in words or word.removesuffix("es") in words:
             return index
     return None
