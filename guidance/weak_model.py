@@ -78,7 +78,7 @@ class WeakModel:
         layers: dict[str, dict[str, Change]] = {}
         for key, change in self.difference.changes.items():
             later = now.get(key, [])[len(self._tuned_patches.get(key, [])) :]
-            if later and (change.own or any(adapters.additive(patch, host.pristine(patcher, key).shape) is None for patch in later)):
+            if later and (change.own or any(adapters.additive_term(patch, host.pristine(patcher, key).shape) is None for patch in later)):
                 change = Change(key, None, change.kinds)
             path, _, name = key.rpartition(".")
             layers.setdefault(path, {})[name] = change

@@ -12,7 +12,7 @@ import torch
 
 from ..formats.token import LearnedToken
 from ..formats.token_text import mentions, replace_tokens, wrong_kinds
-from .carrying import carried_by, carrying, tokenizer_parts
+from .carrying import carried_by, carrying_tokenizer, tokenizer_parts
 
 __all__ = [
     "carried_tokens",
@@ -149,7 +149,7 @@ def carry_tokens(clip, tokens: Iterable[LearnedToken]):
         if not token.vectors.keys() & parts.keys():
             raise ValueError(f"Token {token.text!r} was learned for {', '.join(token.vectors) or 'no encoder'}; this CLIP has {', '.join(parts)}.")
     clone = clip.clone()
-    clone.tokenizer = carrying(clip.tokenizer, carried)
+    clone.tokenizer = carrying_tokenizer(clip.tokenizer, carried)
     return clone
 
 
