@@ -140,13 +140,13 @@ def _check_family(tuned, base) -> None:
     if ours.keys() != theirs.keys():
         missing = len(theirs.keys() - ours.keys()) + len(ours.keys() - theirs.keys())
         raise ValueError(
-            f"`model` is {host.family(tuned)} and `base_model` is {host.family(base)}: {missing} weights exist in only one of them. "
+            f"`model` is {host.architecture_name(tuned)} and `base_model` is {host.architecture_name(base)}: {missing} weights exist in only one of them. "
             "Guidance interpolates weights, so both must be of one architecture: connect the model that `model` was tuned from."
         )
     for key in ours:
         if ours[key] != theirs[key] and not _padded(ours[key], theirs[key]):
             raise ValueError(
-                f"`model` is {host.family(tuned)} and `base_model` is {host.family(base)}, and {key!r} is {list(ours[key])} in one and {list(theirs[key])} in the other: "
+                f"`model` is {host.architecture_name(tuned)} and `base_model` is {host.architecture_name(base)}, and {key!r} is {list(ours[key])} in one and {list(theirs[key])} in the other: "
                 "both must be of one architecture. Connect the model that `model` was tuned from."
             )
 
