@@ -9,7 +9,7 @@ import comfy.sd
 import folder_paths
 import torch
 
-from .training import memory_after_run
+from .training import free_memory_after_run
 
 
 def load_checkpoint(name: str, beside: Path):
@@ -40,4 +40,4 @@ def load_checkpoint(name: str, beside: Path):
 def unload() -> None:
     """Make the host unload every model, and free the memory. Call it when nothing refers to the models any more."""
     comfy.model_management.unload_all_models()
-    memory_after_run()
+    free_memory_after_run()

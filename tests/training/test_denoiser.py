@@ -191,7 +191,7 @@ def test_nothing_of_a_run_stays_behind():
         ((prediction - target) ** 2).mean().backward()
         left = [weakref.ref(denoiser.network), weakref.ref(trained), weakref.ref(trained.grad)]
     del denoiser, trained, prediction, target
-    host.memory_after_run()
+    host.free_memory_after_run()
     assert [ref() for ref in left] == [None] * 3
     assert host.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")) and not host.is_out_of_memory(ValueError("no"))
     assert not comfy("comfy.model_management").in_training
