@@ -20,7 +20,7 @@ from .patcher import DIFFUSION, pristine
 UNINITIALIZED = "clip_l.transformer.text_projection.weight"
 
 
-def fingerprint(*parts) -> str:
+def content_hash(*parts) -> str:
     """SHA-256 (hexadecimal) of the content of `parts`: numbers, texts, tensors, containers of these, and the host's model patchers.
 
     A patcher counts by its unpatched weights, the patches on them, and its options. Functions and other objects count by their names and

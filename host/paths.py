@@ -102,7 +102,8 @@ def photo_folder(name: str) -> Path:
         raise ValueError(f"The folder {name!r} is not inside ComfyUI's input folder. Put the photos into a folder there and choose it.")
     if not os.path.isdir(path):  # noqa: PTH112 (Path.is_dir raises OSError for a name that is too long)
         raise ValueError(
-            f"There is no folder {name!r} in ComfyUI's input folder. Make it, put three to six photos in, and press R to refresh the list. (Input folder: {root})"
+            f"There is no folder {name!r} in ComfyUI's input folder. Make it, put three to six photos in, and press R to refresh the list. "
+            f"(Input folder: {root})"
         )
     return path
 

@@ -30,8 +30,8 @@ def model_folder(name: str) -> Path:
     path = (root() / name).resolve()
     if not path.is_relative_to(root().resolve()) or not (path / "config.json").is_file():
         raise ValueError(
-            f"There is no evaluation model {name!r}. Put its folder (config.json, model.safetensors, ...) into models/{FOLDER} and press R to refresh the list. "
-            f"(Folder: {root()})"
+            f"There is no evaluation model {name!r}. Put its folder (config.json, model.safetensors, ...) into models/{FOLDER} "
+            f"and press R to refresh the list. (Folder: {root()})"
         )
     return path
 

@@ -24,7 +24,7 @@ def set_weight(layer: torch.nn.Module, weight: torch.nn.Parameter) -> dict:
     before = {"weight": layer.weight, **{name: getattr(layer, name) for name in _WEIGHT_ATTRIBUTES if hasattr(layer, name)}}
     layer.weight = weight
     layer.comfy_cast_weights, layer.weight_function = True, []
-    if "layout_type" in before:  # a layer that may be quantised
+    if "layout_type" in before:  # a layer that may be quantized
         layer.comfy_force_cast_weights, layer.layout_type = True, None
     return before
 
