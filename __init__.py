@@ -15,7 +15,7 @@ WEB_DIRECTORY = "./web"
 
 class KindredExtension(ComfyExtension):
     async def on_load(self) -> None:
-        from .host.watched import add_route
+        from .host.runs import add_route
 
         add_route()
 

@@ -75,7 +75,7 @@ def encode_concept(
     partners = token_partners(clip, tokens, class_tokens) if align == "token" else None
     adjusted = adjust_conditioning(conditioning, class_conditioning, alpha, beta, norm, partners, start, end)
     class_words = {name: carried[name].class_word for name in encoders.mentions(text, carried)}
-    hints = encoders.wrong_classes(text, class_words) + [line for word in dict.fromkeys(class_words.values()) for line in encoders.misspelt(clip, word)]
+    hints = encoders.wrong_classes(text, class_words) + [line for word in dict.fromkeys(class_words.values()) for line in encoders.spelling_hints(clip, word)]
     return Encoded(adjusted, class_conditioning, class_text, alpha, choice, tuple(hints))
 
 

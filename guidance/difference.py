@@ -89,14 +89,14 @@ def patch_difference(key: str, shape, tuned: list[Patch], base: list[Patch]) -> 
     # what both have at another place or strength: one term with the difference of the strengths
     pairs: list[list] = [[patch, patch[0], 0.0] for patch in tuned]
     for patch in base:
-        twin = next((pair for pair in pairs if adapters.same_setting(pair[0], patch) and adapters.same_value(pair[0][1], patch[1])), None)
+        twin = next((pair for pair in pairs if adapters.same_target(pair[0], patch) and adapters.same_value(pair[0][1], patch[1])), None)
         if twin is None:
             pairs.append([patch, 0.0, patch[0]])
         else:
             twin[2] += patch[0]
-    kinds = tuple(dict.fromkeys(adapters.kind_of(patch) for patch, here, there in pairs if here != there))
+    kinds = tuple(dict.fromkeys(adapters.adapter_name(patch) for patch, here, there in pairs if here != there))
     grows = any(abs(here) > abs(there) for _, here, there in pairs)
-    read = [(adapters.additive((1.0, *patch[1:]), shape), here - there) for patch, here, there in pairs]
+    read = [(adapters.additive_term((1.0, *patch[1:]), shape), here - there) for patch, here, there in pairs]
     if any(found is None for found, _ in read):
         return Change(key, None, kinds, shared, () if base else tuple(tuned)), grows
     terms = tuple((found[0] * strength, found[1]) for found, strength in read if strength != 0.0)
@@ -109,11 +109,11 @@ def multiplied(own: tuple[Patch, ...], shape: torch.Size, below: Callable[[int],
     Together they make W' = diag(c) W + L of the base W, so that W' - W = diag(1 - 1/c) W' + diag(1/c) L: what is kept has the size of the
     adapter. `below(i)`: the weight under patch i of `own`, in float32, whose rows DoRA measures.
     """
-    if len(own) == 1 and (turn := adapters.turned(own[0], shape)) is not None:
+    if len(own) == 1 and (turn := adapters.oft_rotation(own[0], shape)) is not None:
         return ((1.0, turn),)
     c, low = torch.ones(shape[0]), []
     for i, patch in enumerate(own):
-        added, dora = adapters.additive(patch, shape), adapters.decomposed(patch, shape)
+        added, dora = adapters.additive_term(patch, shape), adapters.dora_parts(patch, shape)
         if added is not None and isinstance(added[1], LowRank) and added[1].rows is None:
             low.append((added[1].up.float() * added[0], added[1].down))
         elif dora is not None:
@@ -140,13 +140,13 @@ def _check_family(tuned, base) -> None:
     if ours.keys() != theirs.keys():
         missing = len(theirs.keys() - ours.keys()) + len(ours.keys() - theirs.keys())
         raise ValueError(
-            f"`model` is {host.family(tuned)} and `base_model` is {host.family(base)}: {missing} weights exist in only one of them. "
+            f"`model` is {host.architecture_name(tuned)} and `base_model` is {host.architecture_name(base)}: {missing} weights exist in only one of them. "
             "Guidance interpolates weights, so both must be of one architecture: connect the model that `model` was tuned from."
         )
     for key in ours:
         if ours[key] != theirs[key] and not _padded(ours[key], theirs[key]):
             raise ValueError(
-                f"`model` is {host.family(tuned)} and `base_model` is {host.family(base)}, and {key!r} is {list(ours[key])} in one and {list(theirs[key])} in the other: "
+                f"`model` is {host.architecture_name(tuned)} and `base_model` is {host.architecture_name(base)}, and {key!r} is {list(ours[key])} in one and {list(theirs[key])} in the other: "
                 "both must be of one architecture. Connect the model that `model` was tuned from."
             )
 

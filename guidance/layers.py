@@ -68,7 +68,7 @@ class Correction(Weakened):
             return two_products(self.layer, x, self.rows, weight, bias)
         y = self.original(x, *args, **kwargs)
         for span in spans:
-            weak_x, weak_y = host.plain(x[span]), y[span]
+            weak_x, weak_y = host.dequantized(x[span]), y[span]
             for part in self.parts:
                 part.to_output(weak_y, weak_x, scale, self.layer)
             if self.shift is not None:
@@ -90,7 +90,7 @@ class SecondWeight(Weakened):
         if isinstance(self.layer, torch.nn.Linear) and not torch.is_grad_enabled() and host.is_direct(self.layer, self.original, x):
             return two_products(self.layer, x, self.rows, self.second.weight, self.second.bias)
         return torch.cat(
-            [self.second(host.plain(part), *args, **kwargs) if weak else self.original(part, *args, **kwargs) for part, weak in self.rows.split(x)]
+            [self.second(host.dequantized(part), *args, **kwargs) if weak else self.original(part, *args, **kwargs) for part, weak in self.rows.split(x)]
         )
 
     def nbytes(self) -> int:
@@ -125,7 +125,7 @@ class SecondDelta(Weakened):
     def weaken(self, x, spans, *args, **kwargs):
         y = self.original(x, *args, **kwargs)
         for span in spans:
-            y[span].add_(self.second(host.plain(x[span]), *args, **kwargs), alpha=self.rows.omega - 1.0)
+            y[span].add_(self.second(host.dequantized(x[span]), *args, **kwargs), alpha=self.rows.omega - 1.0)
         return y
 
     def nbytes(self) -> int:

@@ -13,7 +13,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ..host.adapters import Hadamard, Kronecker, LowRank, Scale, Turn
+from ..host.adapters import Hadamard, Kronecker, LowRank, Rotation, Scale
 
 # A weight that is made anew is also written and read once more, and a convolution reorders it: in multiplications for each of its numbers.
 PASSES, CONVOLUTION_PASSES = 16, 48
@@ -178,7 +178,7 @@ def factored(layer: torch.nn.Module, terms, shape, place: dict) -> list[Part] | 
         return None
     if convolution and layer.groups != 1:
         return None
-    if any(not isinstance(term, (LowRank, Kronecker, Hadamard, Scale, Turn)) or (convolution and getattr(term, "rows", None)) for _, term in terms):
+    if any(not isinstance(term, (LowRank, Kronecker, Hadamard, Scale, Rotation)) or (convolution and getattr(term, "rows", None)) for _, term in terms):
         return None
     if sum(term.numel() for _, term in terms) >= math.prod(shape):
         return None
@@ -188,7 +188,7 @@ def factored(layer: torch.nn.Module, terms, shape, place: dict) -> list[Part] | 
 def _multiplied(terms, shape, place) -> list[Part]:
     exact = {**place, "dtype": torch.float32}  # vectors and small blocks
     found = [ScalePart((term.v * factor).to(**exact)) for factor, term in terms if isinstance(term, Scale)]
-    return found + [TurnPart((term.blocks * factor).to(**place), math.prod(shape[1:])) for factor, term in terms if isinstance(term, Turn)]
+    return found + [TurnPart((term.blocks * factor).to(**place), math.prod(shape[1:])) for factor, term in terms if isinstance(term, Rotation)]
 
 
 def _low_rank(terms, place) -> list[Part]:

@@ -2,7 +2,7 @@
 
 At the start of a run each condition is marked with the name of the list that holds it (positive, negative ...). Marks survive what the host and
 other packs do with conditions: copies for areas, windows, other orders. Prediction by prediction the lists with a weak mark are weak.
-Both sides go through the model in one batch where the host and this run promise where the rows are (`host.layouts`); else one after the other.
+Both sides go through the model in one batch where the host and this run promise where the rows are (`host.batch_rows`); else one after the other.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def attach(model, weak: WeakModel, sides: tuple[str, ...] = WEAK_SIDES):
     clone = model.clone()
     routing = Routing(weak, sides)
     host.wrap(clone, KEY, sampler_sample=routing.sampler_sample)
-    host.call_back(clone, KEY, on_pre_run=routing.pre_run, on_cleanup=routing.cleanup)
+    host.add_callbacks(clone, KEY, on_pre_run=routing.pre_run, on_cleanup=routing.cleanup)
     clone.remove_additional_models(SECOND)
     if weak.separate:
         clone.set_additional_models(SECOND, [weak.second])
@@ -32,7 +32,7 @@ def attach(model, weak: WeakModel, sides: tuple[str, ...] = WEAK_SIDES):
 
 def detach(model):
     """`model` without guidance of ours: itself where there is none."""
-    if not host.is_wrapped(model, KEY):
+    if not host.has_wrappers(model, KEY):
         return model
     clone = model.clone()
     host.unwrap(clone, KEY)

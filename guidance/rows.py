@@ -1,7 +1,7 @@
 """Which rows of a layer's input belong to the weak model: known, or the forward is refused. Nothing is concluded from sizes.
 
 One forward has either one side (all rows weak or all strong: then no layout matters), or both sides in one batch. In a batch a layer must
-be given exactly the rows of the batch, in their order. Which networks promise that is declared in `host.layouts`; a layer that is given another
+be given exactly the rows of the batch, in their order. Which networks promise that is declared in `host.batch_rows`; a layer that is given another
 number of rows raises `RowsUnknown`, and the caller predicts each side in a forward of its own.
 """
 

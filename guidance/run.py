@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 
-from ..host import layouts, sampling
+from ..host import batch_rows, sampling
 from ..host import patcher as host
 from .layers import Weakened
 from .rows import Rows, RowsUnknown
@@ -53,7 +53,7 @@ class Run:
                 "Personalization Guidance with two separate checkpoints does not work with modules that another node puts into the model: they would be in one of the two only. "
                 f"Use a LoRA on one checkpoint instead, or take that node out ({', '.join(host.injections(patcher))})."
             )
-        with host.following(patcher, self.second):
+        with host.sampling_settings_of(patcher, self.second):
             yield
 
     # ---- one prediction ----------------------------------------------------------------------------------------------------------
@@ -130,10 +130,10 @@ class Run:
         if not self.examined:  # once a run: injected modules are in place by now
             self.examined = True
             network = host.network(self.module)
-            reason = layouts.undeclared(network, self.weak.paths()) or layouts.foreign_code(network, Weakened)
+            reason = batch_rows.undeclared(network, self.weak.paths()) or batch_rows.foreign_code(network, Weakened)
             if reason:
                 return reason
-        return layouts.foreign_options(model_options, KEY)
+        return batch_rows.foreign_options(model_options, KEY)
 
     # ---- one forward -------------------------------------------------------------------------------------------------------------
 
@@ -167,7 +167,7 @@ class Run:
         if all(weak) or not any(weak):
             self.rows.one_side(all(weak))
             return
-        if reason := layouts.foreign_patches(options, KEY):  # hooks add some for their own forwards
+        if reason := batch_rows.foreign_patches(options, KEY):  # hooks add some for their own forwards
             raise RowsUnknown(reason)
         spans = []
         for i, side in enumerate(weak):

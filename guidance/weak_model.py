@@ -50,7 +50,7 @@ class WeakModel:
         try:
             with host.without_injections(patcher):
                 built = [
-                    (path, layer := host.owner(patcher, path + ".weight")[0], self._forward(patcher, layer, changes, rows, moving))
+                    (path, layer := host.weight_owner(patcher, path + ".weight")[0], self._forward(patcher, layer, changes, rows, moving))
                     for path, changes in self._by_layer(patcher).items()
                 ]
             for path, layer, forward in built:
@@ -78,7 +78,7 @@ class WeakModel:
         layers: dict[str, dict[str, Change]] = {}
         for key, change in self.difference.changes.items():
             later = now.get(key, [])[len(self._tuned_patches.get(key, [])) :]
-            if later and (change.own or any(adapters.additive(patch, host.pristine(patcher, key).shape) is None for patch in later)):
+            if later and (change.own or any(adapters.additive_term(patch, host.pristine(patcher, key).shape) is None for patch in later)):
                 change = Change(key, None, change.kinds)
             path, _, name = key.rpartition(".")
             layers.setdefault(path, {})[name] = change
@@ -156,7 +156,7 @@ class WeakModel:
                     "which only its own loader can read. Load the models from .safetensors files, or use a LoRA that is neither a DoRA nor an OFT. "
                     f"The weight is {key!r}."
                 )
-            layer, name = host.owner(self.tuned, key)
+            layer, name = host.weight_owner(self.tuned, key)
             if name not in ("weight", "bias") or not host.is_rowwise(layer):
                 raise ValueError(
                     f"The pair differs in {key!r}, a weight that is used outside of an ordinary layer, so its rows cannot be told apart in one batch. "

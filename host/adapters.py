@@ -1,8 +1,8 @@
-"""What a weight patch of the host does to a weight, in factors that can be applied to weights and to activations.
+"""Weight patches of the host as factored terms, which apply to weights and to activations.
 
-A patch is the host's tuple (strength, value, strength_model, offset, function). `additive` reads those whose effect is
-`weight + strength * A` with an A that does not depend on the weight; `decomposed` reads a DoRA and `turned` an OFT. All others (BOFT,
-GLoRA, `set`, functions, padding) are answered with None, and the caller compares whole weights instead.
+A patch is the host's tuple (strength, value, strength_model, offset, function). `additive_term` reads patches that make
+`weight + strength * A` with an A that does not depend on the weight; `dora_parts` reads a DoRA and `oft_rotation` an OFT. They return
+None for all others (BOFT, GLoRA, `set`, functions, padding), and the caller compares whole weights instead.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Hadamard:
 
 @dataclass(frozen=True)
 class Scale:
-    """A = diag(v) W', a share of the patched weight itself."""
+    """A = diag(v) W', row scales of the patched weight W' itself."""
 
     v: torch.Tensor  # [out]
 
@@ -63,8 +63,8 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A = blocks W', block-diagonal along the outputs of the patched weight itself."""
+class Rotation:
+    """A = B W' with a block-diagonal B along the outputs of the patched weight W' itself."""
 
     blocks: torch.Tensor  # [n, b, b], n b = out
 
@@ -82,14 +82,14 @@ class Full:
         return self.value.numel()
 
 
-Term = LowRank | Kronecker | Hadamard | Full | Scale | Turn
+Term = LowRank | Kronecker | Hadamard | Full | Scale | Rotation
 
-# A base is read back from a patched weight, whose rounding grows by this at most.
+# An OFT's base weight is computed back from the patched one; this bounds how much the rounding error may grow.
 LARGEST_INVERSE = 4.0
 
 
-def additive(patch: Patch, shape: torch.Size) -> tuple[float, Term] | None:
-    """(factor, A) of `patch` on a weight of `shape`: the patch adds factor * A. None where it is not of that kind."""
+def additive_term(patch: Patch, shape: torch.Size) -> tuple[float, Term] | None:
+    """(factor, A) of `patch` on a weight of `shape`: the patch adds factor * A. None if the patch is not additive."""
     strength, value, strength_model, offset, function = patch
     if strength_model != 1.0 or function is not None:
         return None
@@ -100,30 +100,36 @@ def additive(patch: Patch, shape: torch.Size) -> tuple[float, Term] | None:
         rows = (offset[1], offset[2])
     if isinstance(value, WeightAdapterBase):
         read = {LoRAAdapter: _lora, LoHaAdapter: _loha, LoKrAdapter: _lokr}.get(type(value))
-        found = read(value.weights, shape, rows) if read else None
-        return None if found is None else (strength * found[0], found[1])
+        scaled = read(value.weights, shape, rows) if read else None
+        return None if scaled is None else (strength * scaled[0], scaled[1])
     if isinstance(value, list) or not isinstance(value, tuple):
         return None
-    kind, content = ("diff", value) if len(value) == 1 else value[:2]
-    if kind != "diff" or content[0].shape != shape or (len(content) > 1 and content[1].get("pad_weight")):
+    patch_type, content = ("diff", value) if len(value) == 1 else value[:2]
+    if patch_type != "diff" or content[0].shape != shape or (len(content) > 1 and content[1].get("pad_weight")):
         return None
     return strength, Full(content[0])
 
 
-def decomposed(patch: Patch, shape: torch.Size) -> tuple[torch.Tensor, float, LowRank] | None:
-    """(magnitude [out], factor, up down) of a DoRA over outputs: it makes W + strength * (diag(magnitude / |W|) (W + factor up down) - W)."""
+def dora_parts(patch: Patch, shape: torch.Size) -> tuple[torch.Tensor, float, LowRank] | None:
+    """(magnitude [out], factor, A = up @ down) of a DoRA over outputs, or None for any other patch.
+
+    The host makes W + strength * (diag(magnitude / |W|) (W + factor * A) - W).
+    """
     _, value, strength_model, offset, function = patch
     if strength_model != 1.0 or function is not None or offset is not None or not isinstance(value, LoRAAdapter):
         return None
     up, down, alpha, mid, magnitude, reshape = value.weights
     if magnitude is None or magnitude.shape != (shape[0], *[1] * (len(shape) - 1)):
         return None
-    found = _lora((up, down, alpha, mid, None, reshape), shape, None)
-    return None if found is None else (magnitude.flatten(), *found)
+    scaled = _lora((up, down, alpha, mid, None, reshape), shape, None)
+    return None if scaled is None else (magnitude.flatten(), *scaled)
 
 
-def turned(patch: Patch, shape: torch.Size) -> Turn | None:
-    """What an OFT added, read from the weight that it turned. The host applies strength twice: W' = M W, M = 1 + strength^2 (R - 1)^T."""
+def oft_rotation(patch: Patch, shape: torch.Size) -> Rotation | None:
+    """The change W' - W that an OFT made, as a term of the patched weight W'; None for any other patch, or if rounding would grow too much.
+
+    The host applies strength twice: W' = M W with M = 1 + strength^2 (R - 1)^T, so W' - W = (1 - M^-1) W'.
+    """
     strength, value, strength_model, offset, function = patch
     if strength_model != 1.0 or function is not None or offset is not None or not isinstance(value, OFTAdapter):
         return None
@@ -135,15 +141,15 @@ def turned(patch: Patch, shape: torch.Size) -> Turn | None:
     if alpha and alpha > 0 and length > alpha:
         q = q * (float(alpha) / length)
     one = torch.eye(blocks.shape[1], dtype=q.dtype, device=q.device)
-    turn = (one + q) @ torch.linalg.inv(one - q)
-    back = torch.linalg.inv(one + strength**2 * (turn - one).transpose(1, 2))
-    if not torch.linalg.matrix_norm(back, 2).max() <= LARGEST_INVERSE:
+    r = (one + q) @ torch.linalg.inv(one - q)
+    inverse = torch.linalg.inv(one + strength**2 * (r - one).transpose(1, 2))
+    if not torch.linalg.matrix_norm(inverse, 2).max() <= LARGEST_INVERSE:
         return None
-    return Turn((one - back).float())
+    return Rotation((one - inverse).float())
 
 
 def same_value(a, b) -> bool:
-    """Do two patch values hold the same adapter, be it loaded once or twice?"""
+    """Do two patch values hold the same adapter, even if its file was loaded twice?"""
     if a is b:
         return True
     if isinstance(a, WeightAdapterBase):
@@ -156,17 +162,17 @@ def same_value(a, b) -> bool:
 
 
 def same_patch(a: Patch, b: Patch) -> bool:
-    """Same adapter at the same strength in the same place."""
-    return a is b or (a[0] == b[0] and same_value(a[1], b[1]) and same_setting(a, b))
+    """Do two patches put the same adapter at the same strength on the same part of the weight?"""
+    return a is b or (a[0] == b[0] and same_value(a[1], b[1]) and same_target(a, b))
 
 
-def same_setting(a: Patch, b: Patch) -> bool:
-    """Same place of the weight, whatever the strength."""
+def same_target(a: Patch, b: Patch) -> bool:
+    """Do two patches change the same part of the weight by the same rule, at any strength?"""
     return a[2] == b[2] and a[3] == b[3] and a[4] is b[4]
 
 
-def kind_of(patch: Patch) -> str:
-    """The adapter's name as artists know it, for the log."""
+def adapter_name(patch: Patch) -> str:
+    """The adapter's usual name (LoRA, DoRA, LoKr, ...), for the log."""
     value = patch[1]
     if isinstance(value, WeightAdapterBase):
         dora = {"lora": 4, "loha": 7, "lokr": 8}.get(value.name)
@@ -183,14 +189,14 @@ def _lora(weights, shape, rows) -> tuple[float, Term] | None:
     if dora_scale is not None or reshape is not None:
         return None
     rank = down.shape[0]
-    if mid is not None:  # Tucker: the kernel is in the middle
+    if mid is not None:  # Tucker decomposition: the kernel is the middle factor
         down = torch.einsum("mn...,nj->mj...", mid.float(), down.flatten(1).float())
         if mid.shape[0] != up.flatten(1).shape[1]:
             return None
     up = up.flatten(1)
     expected = (rows[1] if rows else shape[0], *shape[1:])
     if up.shape[0] != expected[0] or down.numel() != up.shape[1] * _count(expected[1:]):
-        return None  # the host logs an error and skips such a patch
+        return None  # the host logs an error for such a patch and skips it
     return (1.0 if alpha is None else alpha / rank), LowRank(up, down.reshape(up.shape[1], *expected[1:]), rows)
 
 
@@ -211,7 +217,7 @@ def _lokr(weights, shape, rows) -> tuple[float, Term] | None:
     if w1 is None:
         rank, w1 = w1_b.shape[0], w1_a.float() @ w1_b.float()
     if w2 is None:
-        rank, w2 = w2_b.shape[0], w2_a.float() @ w2_b.float()  # the host lets the second rank win, too
+        rank, w2 = w2_b.shape[0], w2_a.float() @ w2_b.float()  # if both are factored, the host also uses the second rank
     scale = alpha / rank if alpha is not None and rank is not None else 1.0
     if w1.ndim != 2 or shape[1] % w1.shape[1] or w2.numel() * w1.numel() != shape.numel():
         return None

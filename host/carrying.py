@@ -1,7 +1,7 @@
-"""Tokenizers that read learned tokens: copies of the host's, of a subclass that marks each token the way the host reads `embedding:name`.
+"""Tokenizers that carry learned tokens: copies of the host's, with a subclass that rewrites each token as the host's `embedding:name`.
 
-Only the class differs. A copy has the attributes of the original and no others: other packs walk through `vars(tokenizer)`, replace a
-method on the instance for a while, and then delete what they find there. What shows again is the method of the class, which is ours.
+Only the class differs. A copy has exactly the attributes of the original: other packs walk through `vars(tokenizer)`, replace a method on
+the instance for a while, and then delete it. Deleting reveals the method of the class again, which is ours.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from ..formats.token_text import mentions, named_token, replace_tokens, token_pa
 
 log = logging.getLogger(__name__)
 
-_MARK = "\ue000"  # private use: not a number, and the host's prompt parser leaves it alone
-_NO_MARK = "\ue002"  # in place of one that the prompt brings along
+_MARK = "\ue000"  # Unicode private use: not a digit, and the host's prompt parser leaves it alone
+_NO_MARK = "\ue002"  # replaces a _MARK that the prompt itself contains
 
 
 def tokenizer_parts(tokenizer) -> list[tuple[str, object]]:
-    """(attribute name, SDTokenizer) of the host's tokenizer; the name is "" where the tokenizer is a single one itself."""
+    """(attribute name, SDTokenizer) of each part of the host's tokenizer; the name is "" if the tokenizer is a single SDTokenizer."""
     if _is_part(tokenizer):
         return [("", tokenizer)]
     return [(name, value) for name, value in vars(tokenizer).items() if _is_part(value)]
 
 
 def carried_by(tokenizer) -> dict[str, LearnedToken]:
-    """Token text -> token, for all that `tokenizer` reads."""
+    """Token text -> token, for all learned tokens that `tokenizer` carries."""
     return dict(getattr(type(tokenizer), "kindred_tokens", {}))
 
 
-def carrying(tokenizer, carried: dict[str, LearnedToken]):
-    """A copy of the host's `tokenizer` that reads `carried` and no other token; the original stays as it is.
+def carrying_tokenizer(tokenizer, carried: dict[str, LearnedToken]):
+    """A copy of the host's `tokenizer` that carries exactly the tokens `carried`. The original does not change.
 
-    Raises ValueError where another node has replaced a method of the tokenizer in a way that would hide the tokens.
+    Raises ValueError if another node has replaced a method of the tokenizer in a way that would hide the tokens.
     """
     outer = copy.copy(tokenizer)
     tokenize = _below(outer, tokenizer, "tokenize_with_weights", carried)
     if _is_part(tokenizer):
-        return _carrying_part(outer, tokenizer, carried, lambda method: _checked(method, carried), tokenize)
-    outer.__class__ = _subclass(tokenizer, carried, {"tokenize_with_weights": _checked(tokenize, carried)}, {"tokenize_with_weights": tokenize})
+        return _carrying_part(outer, tokenizer, carried, lambda method: _warn_if_lost(method, carried), tokenize)
+    outer.__class__ = _subclass(tokenizer, carried, {"tokenize_with_weights": _warn_if_lost(tokenize, carried)}, {"tokenize_with_weights": tokenize})
     for name, part in tokenizer_parts(tokenizer):
         clone = copy.copy(part)
         setattr(outer, name, _carrying_part(clone, part, carried, lambda method: method, _below(clone, part, "tokenize_with_weights", carried)))
@@ -56,19 +56,19 @@ def _is_part(value) -> bool:
 
 
 def _carrying_part(clone, part, carried: dict[str, LearnedToken], checked: Callable, tokenize: Callable):
-    """`clone`, a copy of the host's tokenizer `part` of one encoder, as one that reads carried tokens as the host reads `embedding:name`.
+    """Turn `clone`, a copy of one encoder's tokenizer `part`, into one that reads carried tokens as the host reads `embedding:name`. Returns it.
 
-    Each mention becomes the host's own embedding syntax around a private mark, so that emphasis, word ids, chunks and
-    all else are the host's work; a text without mentions goes through untouched.
+    Each mention of a token becomes the host's own embedding syntax around a private mark, so the host still does the emphasis, word ids
+    and chunks. Text without mentions is not changed. `checked` wraps the new `tokenize_with_weights`.
     """
     own = {text: token.vectors[part.embedding_key] for text, token in carried.items() if part.embedding_key in token.vectors}
     foreign = {text: token.class_word for text, token in carried.items() if text not in own}
     order, pattern = list(own), token_pattern(own)
     look_up = _below(clone, part, "_try_get_embedding", carried)
-    if clone.embedding_directory is None:  # then the host takes `embedding:` for plain text: only our marks may be read
+    if clone.embedding_directory is None:  # here the host reads `embedding:` as plain text, so only our marks may count as embeddings
         clone.embedding_directory = []
         clone.embedding_identifier = _MARK + _MARK
-    short = len(type(part)._try_get_embedding(_without_folders(part), "x")) == 2  # older hosts do not return the name
+    short = len(type(part)._try_get_embedding(_without_folders(part), "x")) == 2  # older hosts return two values, without the name
 
     @functools.wraps(look_up)
     def try_get_embedding(self, name: str):
@@ -78,11 +78,11 @@ def _carrying_part(clone, part, carried: dict[str, LearnedToken], checked: Calla
         vectors = own[order[int(index)]]
         return (vectors, rest.strip()) if short else (vectors, name, rest.strip())
 
-    def marked(match, identifier: str, emphasis: bool) -> str:
+    def embedding_syntax(match, identifier: str, emphasis: bool) -> str:
         token = named_token(match)
         if token is None:
             return match.group()
-        before = match.string[: match.start()]  # the host reads an embedding at the start of a segment or after white space
+        before = match.string[: match.start()]  # the host reads an embedding only at the start of a segment or after white space
         begins = not before or before[-1] in " \n" or (before[-1] == "(" and emphasis and not before.endswith("\\("))
         return f"{'' if begins else ' '}{identifier}{_MARK}{order.index(token)}{_MARK}"
 
@@ -92,7 +92,7 @@ def _carrying_part(clone, part, carried: dict[str, LearnedToken], checked: Calla
             text = replace_tokens(text.replace(_MARK, _NO_MARK), foreign)
             if pattern is not None:
                 emphasis = not kwargs.get("disable_weights", self.disable_weights) and _is_balanced(text)
-                text = pattern.sub(lambda match: marked(match, self.embedding_identifier, emphasis), text)
+                text = pattern.sub(lambda match: embedding_syntax(match, self.embedding_identifier, emphasis), text)
         return tokenize(self, text, *args, **kwargs)
 
     below = {"tokenize_with_weights": tokenize, "_try_get_embedding": look_up}
@@ -101,7 +101,7 @@ def _carrying_part(clone, part, carried: dict[str, LearnedToken], checked: Calla
 
 
 def _is_balanced(text: str) -> bool:
-    """Does every bracket of emphasis have its partner? Only then does the host begin a segment after each of them."""
+    """Are all parentheses of emphasis paired? Only then does the host start a new segment after each of them."""
     depth = 0
     for bracket in re.findall(r"\\[()]|[()]", text):
         depth += {"(": 1, ")": -1}.get(bracket, 0)
@@ -110,20 +110,20 @@ def _is_balanced(text: str) -> bool:
     return depth == 0
 
 
-def _checked(tokenize: Callable, carried: dict[str, LearnedToken]) -> Callable:
-    """`tokenize`, with a warning where a token that the prompt names did not arrive: another node reads prompts in its own way."""
+def _warn_if_lost(tokenize: Callable, carried: dict[str, LearnedToken]) -> Callable:
+    """`tokenize` with a warning if the prompt names a token and the result has no vectors, because another node parses prompts itself."""
 
     @functools.wraps(tokenize)
     def tokenize_with_weights(self, text, *args, **kwargs):
-        read = tokenize(self, text, *args, **kwargs)
+        tokens = tokenize(self, text, *args, **kwargs)
         lost = [token for each in ([text] if isinstance(text, str) else text) if isinstance(each, str) for token in mentions(each, carried)]
-        if lost and not _has_vectors(read):
+        if lost and not _has_vectors(tokens):
             log.warning(
-                "The prompt names %s, but another node reads it in its own way and takes that for plain letters. "
+                "The prompt names %s, but another node parses the prompt itself and reads that as plain text. "
                 "Encode prompts with tokens by CLIP Text Encode or Text Encode Concept.",
                 ", ".join(map(repr, dict.fromkeys(lost))),
             )
-        return read
+        return tokens
 
     return tokenize_with_weights
 
@@ -137,38 +137,38 @@ def _has_vectors(tokens) -> bool:
 
 
 def _base(tokenizer) -> type:
-    """The class under ours; a subclass that somebody made of ours counts as one to build on."""
+    """The class below ours. A subclass of ours that another pack made is a base of its own."""
     return vars(type(tokenizer)).get("kindred_base", type(tokenizer))
 
 
 def _subclass(tokenizer, carried: dict[str, LearnedToken], methods: dict[str, Callable], below: dict[str, Callable]) -> type:
-    """A class that passes for the one of `tokenizer`: some packs tell tokenizers apart by the name of the class."""
+    """A subclass of the class of `tokenizer` under the same name, since some packs distinguish tokenizers by the name of the class."""
     base = _base(tokenizer)
-    same = {name: getattr(base, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(base.__name__, (base,), {**same, **methods, "kindred_base": base, "kindred_below": below, "kindred_tokens": carried})
+    names = {name: getattr(base, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(base.__name__, (base,), {**names, **methods, "kindred_base": base, "kindred_below": below, "kindred_tokens": carried})
 
 
 def _below(clone, original, name: str, carried: dict[str, LearnedToken]) -> Callable:
-    """What the method `name` of a carrying copy calls: the one of the class below, or the one that another node left on the instance.
+    """The function that the method `name` of a carrying copy calls: the method of the class below, or the one that another node set on the instance.
 
-    The latter is taken off `clone`, since it would hide ours. A method that is bound to `original` is called with the copy instead;
-    anything else keeps calling what it was made for, which does not know the tokens.
+    The latter is removed from `clone`, where it would hide ours. A method that is bound to `original` is called with the copy instead.
+    Any other callable would keep calling the original tokenizer, which does not know the tokens: ValueError.
     """
-    base, found = _base(original), vars(clone).pop(name, None)
-    function = getattr(found, "__func__", None)
-    if found is None or function is getattr(type(original), name):
+    base, replaced = _base(original), vars(clone).pop(name, None)
+    function = getattr(replaced, "__func__", None)
+    if replaced is None or function is getattr(type(original), name):
         if name in vars(type(original)).get("kindred_below", {}):
             return type(original).kindred_below[name]
 
         @functools.wraps(getattr(base, name))
         def of_class(self, *args, **kwargs):
-            return getattr(base, name)(self, *args, **kwargs)  # looked up at each call: somebody may replace it
+            return getattr(base, name)(self, *args, **kwargs)  # looked up at each call, because another pack may replace it
 
         return of_class
-    if function is None or found.__self__ is not original:
+    if function is None or replaced.__self__ is not original:
         raise ValueError(
             f"Another node has changed how this text encoder reads prompts, so it would not see {', '.join(map(repr, carried))}. "
-            f"Put that node after the one that adds the token. (It replaced {name} of {type(original).__name__}.)"
+            f"Put that node after the node that adds the token. (It replaced {name} of {type(original).__name__}.)"
         )
     return function
 

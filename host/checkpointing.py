@@ -1,6 +1,6 @@
-"""What a training copy of the host's layers does differently: it keeps what the backward pass needs, and no more than that.
+"""Gradient checkpointing and differentiable layers, for training copies of the host's networks.
 
-All of it is set on the copy's own module objects. The host's classes and the loaded model stay as they are.
+Everything is set on the copy's own module objects. The host's classes and the loaded model do not change.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _ADD_IN_PLACE = (CLIPLayer, T5LayerFF, T5LayerSelfAttention, DoubleStreamBlock, 
 
 
 def make_differentiable(network: torch.nn.Module) -> None:
-    """Mend on a training copy what the host writes for inference only.
+    """Make the layers of a training copy differentiable where the host wrote them for inference only.
 
-    - Blocks that add to their input in place overwrite what their norms keep for the backward pass: those norms get a copy.
-    - Layers that cast or move a weight at each call (offloaded, fp8, or stored in another dtype) would have autograd keep every cast
-      weight, a second model: they cast again in the backward pass.
+    - Blocks that add to their input in place would overwrite what their norms keep for the backward pass, so those norms get a copy.
+    - For layers that cast or move a weight at each call (offloaded, fp8, or stored in another dtype) autograd would keep every cast
+      weight, which is a second model; they cast again in the backward pass instead.
     """
     for module in network.modules():
         if isinstance(module, _ADD_IN_PLACE):
@@ -37,10 +37,10 @@ def make_differentiable(network: torch.nn.Module) -> None:
 
 
 def gradient_checkpointing(network: torch.nn.Module) -> int:
-    """Let the blocks of a training copy compute their activations again in the backward pass, instead of keeping them.
+    """Make the blocks of a training copy recompute their activations in the backward pass instead of keeping them. Returns the number of blocks.
 
-    The gradients are the same; a step takes one more forward pass, and between the passes each block's input alone is kept.
-    Returns the number of blocks. Call it before or after adapters are attached inside the blocks.
+    The gradients are the same. A step takes one more forward pass and keeps only the input of each block between the passes.
+    Adapters may be attached inside the blocks before or after this call.
     """
     blocks = _blocks(network)
     for block in blocks:
@@ -59,7 +59,7 @@ def _checkpointed(forward, *args, **kwargs):
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
 
-    def run(*args, **kwargs):  # a block may add to its input in place, which must be whole when it is computed again
+    def run(*args, **kwargs):  # on copies: a block may add to its input in place, and the recomputation needs the input unchanged
         return forward(*map(_own, args), **{name: _own(value) for name, value in kwargs.items()})
 
     return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
@@ -76,13 +76,13 @@ def _frozen_forward(layer, forward, x, *args, **kwargs):
     trained = trained or not all(isinstance(function, LowVramPatch) for function in [*layer.weight_function, *layer.bias_function])
     if args or kwargs or trained or not cast or not (torch.is_grad_enabled() and x.requires_grad):
         return forward(x, *args, **kwargs)
-    if isinstance(layer, torch.nn.Linear):  # flat, since a result that is a view of another must not be added to in place
+    if isinstance(layer, torch.nn.Linear):  # flat, because autograd forbids adding in place to a view
         return _Frozen.apply(x.flatten(0, -2), layer, forward).unflatten(0, x.shape[:-1])
     return _Frozen.apply(x, layer, forward)
 
 
 class _Frozen(torch.autograd.Function):
-    """A linear or convolution layer whose weight is only read: neither it nor its cast is kept for the backward pass."""
+    """A linear or convolution layer with a frozen weight: neither the weight nor its cast is kept for the backward pass."""
 
     @staticmethod
     def forward(ctx, x, layer, forward):

@@ -1,4 +1,4 @@
-"""Pictures from a prompt, as core's CLIP Text Encode, Empty Latent Image, KSampler and VAE Decode would draw them."""
+"""Images from a prompt, as core's CLIP Text Encode, Empty Latent Image, KSampler and VAE Decode make them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from . import page
 
-Step = Callable[[int, bytes | None], None]  # steps done, an encoded preview
+Step = Callable[[int, bytes | None], None]  # (steps done, the host's encoded preview or None)
 
 
 def conditioning(clip, prompt: str):
@@ -21,9 +21,10 @@ def conditioning(clip, prompt: str):
 
 
 def draw(model, vae, positive, negative, width: int, height: int, count: int, seed: int, sampling: dict, on_step: Step | None = None) -> torch.Tensor:
-    """`count` pictures [count, height, width, 3] in 0..1 on the CPU, drawn together. The host's interrupt ends it within one step.
+    """Sample `count` images as one batch: [count, height, width, 3] in 0..1, float32 on the CPU. The host's interrupt ends it within one step.
 
-    sampling  steps, cfg, sampler_name, scheduler, as core's KSampler has them
+    width, height  in pixels
+    sampling       steps, cfg, sampler_name, scheduler, as in core's KSampler
     """
     import nodes  # the host's top-level module
 
@@ -52,11 +53,11 @@ def draw(model, vae, positive, negative, width: int, height: int, count: int, se
         seed=seed,
     )
     pictures = vae.decode(samples)
-    return pictures.reshape(-1, *pictures.shape[-3:])[..., :3].float().cpu().clamp(0, 1)  # a VAE for video gives one frame each
+    return pictures.reshape(-1, *pictures.shape[-3:])[..., :3].float().cpu().clamp(0, 1)  # a video VAE returns one frame per image
 
 
 class DrawingProgress:
-    """One progress bar over all pictures of a node, with the host's previews, and a line that counts them."""
+    """One progress bar for all images of a node, with the host's previews and a line that counts the images."""
 
     def __init__(self, node_id: str | None, pictures: int, batches: int, steps: int):
         self.node_id, self.pictures, self.steps = node_id, pictures, steps
@@ -67,7 +68,7 @@ class DrawingProgress:
         self.bar.update_absolute(min(self.before + done, self.bar.total), preview=preview)
 
     def batch(self, pictures: int) -> None:
-        """One batch is done, and `pictures` are there by now."""
+        """Report the end of a batch, after `pictures` images in total."""
         self.before += self.steps
         client = page.client()
         if self.node_id is not None and client is not None:

@@ -1,7 +1,7 @@
-"""The register of model families: one row holds all that the pack knows about a family.
+"""The table of model families: one row holds everything that the pack knows about a family.
 
-Training (which families, which layers), guidance (which networks keep the rows of a batch), export to other tools' layouts and metadata
-read it. A model without a row is not trained, its sides are predicted one at a time, and its files keep core's names.
+Training (families, layers), guidance (networks that keep the rows of a batch), export to other tools' layouts, and metadata read it. A
+model without a row cannot be trained, guidance predicts its sides one at a time, and its files keep core's names.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import comfy.utils
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-UNDECLARED = "undeclared"  # what `Family.mixed_rows` says of a network whose layers nobody has compared
+UNDECLARED = "undeclared"  # `Family.mixed_rows` of a network whose layers no test has compared
 UNET = f"{UNetModel.__module__}.{UNetModel.__qualname__}"
 
 _UNET_LAYERS = {
@@ -26,7 +26,7 @@ _FLUX_LAYERS = {
     "attention": (r"(img|txt)_attn\.(qkv|proj)", r"single_blocks\.\d+\.linear[12]"),  # linear1 and linear2: attention and feed-forward in one matrix
     "feed-forward": (r"(img|txt)_mlp\.(0|2)",),
 }
-# A text model's CLIP encoders. T5 and language models stay frozen, as in most trainers: they are larger than all else together.
+# Layers of CLIP encoders. T5 and language models stay frozen, as in most trainers: they are larger than everything else together.
 TEXT_LAYERS = {"attention": (r"self_attn\.(q|k|v|out)_proj",), "feed-forward": (r"mlp\.fc[12]",)}
 
 
@@ -34,17 +34,17 @@ TEXT_LAYERS = {"attention": (r"self_attn\.(q|k|v|out)_proj",), "feed-forward": (
 class Family:
     """One family of models.
 
-    name           as artists know it
+    name           the family's usual name
     model          the host's class in comfy.model_base
     network        the class of the denoising network, with its module
-    trained        Train Concept takes it; each such family has its test
-    context        width of the network's conditioning, where it tells two families of one class apart
-    layers         part of the network -> patterns for the ends of its layers' paths: "cross-attention" (separate from self-attention),
+    trained        Train Concept trains it; each such family has a test
+    context        width of the network's conditioning, if it distinguishes two families of one class
+    layers         part of the network -> patterns for the ends of its layers' paths: "cross-attention" (if separate from self-attention),
                    "attention" (all of it), "feed-forward", "convolutions"
-    mixed_rows     pattern for the paths of layers that see something else than the rows of the batch; "" = there are none.
-                   A promise about the host's code, held by tests that compare a batch with two forwards. UNDECLARED = not known
-    encoders       text encoder -> (kohya's number, diffusers' part of the pipeline, "" where its LoRA loader takes none)
-    diffusers      the host's table of diffusers' layer names, a function of comfy.utils; "" = there is none that fits
+    mixed_rows     pattern for the paths of layers whose input is not one row per row of the batch; "" = no such layer, UNDECLARED = not known.
+                   A promise about the host's code, held by tests that compare a batch with two forwards
+    encoders       text encoder -> (kohya's number, diffusers' pipeline component; "" if diffusers loads no LoRA for it)
+    diffusers      the function of comfy.utils that maps diffusers' layer names; "" = none fits
     architectures  the host's class in comfy.supported_models -> (ModelSpec's architecture, kohya's ss_base_model_version)
     """
 
@@ -60,7 +60,7 @@ class Family:
     architectures: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
-_UNET_ROWS = r"time_stack|time_mix|time_pos_embed"  # video U-Nets mix frames: pixels first
+_UNET_ROWS = r"time_stack|time_mix|time_pos_embed"  # temporal layers of video U-Nets: their rows are pixels, not frames
 FAMILIES = (
     Family(
         "Stable Diffusion 1.x",
@@ -170,7 +170,7 @@ FAMILIES = (
             "attention": (r"attn\.(qkv|proj)", r"cross_attn\.(q_linear|kv_linear|proj)"),
             "feed-forward": (r"mlp\.fc[12]",),
         },
-        mixed_rows=r"cross_attn\.kv_linear$",  # the tokens of all prompts in one row
+        mixed_rows=r"cross_attn\.kv_linear$",  # its input has the tokens of all prompts in one row
         diffusers="pixart_to_diffusers",
     ),
     Family(
@@ -183,7 +183,7 @@ FAMILIES = (
             "attention": (r"attn2\.(q|kv|out)_proj", r"attn1\.(Wqkv|out_proj)"),
             "feed-forward": (r"mlp\.fc[12]",),
         },
-        mixed_rows=r"^mlp_t5\.|^pooler\.",  # tokens of all prompts in one list; tokens first
+        mixed_rows=r"^mlp_t5\.|^pooler\.",  # one list with the tokens of all prompts; token dimension first
     ),
     Family(
         "Qwen-Image",
@@ -207,13 +207,13 @@ FAMILIES = (
         "HiDream",
         "HiDream",
         "comfy.ldm.hidream.model.HiDreamImageTransformer2DModel",
-        mixed_rows=r"\.experts\.",  # the tokens that were routed to an expert
+        mixed_rows=r"\.experts\.",  # its rows are the tokens routed to an expert
     ),
 )
 
 
 def family(patcher) -> Family | None:
-    """The row of a MODEL: of its own class, else of the nearest class that it was made from; None where there is none."""
+    """The row of a MODEL's class, or of its nearest base class that has one; None if there is no row."""
     model = patcher.model
     for base in type(model).__mro__:
         if base.__module__ != comfy.model_base.__name__:
@@ -225,25 +225,28 @@ def family(patcher) -> Family | None:
 
 
 def trained_family(patcher) -> Family | None:
-    """The row of a MODEL that Train Concept takes; a class that was only made from such a family's does not count."""
+    """The row of a MODEL that Train Concept can train, else None. A subclass of a trained family's class does not count."""
     row, model = family(patcher), type(patcher.model)
     exact = row is not None and model.__name__ == row.model and model.__module__ == comfy.model_base.__name__
     return row if exact and row.trained else None
 
 
 def layer_patterns(network: torch.nn.Module) -> dict[str, tuple[str, ...]]:
-    """Part -> patterns of a denoising network's layers; empty where its class is not known."""
+    """Part of the network -> patterns of its layers (`Family.layers`); empty if no row has the network's class."""
     name = f"{type(network).__module__}.{type(network).__qualname__}"
     return next((row.layers for row in FAMILIES if row.network == name), {})
 
 
 def diffusers_table(row: Family | None, config: dict) -> dict:
-    """diffusers' name of a weight -> the host's, for a network of this configuration; empty where the host knows none."""
+    """diffusers' name of a weight -> the host's, for a network with this configuration; empty if the host has no table for it."""
     return getattr(comfy.utils, row.diffusers)(config) if row and row.diffusers else {}
 
 
 def architecture(patcher, prediction: str) -> tuple[str, str]:
-    """(ModelSpec's architecture, kohya's base version) of a MODEL. A family without agreed names gets the host's own in small letters."""
+    """(ModelSpec's architecture, kohya's base version) of a MODEL. A family without agreed names gets the host's name in lower case.
+
+    prediction  "eps", "v" or "flow"
+    """
     config = type(patcher.model.model_config).__name__
     if config == "SD20" and prediction == "v":
         return "stable-diffusion-v2-768-v", "sd_v2_v"
@@ -252,5 +255,5 @@ def architecture(patcher, prediction: str) -> tuple[str, str]:
 
 
 def _context(model) -> int | None:
-    """Width of a U-Net's conditioning; None for all other networks."""
+    """Width of a U-Net's conditioning; None for other networks."""
     return model.model_config.unet_config.get("context_dim") if isinstance(model.diffusion_model, UNetModel) else None

@@ -1,4 +1,4 @@
-"""Folders below a root, for the lists of nodes: a folder that cannot be read is left out, and one that did not change is not read again."""
+"""Folder lists for the nodes' inputs. Unreadable folders are left out, and unchanged folders are not read again."""
 
 from __future__ import annotations
 
@@ -6,42 +6,44 @@ import os
 import time
 from pathlib import Path
 
-# The clock of a file system may be as coarse as two seconds. A folder that changed just now may change again within the same tick.
+# A file system's clock may be as coarse as two seconds. A folder that has just changed may change again within the same tick.
 _SETTLED = 3e9  # nanoseconds
 
-_known: dict[str, dict[str, tuple[int, bool, list[str]]]] = {}  # root -> folder -> (time of its last change, does it hold files, its folders)
+_Entry = tuple[int, bool, list[str]]  # a folder: (time of its last change in ns, does it hold files, names of its subfolders)
+
+_known: dict[str, dict[str, _Entry]] = {}  # root -> path of a folder below it -> its entry
 
 
 def folders(root: Path) -> list[str]:
     """The folders below `root` that hold files, as `/`-separated names, sorted.
 
-    Links to folders are not followed, so a loop ends. Folders that may not be read, and names that are not text, are left out.
-    Never raises OSError: the nodes of the whole pack depend on it.
+    Links to folders are not followed, so there are no loops. Unreadable folders and names that are not valid text are left out.
+    Never raises OSError, because the host would then lose every node of the pack.
     """
     top = os.fspath(root)
     known, now = _known.get(top, {}), {}
-    found, waiting = [], [("", top)]
+    names, waiting = [], [("", top)]
     while waiting:
-        name, place = waiting.pop()
-        entry = _entry(place, known.get(place))
+        name, path = waiting.pop()
+        entry = _entry(path, known.get(path))
         if entry is None:
             continue
-        now[place] = entry
+        now[path] = entry
         _, holds_files, below = entry
         if holds_files and name:
-            found.append(name)
-        waiting += [(f"{name}/{child}" if name else child, os.path.join(place, child)) for child in below]  # noqa: PTH118 (called 100,000 times)
-    _known[top] = {place: entry for place, entry in now.items() if time.time_ns() - entry[0] > _SETTLED}
-    return sorted(found)
+            names.append(name)
+        waiting += [(f"{name}/{child}" if name else child, os.path.join(path, child)) for child in below]  # noqa: PTH118 (called 100,000 times)
+    _known[top] = {path: entry for path, entry in now.items() if time.time_ns() - entry[0] > _SETTLED}
+    return sorted(names)
 
 
-def _entry(place: str, known: tuple[int, bool, list[str]] | None) -> tuple[int, bool, list[str]] | None:
-    """What `place` holds; None where it may not be read."""
+def _entry(path: str, known: _Entry | None) -> _Entry | None:
+    """The entry of the folder `path`: `known` if the folder has not changed, None if it cannot be read."""
     try:
-        changed = os.stat(place, follow_symlinks=True).st_mtime_ns  # noqa: PTH116
+        changed = os.stat(path, follow_symlinks=True).st_mtime_ns  # noqa: PTH116
         if known and known[0] == changed:
             return known
-        with os.scandir(place) as entries:
+        with os.scandir(path) as entries:
             return changed, *_content(entries)
     except OSError:
         return None
@@ -52,7 +54,7 @@ def _content(entries) -> tuple[bool, list[str]]:
     for entry in entries:
         try:
             if entry.is_dir(follow_symlinks=False):
-                entry.name.encode()  # a name that is not text cannot stand in a list of the page
+                entry.name.encode()  # the page's list cannot hold a name that is not valid text
                 below.append(entry.name)
             elif not holds_files:
                 holds_files = entry.is_file()

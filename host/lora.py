@@ -1,4 +1,4 @@
-"""Adapters from files on the host's models: core's own readers and patches, with a report of what did not fit."""
+"""Loading adapter files onto the host's models, by core's own readers and patches, with a report of weights that do not fit."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .patcher import DIFFUSION, patched, pristine, without_injections
 
 log = logging.getLogger(__name__)
 
-_PLAIN = ("alpha", "dora_scale", "diff", "diff_b", "set_weight", "w_norm", "b_norm")  # what core reads of a layer besides an adapter's own
-_TEXT = ("text_encoder", "lora_te", "clip_l.", "clip_g.", "clip_h.", "t5xxl.")  # how keys of text encoders begin, in every layout
-_MAGNITUDE = {LoRAAdapter: 4, LoHaAdapter: 7, LoKrAdapter: 8, GLoRAAdapter: 5}  # where an adapter's weights hold DoRA's magnitude
-# Parts of adapters that core has no reader for, by the end of their keys.
+_PLAIN = ("alpha", "dora_scale", "diff", "diff_b", "set_weight", "w_norm", "b_norm")  # suffixes that core reads for a layer besides an adapter's own
+_TEXT = ("text_encoder", "lora_te", "clip_l.", "clip_g.", "clip_h.", "t5xxl.")  # prefixes of text encoder keys in all layouts
+_MAGNITUDE = {LoRAAdapter: 4, LoHaAdapter: 7, LoKrAdapter: 8, GLoRAAdapter: 5}  # index of DoRA's magnitude in an adapter's weights
+# End of a key -> adapter type that core has no reader for.
 _UNKNOWN = {
     "on_input": "(IA)^3 of LyCORIS",
     "ia3_l": "(IA)^3 of PEFT",
@@ -41,10 +41,10 @@ _UNKNOWN = {
 
 
 class Applied(NamedTuple):
-    """What an adapter made of a model and its CLIP.
+    """A model and its CLIP with an adapter applied.
 
-    notes          one sentence for each thing that the file holds and that was left out, or that it leaves open
-    layers, texts  how many weights of the model and of the text encoders were changed
+    notes          sentences about parts of the file that were left out or are ambiguous
+    layers, texts  number of changed weights of the model and of the text encoders
     """
 
     model: object
@@ -54,35 +54,35 @@ class Applied(NamedTuple):
     texts: int = 0
 
     def report(self) -> list[str]:
-        """Lines for the node; the notes go to the log, too."""
+        """Lines to show on the node. Logs the notes as warnings."""
         for note in self.notes:
             log.warning("Kindred: %s", note)
         return [f"Changed: {self.layers} weights of the model, {self.texts} of the text encoder", *self.notes]
 
 
 def apply_lora(model, clip, state: dict[str, torch.Tensor], strength: float = 1.0):
-    """(model, clip) of `load_lora`, its notes in the log as warnings."""
+    """(model, clip) of `load_lora`. Logs its notes as warnings."""
     applied = load_lora(model, clip, state, strength)
     applied.report()
     return applied.model, applied.clip
 
 
 def load_lora(model, clip, state: dict[str, torch.Tensor], strength: float = 1.0) -> Applied:
-    """`model` and `clip` with the adapter patched in at `strength`, on the text encoders too; the incoming ones stay as they are.
+    """Clones of `model` and `clip` with the adapter patched in at `strength`.
 
-    clip   None where only the model is wanted: what was learned on text encoders is then left out
-    state  under core's names or any that core's loader reads
-    ValueError when not one of its weights fits.
+    clip   None to leave out the adapter's weights of text encoders
+    state  under core's names or any other names that core's loader reads
+    Raises ValueError if none of the weights fits, or if a DoRA meets weights that another pack quantized.
     """
     notes = list(getattr(state, "notes", []))
     if clip is None:
         text = [key for key in state if key.startswith(_TEXT)]
         state = {key: value for key, value in state.items() if not key.startswith(_TEXT)}
         if text:
-            notes.append(f"{len(text)} weights of the text encoder are left out, because no CLIP is connected.")
+            notes.append(f"{len(text)} weights of the text encoder are left out because no CLIP is connected.")
     if not state or strength == 0:
         return Applied(model, clip, notes)
-    with without_injections(model):  # those of an earlier run would hide the layers behind them
+    with without_injections(model):  # injections of an earlier run would change the layers' paths
         return _patched(model, clip, state, strength, notes)
 
 
@@ -95,11 +95,11 @@ def _patched(model, clip, state: dict[str, torch.Tensor], strength: float, notes
     state = comfy.lora_convert.convert_lora(dict(state))
     matched = comfy.lora.load_lora(state, known, log_missing=False)
     fitting = {key: patch for key, patch in matched.items() if _fits(patch, _shape(key, shapes))}
-    unread = sorted(state.keys() - _read(state, known, matched))
-    for key in unread:  # half of an adapter is another adapter
+    unread = sorted(state.keys() - _read_keys(state, known, matched))
+    for key in unread:  # a part of an adapter would be a different adapter, so the whole layer is left out
         fitting.pop(known.get(_layer(key, known)), None)
     if not fitting:
-        reason = _kinds([*unread, *state.keys()]) or "it was learned on another architecture. Load the kind of checkpoint that it was trained on."
+        reason = _unknown_types([*unread, *state.keys()]) or "it was trained on another architecture. Load a checkpoint of the family that it was trained on."
         raise ValueError(f"None of the file's {len(state)} weights fits this model ({type(model.model).__name__}): {reason}")
     misfits = [str(key if isinstance(key, str) else key[0]) for key in matched.keys() - fitting.keys()]
     if unread or misfits:  # misfits: whole layers
@@ -116,7 +116,7 @@ def _patched(model, clip, state: dict[str, torch.Tensor], strength: float, notes
 
 
 def _layer(key: str, known) -> str | None:
-    """The layer of core's table that `key` belongs to."""
+    """The layer of core's table `known` that `key` belongs to, or None."""
     while "." in key:
         key = key.rpartition(".")[0]
         if key in known:
@@ -125,73 +125,71 @@ def _layer(key: str, known) -> str | None:
 
 
 def _left_out(unread: list[str], misfits: list[str], fitting: int, name: str) -> str:
-    """The sentence about weights that found no place."""
+    """A note about weights that were left out: keys nothing reads, and whole layers of another shape."""
     count, example = len(unread) + len(misfits), (misfits + unread)[0]
     start = f"{count} of the LoRA's {fitting + count} weights do not belong to this model ({name}) and are left out"
     text = sum(key.startswith(_TEXT) for key in unread + misfits)
     where = f", {'all' if text == count else text} of them in the text encoder" if text else ""
-    return f"{start}{where}. {_kinds(unread) or 'It may have been learned on another kind of checkpoint.'} The first is {example!r}."
+    return f"{start}{where}. {_unknown_types(unread) or 'It may have been trained on another model family.'} The first is {example!r}."
 
 
-def _kinds(unread: list[str]) -> str:
-    """What kind of adapter the unread weights are, where core has no reader for it; else ""."""
-    kinds = {kind for key in unread for end, kind in _UNKNOWN.items() if key.removesuffix(".weight").endswith(end)}
-    return f"the file holds {', '.join(sorted(kinds))}, which ComfyUI cannot apply." if kinds else ""
+def _unknown_types(unread: list[str]) -> str:
+    """A sentence that names the adapter types of unread keys for which core has no reader; "" if there are none."""
+    types = {name for key in unread for end, name in _UNKNOWN.items() if key.removesuffix(".weight").endswith(end)}
+    return f"the file holds {', '.join(sorted(types))}, which ComfyUI cannot apply." if types else ""
 
 
 def _exact(patch, key, patcher):
-    """`patch` so that the host makes of it what its author's library makes: DoRA, and LoKr with a kernel of its own."""
+    """`patch` changed so that the host computes what the library that trained it computes: DoRA, and LoKr with a Tucker kernel."""
     if isinstance(patch, LoKrAdapter) and patch.weights[7] is not None:
         patch = _without_kernel(patch)
-    return _measured(patch, key, patcher)
+    return _exact_dora(patch, key, patcher)
 
 
 def _without_kernel(patch: LoKrAdapter) -> LoKrAdapter:
-    """The same LoKr with its second factor multiplied out: the host's Kronecker product fails on what it makes of the three parts."""
+    """The same LoKr with its second factor multiplied out, because the host's Kronecker product fails on the three Tucker factors."""
     w1, _, alpha, w1_a, w1_b, w2_a, w2_b, kernel, magnitude = patch.weights
     w2 = torch.einsum("ij...,jr,ip->pr...", kernel.float(), w2_b.float(), w2_a.float()).contiguous()
     scale = 1.0 if alpha is None else alpha / w2_b.shape[0]
     return LoKrAdapter(patch.loaded_keys, (w1, w2 * scale, None, w1_a, w1_b, None, None, None, magnitude))
 
 
-def _measured(patch, key, patcher):
-    """`patch` so that the host makes a DoRA of it.
+def _exact_dora(patch, key, patcher):
+    """`patch` with its DoRA magnitude corrected for the host's norm; other patches unchanged.
 
-    DoRA, PEFT and LyCORIS divide each row by its length in W + D; the host divides rows by their length in W alone. The quotient of
-    both goes into the magnitude. Magnitudes of columns are measured in W + D by the host, too.
+    DoRA (Liu et al. 2024, eq. 5), PEFT and LyCORIS divide each row by its norm in W + D; the host divides it by its norm in W. The ratio
+    of both norms goes into the magnitude. For magnitudes of columns the host uses W + D as well.
     """
     index = _MAGNITUDE.get(type(patch))
     magnitude = None if index is None else patch.weights[index]
-    if magnitude is None or not _measures_without():
+    if magnitude is None or not _host_norms_base():
         return patch
     name, part = (key, None) if isinstance(key, str) else (key[0], key[1] if len(key) > 1 else None)
     stored = pristine(patcher, name)
     if not isinstance(stored, QuantizedTensor) and not stored.is_floating_point():
-        raise ValueError(
-            "This adapter is a DoRA, which is measured by the model's own weights, and those are quantised by another pack. Load the model unquantised."
-        )
+        raise ValueError("This adapter is a DoRA, which needs the values of the model's weights, but another pack quantized them. Load the model unquantized.")
     weight = patched(patcher, name, [], patcher.load_device)
     weight = weight if part is None else weight.narrow(*part)
     if magnitude.shape[0] != weight.shape[0]:
         return patch
-    plain = type(patch)(patch.loaded_keys, tuple(None if place == index else value for place, value in enumerate(patch.weights)))
+    plain = type(patch)(patch.loaded_keys, tuple(None if i == index else value for i, value in enumerate(patch.weights)))
     changed = plain.calculate_weight(weight.clone(), name, 1.0, 1.0, None, lambda value: value)
-    tiny = torch.finfo(torch.float32).eps
-    ratio = (weight.flatten(1).norm(dim=1) + tiny) / (changed.flatten(1).norm(dim=1) + tiny)
-    true = magnitude.float() * ratio.to(magnitude.device).reshape(-1, *[1] * (magnitude.ndim - 1))
-    return type(patch)(patch.loaded_keys, tuple(true if place == index else value for place, value in enumerate(patch.weights)))
+    eps = torch.finfo(torch.float32).eps
+    ratio = (weight.flatten(1).norm(dim=1) + eps) / (changed.flatten(1).norm(dim=1) + eps)
+    corrected = magnitude.float() * ratio.to(magnitude.device).reshape(-1, *[1] * (magnitude.ndim - 1))
+    return type(patch)(patch.loaded_keys, tuple(corrected if i == index else value for i, value in enumerate(patch.weights)))
 
 
 @functools.cache
-def _measures_without() -> bool:
-    """Does this host measure DoRA's rows in W alone? Asked of its own function: another version may do it as the paper does."""
+def _host_norms_base() -> bool:
+    """Does this host divide DoRA's rows by their norm in W alone? Tested on its own function, since another version may follow the paper."""
     change = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-    made = weight_decompose(torch.ones(2, 1), torch.eye(2), change, 1.0, 1.0, torch.float32, lambda value: value)
-    return made[0, 0].item() > 1.5
+    result = weight_decompose(torch.ones(2, 1), torch.eye(2), change, 1.0, 1.0, torch.float32, lambda value: value)
+    return result[0, 0].item() > 1.5
 
 
-def _read(state, known, matched) -> set[str]:
-    """The keys of `state` that core's loader has made something of."""
+def _read_keys(state, known, matched) -> set[str]:
+    """The keys of `state` that core's loader has read."""
     keys = {f"{name}.{part}" for name in known for part in _PLAIN} & state.keys()
     for patch in matched.values():
         keys |= getattr(patch, "loaded_keys", set())
@@ -199,7 +197,7 @@ def _read(state, known, matched) -> set[str]:
 
 
 def _shape(key, shapes: dict[str, torch.Size]) -> torch.Size | None:
-    """The shape of the weight that core's patch key means: a name, or (name, (dimension, start, length)) for a part of it."""
+    """The shape that core's patch key selects: of a weight's name, or of (name, (dimension, start, length)) for a part of it. None if unknown."""
     if isinstance(key, str):
         return shapes.get(key)
     shape = list(shapes.get(key[0], ()))
@@ -211,7 +209,7 @@ def _shape(key, shapes: dict[str, torch.Size]) -> torch.Size | None:
 
 
 def _fits(patch, shape: torch.Size | None) -> bool:
-    """Can the host add this patch to a weight of that shape? (It logs an error for each at every sampling and goes on without.)"""
+    """Can the host add this patch to a weight of that shape? (If not, the host logs an error at each sampling and skips the patch.)"""
     if shape is None:
         return False
     inputs = shape[1:].numel()

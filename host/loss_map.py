@@ -1,4 +1,4 @@
-"""Core's LOSS_MAP: {"loss": a number for each step, ...}, which its Plot Loss Graph draws."""
+"""Core's LOSS_MAP: {"loss": one number per step, ...}, for its Plot Loss Graph."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 
 class FlatLoss(float):
-    """A loss of a run whose losses are all alike, for example a run of one step.
+    """A loss of a run whose losses are all equal, for example a run of one step.
 
-    Core's plot divides by the difference between the highest and the lowest loss, which is zero here. Divided by zero, this number is a
-    half: the middle of the plot. In everything else it is the number that it is.
+    Core's plot divides by the difference between the highest and the lowest loss, which is zero here. This number divided by zero is 0.5,
+    the middle of the plot. Otherwise it is an ordinary float.
     """
 
     def __sub__(self, other):
@@ -20,4 +20,5 @@ class FlatLoss(float):
 
 
 def loss_map(**losses: Sequence[float]) -> dict[str, list[float]]:
+    """The LOSS_MAP of named losses, one number per step each."""
     return {name: [FlatLoss(value) for value in values] if len(set(values)) == 1 else list(values) for name, values in losses.items()}

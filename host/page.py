@@ -1,10 +1,10 @@
-"""The server whose pages show what nodes report. A program that embeds ComfyUI has none; its nodes then report to the log alone."""
+"""The host's web server and the page that queued the prompt. A program that embeds ComfyUI has neither; nodes then report to the log only."""
 
 from __future__ import annotations
 
 
 def server():
-    """The host's PromptServer, or None."""
+    """The host's PromptServer, or None if there is none."""
     try:
         from server import PromptServer
     except ImportError:
@@ -13,5 +13,5 @@ def server():
 
 
 def client() -> str | None:
-    """The page that queued the prompt which runs now; None where there is no page."""
+    """The id of the page that queued the running prompt; None if there is no page."""
     return getattr(server(), "client_id", None)

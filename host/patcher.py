@@ -1,7 +1,7 @@
-"""The host's ModelPatcher: weights as they were loaded, weights as a patcher means them, and the layers that own them.
+"""The host's ModelPatcher: pristine weights, patched weights, and the layers that own them.
 
-Clones of one patcher share ONE module. What is patched into the module at the moment belongs to the clone that was loaded last, so
-weights are never read from the module alone: the pristine ones are in the patchers' shared backup where the module holds patched ones.
+Clones of one patcher share ONE module, which holds the patches of the clone that was loaded last. So weights are never read from the module
+alone: if a weight in the module is patched, the pristine one is in the backup that the clones share.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from comfy.quant_ops import QuantizedTensor
 
 from .adapters import Patch
 
-ModelPatcher = object  # the host's class; a name for signatures
+ModelPatcher = object  # the host's class, as a name for signatures
 
 DIFFUSION = "diffusion_model."
-BYPASS = "bypass_lora"  # the key under which the host injects LoRAs in bypass mode
+BYPASS = "bypass_lora"  # the host's injection key for LoRAs in bypass mode
 KNOWN_LAYERS = (
     torch.nn.Linear,
     torch.nn.Conv1d,
@@ -36,45 +36,45 @@ KNOWN_LAYERS = (
 
 
 def share_module(a: ModelPatcher, b: ModelPatcher) -> bool:
-    """Are the two clones of one loaded model?"""
+    """Are both clones of one loaded model?"""
     return a.model is b.model
 
 
-def family(patcher: ModelPatcher) -> str:
-    """The host's name of the architecture: SD15, SDXL, Flux ..."""
+def architecture_name(patcher: ModelPatcher) -> str:
+    """The host's name of the architecture: SD15, SDXL, Flux, ..."""
     return type(patcher.model.model_config).__name__
 
 
 def weight_patches(patcher: ModelPatcher) -> dict[str, list[Patch]]:
-    """Weight key -> the patches that the patcher puts on it, in order. Keys of the diffusion model only."""
+    """Weight key -> its patches in order, for the keys of the diffusion model."""
     return {key: list(patches) for key, patches in patcher.patches.items() if key.startswith(DIFFUSION) and patches}
 
 
 def has_bypass(patcher: ModelPatcher) -> bool:
-    """Does the patcher carry a LoRA in bypass mode, which changes layers by injection instead of by patches? Other injections do not count."""
+    """Does the patcher have a LoRA in bypass mode, which injects modules instead of patching weights? Other injections do not count."""
     return bool(patcher.injections.get(BYPASS))
 
 
 def injections(patcher: ModelPatcher) -> list[str]:
-    """The names under which packs put modules into the model for the time of a run."""
+    """The keys of modules that packs inject into the model for the time of a run."""
     return [str(key) for key, some in patcher.injections.items() if some]
 
 
 def weight_shapes(patcher: ModelPatcher) -> dict[str, torch.Size]:
-    """Weight key -> shape, of the diffusion model's parameters as they came from the file (a loaded patch may have widened one)."""
+    """Weight key -> shape of the diffusion model's pristine parameters (a loaded patch may have widened the one in the module)."""
     return {DIFFUSION + key: pristine(patcher, DIFFUSION + key).shape for key, _ in patcher.model.diffusion_model.named_parameters()}
 
 
 def pristine(patcher: ModelPatcher, key: str) -> torch.Tensor:
-    """The weight as it came from the file: as stored (maybe quantised), on any device. Not to be written to."""
-    hooked, saved = patcher.hook_backup.get(key), patcher.backup.get(key)
+    """The weight as it came from the file: in its stored form (maybe quantized), on any device. Do not write to it."""
+    hooked, saved = patcher.hook_backup.get(key), patcher.backup.get(key)  # hooks patch on top of the other patches
     if saved is not None:
         return saved.weight
     return hooked[0] if hooked is not None else comfy.utils.get_attr(patcher.model, key)
 
 
 def is_packed(patcher: ModelPatcher, key: str) -> bool:
-    """Is the weight stored in a form that only the loader of another pack can read (GGUF)? Its `shape` is true, its numbers are not weights."""
+    """Is the weight stored in a form that only another pack's loader can read (GGUF)? Then its `shape` is right, but its numbers are not weights."""
     return _is_packed(pristine(patcher, key))
 
 
@@ -90,15 +90,16 @@ def _values(stored: torch.Tensor) -> torch.Tensor:
         return stored.dequantize()
     if _is_packed(stored):
         raise ValueError(
-            f"A weight is stored in a packed form ({type(stored).__name__}, as GGUF files have it) that only its own loader can read: load the model from a .safetensors file."
+            f"A weight is stored in a packed form ({type(stored).__name__}, as in GGUF files) that only its own loader can read. "
+            "Load the model from a .safetensors file."
         )
     return stored.as_subclass(torch.Tensor)
 
 
 def patched(patcher: ModelPatcher, key: str, patches: list[Patch], device: torch.device, start: torch.Tensor | None = None) -> torch.Tensor:
-    """The weight `key` with `patches` as the host would merge them, in float32 on `device`; from `start` instead of the file's weight if given.
+    """The weight `key` with `patches` merged by the host's own function, float32 on `device`. Raises ValueError for a packed weight.
 
-    Raises ValueError for a packed weight.
+    start  replaces the pristine weight
     """
     if start is None:
         start = _values(pristine(patcher, key)).to(device=device, dtype=torch.float32, copy=True)
@@ -106,7 +107,7 @@ def patched(patcher: ModelPatcher, key: str, patches: list[Patch], device: torch
 
 
 def storage_dtype(patcher: ModelPatcher, key: str) -> torch.dtype:
-    """The dtype for another value of the weight `key`: its own, or the one it is computed in where it is stored in less than 16 bits."""
+    """The dtype for storing another value of the weight `key`: its own if that has at least 16 bits, else the dtype of the activations."""
     stored = pristine(patcher, key)
     plain = not isinstance(stored, QuantizedTensor) and stored.dtype in (torch.float32, torch.float16, torch.bfloat16)
     return stored.dtype if plain else patcher.model.get_dtype_inference()
@@ -118,41 +119,44 @@ def compute_dtype(patcher: ModelPatcher) -> torch.dtype:
 
 
 def without_injections(patcher: ModelPatcher):
-    """A context in which the modules that other packs inject are out of the model: they move the places, and so the paths, of the model's own.
+    """A context in which other packs' injected modules are out of the model, because they change the paths of the model's own modules.
 
-    The clone that was loaded last holds them, until another one is loaded; it need not be `patcher`.
+    The clone that was loaded last holds the injections until another one is loaded; it need not be `patcher`.
     """
     loaded = [entry.model for entry in comfy.model_management.current_loaded_models if entry.model is not None]
-    return next((one for one in loaded if one.model is patcher.model and one.is_injected), patcher).use_ejected()
+    return next((clone for clone in loaded if clone.model is patcher.model and clone.is_injected), patcher).use_ejected()
 
 
-def owner(patcher: ModelPatcher, key: str) -> tuple[torch.nn.Module, str]:
+def weight_owner(patcher: ModelPatcher, key: str) -> tuple[torch.nn.Module, str]:
     """The layer that owns the weight `key`, and the parameter's name in it."""
     path, _, name = key.rpartition(".")
     return comfy.utils.get_attr(patcher.model, path), name
 
 
 def is_rowwise(layer: torch.nn.Module) -> bool:
-    """Does the layer work on each row of its input alone, by `forward`, with nothing but a weight and a bias?"""
+    """Does the layer compute each row of its input separately, in `forward`, from a weight and a bias only?"""
     known = isinstance(layer, KNOWN_LAYERS) or (isinstance(layer, comfy.ops.CastWeightBiasOp) and type(layer).__name__ == "Linear")
     return known and not any(True for _ in layer.children())
 
 
 def has_own_forward(layer: torch.nn.Module, forward) -> bool:
-    """Is `forward` what the layer's class computes, not a function that was put over it?"""
+    """Is `forward` the method of the layer's class, not a replacement?"""
     return getattr(forward, "__func__", None) is type(layer).forward
 
 
 def is_direct(layer: torch.nn.Module, forward, x: torch.Tensor) -> bool:
-    """May the layer's weight be used on `x` as it stands? Then its `forward` (as it was before ours) is the host's own, and needs no cast, patch or transfer."""
-    weight, bias, kind = layer.weight, layer.bias, type(layer)
+    """May the layer's weight multiply `x` directly, without a cast, patch or transfer?
+
+    forward  the layer's forward before ours replaced it; it must be the host's own
+    """
+    weight, bias, cls = layer.weight, layer.bias, type(layer)
     host = next((known for known in (comfy.ops.disable_weight_init.Linear, comfy.ops.disable_weight_init.Conv2d) if isinstance(layer, known)), None)
     return (
         host is not None
-        and getattr(forward, "__func__", None) is kind.forward is host.forward
-        and kind.forward_comfy_cast_weights is host.forward_comfy_cast_weights
+        and getattr(forward, "__func__", None) is cls.forward is host.forward
+        and cls.forward_comfy_cast_weights is host.forward_comfy_cast_weights
         and type(x) is torch.Tensor
-        and not torch.is_autocast_enabled(x.device.type)  # it casts what a layer is given, but not a product into memory of ours
+        and not torch.is_autocast_enabled(x.device.type)  # autocast would cast the layer's input, but not an in-place product
         and type(weight) in (torch.Tensor, torch.nn.Parameter)
         and all(value.dtype == x.dtype and value.device == x.device for value in (weight, bias) if value is not None)
         and not (layer.weight_function or layer.bias_function)
@@ -161,12 +165,12 @@ def is_direct(layer: torch.nn.Module, forward, x: torch.Tensor) -> bool:
 
 
 def heed_interrupt() -> None:
-    """What every layer of the host does first."""
+    """Raise the host's interrupt if one is pending, as every layer of the host does first."""
     comfy.ops.run_every_op()
 
 
 def twin(layer: torch.nn.Module, weight: torch.Tensor | None, bias: torch.Tensor | None) -> torch.nn.Module:
-    """A layer that computes like `layer`, with other values of weight and bias and none of the host's patches, quantisation and offloading."""
+    """A layer like `layer` with other values of weight and bias, and without the host's patches, quantization and offloading."""
     other = copy.copy(layer)
     other._parameters = dict(layer._parameters)
     for name, value in (("weight", weight), ("bias", bias)):
@@ -180,38 +184,38 @@ def twin(layer: torch.nn.Module, weight: torch.Tensor | None, bias: torch.Tensor
     return other
 
 
-def plain(x: torch.Tensor) -> torch.Tensor:
-    """An activation that a layer before may have quantised already, as an ordinary tensor."""
+def dequantized(x: torch.Tensor) -> torch.Tensor:
+    """An activation as an ordinary tensor; an earlier layer may have quantized it."""
     return x.dequantize() if isinstance(x, QuantizedTensor) else x
 
 
 def wrap(patcher: ModelPatcher, key: str, **wrappers) -> None:
-    """Put `wrappers` (by the host's names in lower case, such as sampler_sample) onto a clone, in place of earlier ones of the same key."""
+    """Put `wrappers` (named as in the host, in lower case: sampler_sample, ...) onto a clone. They replace earlier ones of the same key."""
     for name, wrapper in wrappers.items():
-        kind = getattr(WrappersMP, name.upper())
-        patcher.remove_wrappers_with_key(kind, key)
-        patcher.add_wrapper_with_key(kind, key, wrapper)
+        wrapper_type = getattr(WrappersMP, name.upper())
+        patcher.remove_wrappers_with_key(wrapper_type, key)
+        patcher.add_wrapper_with_key(wrapper_type, key, wrapper)
 
 
-def call_back(patcher: ModelPatcher, key: str, **callbacks) -> None:
-    """Have a clone call `callbacks` (by the host's names in lower case, such as on_cleanup), in place of earlier ones of the same key."""
+def add_callbacks(patcher: ModelPatcher, key: str, **callbacks) -> None:
+    """Put `callbacks` (named as in the host, in lower case: on_cleanup, ...) onto a clone. They replace earlier ones of the same key."""
     for name, callback in callbacks.items():
-        kind = getattr(CallbacksMP, name.upper())
-        patcher.remove_callbacks_with_key(kind, key)
-        patcher.add_callback_with_key(kind, key, callback)
+        call_type = getattr(CallbacksMP, name.upper())
+        patcher.remove_callbacks_with_key(call_type, key)
+        patcher.add_callback_with_key(call_type, key, callback)
 
 
-def is_wrapped(patcher: ModelPatcher, key: str) -> bool:
+def has_wrappers(patcher: ModelPatcher, key: str) -> bool:
     """Does `patcher` have wrappers under `key`?"""
     return any(wrappers.get(key) for wrappers in patcher.wrappers.values())
 
 
 def unwrap(patcher: ModelPatcher, key: str) -> None:
-    """Take all wrappers and callbacks of `key` off a clone."""
-    for kind in list(patcher.wrappers):
-        patcher.remove_wrappers_with_key(kind, key)
-    for kind in list(patcher.callbacks):
-        patcher.remove_callbacks_with_key(kind, key)
+    """Remove all wrappers and callbacks of `key` from a clone."""
+    for wrapper_type in list(patcher.wrappers):
+        patcher.remove_wrappers_with_key(wrapper_type, key)
+    for call_type in list(patcher.callbacks):
+        patcher.remove_callbacks_with_key(call_type, key)
 
 
 def network(model) -> torch.nn.Module:
@@ -220,7 +224,7 @@ def network(model) -> torch.nn.Module:
 
 
 def same_weight(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Are two stored weights equal, whatever their devices and dtypes? Packed ones are equal where all bytes are."""
+    """Are two stored weights equal, on any devices and in any dtypes? Packed weights are equal if all their bytes are."""
     if _is_packed(a) or _is_packed(b):
         a, b = a.as_subclass(torch.Tensor), b.as_subclass(torch.Tensor)
         return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b.to(a.device))
@@ -229,16 +233,16 @@ def same_weight(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def interpolated_clone(base: ModelPatcher, tuned: ModelPatcher, keys: list[str], omega: float) -> ModelPatcher:
-    """A clone of `base` whose weights `keys` are omega * tuned + (1 - omega) * base, merged by the host when it loads it.
+    """A clone of `base` with the weights `keys` at omega * tuned + (1 - omega) * base. The host merges them when it loads the clone.
 
-    A weight of `tuned` may have more input channels than that of `base` (instruction editing): the base's are padded with zeros.
+    A weight of `tuned` may have more input channels than that of `base` (instruction editing): the base's weight is padded with zeros.
     """
     clone = base.clone()
     known = tuned.get_key_patches(DIFFUSION)
-    mine = weight_shapes(base)
+    base_shapes = weight_shapes(base)
     for key in keys:
         shape = known[key][0][0].shape
-        if shape != mine[key]:
+        if shape != base_shapes[key]:
             clone.add_patches({key: ("diff", (torch.zeros(shape), {"pad_weight": True}))})
         if omega > 0:
             clone.add_patches({key: known[key]}, omega, 1.0 - omega)
@@ -246,12 +250,16 @@ def interpolated_clone(base: ModelPatcher, tuned: ModelPatcher, keys: list[str],
 
 
 def load_device(patcher: ModelPatcher) -> torch.device:
+    """The device that the host loads the model to."""
     return patcher.load_device
 
 
 @contextmanager
-def following(source: ModelPatcher, second: ModelPatcher):
-    """While open, `second` (another module, already loaded) samples by the settings of `source`: noise schedule, compute dtype, conditioning hooks."""
+def sampling_settings_of(source: ModelPatcher, second: ModelPatcher):
+    """A context in which `second` (another module, already loaded) samples with the settings of `source`.
+
+    The settings are the noise schedule, the compute dtype and the hooks of conditionings.
+    """
     hooks = second.hook_patches, second.hook_mode
     second.hook_patches = {ref: {key: list(patches) for key, patches in by_key.items()} for ref, by_key in source.hook_patches.items()}
     second.hook_mode = source.hook_mode

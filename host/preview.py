@@ -1,4 +1,4 @@
-"""The host in the middle of a training as it is when it samples, without a trace in what goes on after it."""
+"""Sampling in the middle of a training, without an effect on the training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 @contextmanager
 def sampling_mode() -> Iterator[None]:
-    """Inside a training: the host as it is when it samples (inference mode, its fast kernels), and the random state as it was, afterwards."""
+    """A context inside a training in which the host samples as usual (inference mode, fast kernels). Restores the random state afterwards."""
     before, random = comfy.model_management.in_training, torch.get_rng_state()
     with torch.inference_mode():
         comfy.model_management.in_training = False
@@ -23,5 +23,5 @@ def sampling_mode() -> Iterator[None]:
 
 
 def load_again(patcher) -> None:
-    """Bring `patcher`'s own weights back into the module that it shares with the clone that has just drawn."""
+    """Load `patcher`'s own weights back into the module that it shares with the clone that has just sampled."""
     comfy.model_management.load_models_gpu([patcher])

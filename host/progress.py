@@ -1,8 +1,9 @@
-"""What a long run tells the artist: the host's progress bar, and events over the host's own websocket, which the panel on the node draws.
+"""Progress of a training: the host's progress bar, and events over the host's websocket for the panel on the node.
 
-A number that is not finite, such as the gradient's norm in a step that fp16 skipped, is null: JSON has no other word for it.
-Events go to whoever queued the run, and to nobody else; who comes later asks (host/watched.py). All carry {id, node, workflow, prompt_id}:
-    kindred.run        {state, note, step, steps, tokens, ...}: a run begins, says something, ends
+Events go only to the page that queued the run; a page opened later asks for the runs (host/runs.py). A number that is not finite, such as the
+gradient's norm in a step that fp16 skipped, is sent as null, because JSON has no NaN. Every event has {id, node, workflow, prompt_id}, and:
+
+    kindred.run        {state, note, step, steps, tokens, ...}: a run begins, reports a note, or ends
     kindred.training   {steps, note, seconds_left, steps_per_second, step, loss, ... (every field of the step's measures)}
     kindred.preview    {step, image: {filename, subfolder, type}}, the image as the host's /view serves it
 """
@@ -24,7 +25,7 @@ from ..formats import picture_file
 from ..formats.curves import finite
 from ..formats.workflow import runs_before, workflow_id
 from . import page
-from .watched import DONE, FAILED, STOPPED, WatchedRun
+from .runs import DONE, FAILED, STOPPED, NodeRun
 
 log = logging.getLogger(__name__)
 
@@ -32,19 +33,19 @@ RUN, STEP, PREVIEW = "kindred.run", "kindred.training", "kindred.preview"
 
 
 class TrainingProgress:
-    """Reports a run of a node: `with TrainingProgress(...) as progress`, so that its end is told, whatever it is.
+    """Reports one run of a node. Use it as a context manager, so that the end is reported however the run ends.
 
-    Steps are sent at most ten times a second and for the last one, so that watching costs nothing.
+    Steps are sent at most ten times a second, plus the last one, so that watching costs almost nothing.
     """
 
     INTERVAL = 0.1
 
     def __init__(self, node_id: str | None, steps: int, tokens: list[str] = (), extra_pnginfo: dict | None = None):
         workflow, before = workflow_id(extra_pnginfo), runs_before(extra_pnginfo)
-        self.run = WatchedRun(workflow, node_id, getattr(page.server(), "last_prompt_id", None), steps, list(tokens), before=before)
+        self.run = NodeRun(workflow, node_id, getattr(page.server(), "last_prompt_id", None), steps, list(tokens), before=before)
         self.bar = comfy.utils.ProgressBar(steps, node_id)
         self._sent = 0.0
-        self._told: list[str] = []  # what stays on the node until the end, the newest first
+        self._warnings: list[str] = []  # stay on the node until the end, newest first
 
     def __enter__(self):
         self._send(RUN, self.run.head())
@@ -52,9 +53,9 @@ class TrainingProgress:
 
     def __exit__(self, kind, error, _trace) -> None:
         if kind is None:
-            self.run.end(DONE, " ".join(self._told) or self.run.hint)
+            self.run.end(DONE, " ".join(self._warnings) or self.run.hint)
         elif issubclass(kind, comfy.model_management.InterruptProcessingException):
-            self.run.end(STOPPED, " ".join(self._told))
+            self.run.end(STOPPED, " ".join(self._warnings))
         else:
             self.run.end(FAILED, str(error))
         self._send(RUN, self.run.head())
@@ -62,46 +63,49 @@ class TrainingProgress:
     def encoding(self, done: int, total: int) -> None:
         self._note(f"encoding photos {done}/{total}")
 
-    def tell(self, sentence: str) -> None:
-        """A sentence that must not be missed: into the log and onto the node, where it stays when the run ends."""
+    def warn(self, sentence: str) -> None:
+        """Log a warning and show it on the node, where it stays after the run."""
         log.warning("Kindred: %s", sentence)
-        self._told.insert(0, sentence)
-        self._note(" ".join(self._told))
+        self._warnings.insert(0, sentence)
+        self._note(" ".join(self._warnings))
 
     def hint(self, sentence: str) -> None:
-        """What looks like a slip: into the log, and onto the node for as long as nothing else is said."""
+        """Log a possible mistake of the user, and show it on the node until a warning takes its place."""
         log.warning("Kindred: %s", sentence)
         self.run.hint = f"{self.run.hint} {sentence}".strip()
         self._note(self.run.hint)
 
     def restored(self, steps: list) -> None:
-        """The measures of the steps before, of a run that goes on."""
+        """Add the measures of earlier steps to a continued run."""
         self.run.restore(steps)
         self._send(RUN, self.run.as_json())
 
     def step(self, measured) -> None:
-        """Report one step: a dataclass with `step`, `loss` and whatever else; all its fields travel with the event."""
+        """Report one step.
+
+        measured  a dataclass with `step`, `loss` and more; the event has all of its fields
+        """
         now = time.monotonic()
         self.run.add(measured)
-        self.run.note = " ".join(self._told) or self.run.hint
+        self.run.note = " ".join(self._warnings) or self.run.hint
         self.bar.update_absolute(measured.step)
         if now - self._sent < self.INTERVAL and measured.step != self.run.steps:
             return
         self._sent = now
-        told = {"steps": self.run.steps, "note": self.run.note, "seconds_left": self.run.seconds_left, "steps_per_second": self.run.steps_per_second}
-        self._send(STEP, {**told, **dataclasses.asdict(measured)})
+        head = {"steps": self.run.steps, "note": self.run.note, "seconds_left": self.run.seconds_left, "steps_per_second": self.run.steps_per_second}
+        self._send(STEP, {**head, **dataclasses.asdict(measured)})
 
-    def preview(self, step: int, picture, place: Path | None = None) -> None:
-        """Show a picture [height, width, 3] in 0..1, kept as a file in `place`/previews (without `place`: in the host's temp folder)."""
-        kind, root = ("output", folder_paths.get_output_directory()) if place else ("temp", folder_paths.get_temp_directory())
-        folder = (place or Path(root) / "kindred" / secrets.token_hex(4)) / "previews"
+    def preview(self, step: int, picture, run_folder: Path | None = None) -> None:
+        """Write an image [height, width, 3] in 0..1 to `run_folder`/previews (or the host's temp folder) and show it on the node."""
+        folder_type, root = ("output", folder_paths.get_output_directory()) if run_folder else ("temp", folder_paths.get_temp_directory())
+        folder = (run_folder or Path(root) / "kindred" / secrets.token_hex(4)) / "previews"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"step-{step:08d}.png"
         picture_file.write(picture.numpy(), path)
         subfolder = os.path.relpath(folder, root).replace(os.sep, "/")
-        shown = {"step": step, "image": {"filename": path.name, "subfolder": subfolder, "type": kind}}
-        self.run.previews.append(shown)
-        self._send(PREVIEW, shown)
+        entry = {"step": step, "image": {"filename": path.name, "subfolder": subfolder, "type": folder_type}}
+        self.run.previews.append(entry)
+        self._send(PREVIEW, entry)
 
     def _note(self, sentence: str) -> None:
         self.run.note = sentence
@@ -110,5 +114,5 @@ class TrainingProgress:
     def _send(self, event: str, data: dict) -> None:
         run, client = self.run, page.client()
         if client is not None:
-            where = {"id": run.id, "node": run.node, "workflow": run.workflow, "prompt_id": run.prompt_id}
-            page.server().send_sync(event, finite({**where, **data}), client)
+            source = {"id": run.id, "node": run.node, "workflow": run.workflow, "prompt_id": run.prompt_id}
+            page.server().send_sync(event, finite({**source, **data}), client)

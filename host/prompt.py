@@ -1,33 +1,32 @@
-"""From a prompt to the host's conditioning, and what stands at each of its rows."""
+"""Prompts as token lists and as the host's CONDITIONING, and the tokens at each row."""
 
 from __future__ import annotations
 
-from . import page
-from . import text as encoders
+from . import page, text
 
-# The host's structures: a CONDITIONING is a list of [tensor [B, rows, width], dict]; a token list has one list of
-# (id or vector, weight) for each chunk, under the host's own name of the encoder.
+# The host's structures: a CONDITIONING is a list of [tensor [B, rows, width], dict]. Token lists hold one list of (id or vector, weight, ...)
+# per chunk, under the host's name of the encoder.
 Conditioning = list[list]
 TokenLists = dict[str, list[list[tuple]]]
 
 
 def encode(clip, tokens: TokenLists) -> Conditioning:
-    """As core's CLIPTextEncode encodes, hooks and their schedules included."""
+    """The CONDITIONING that core's CLIPTextEncode makes of `tokens`, with hooks and their schedules."""
     return clip.encode_from_tokens_scheduled(tokens)
 
 
 def by_encoder(clip, tokens: TokenLists) -> dict[str, list[list[tuple]]]:
-    """The chunks of each encoder under its key (`clip_l`, ...) in place of the host's name (`l`)."""
-    keys = encoders.encoder_tokenizers(clip)
-    if isinstance(tokens, list):  # a tokenizer of its own, not one of several
+    """The chunks of each encoder under its key (`clip_l`, ...) instead of the host's name (`l`)."""
+    keys = text.encoder_tokenizers(clip)
+    if isinstance(tokens, list):  # a single tokenizer returns its list without a name
         return {next(iter(keys)): tokens}
-    found = {key: tokens[name] for key in keys for name in (key, key.removeprefix("clip_")) if name in tokens}
-    return found or ({next(iter(keys)): next(iter(tokens.values()))} if len(keys) == len(tokens) == 1 else {})
+    named = {key: tokens[name] for key in keys for name in (key, key.removeprefix("clip_")) if name in tokens}
+    return named or ({next(iter(keys)): next(iter(tokens.values()))} if len(keys) == len(tokens) == 1 else {})
 
 
 def pad_like(clip, tokens: TokenLists, model: TokenLists) -> TokenLists:
-    """`tokens` as long as `model` by each encoder's own rule: empty chunks for CLIP, padding tokens for T5. Never shorter than before."""
-    parts, own, other = encoders.encoder_tokenizers(clip), by_encoder(clip, tokens), by_encoder(clip, model)
+    """`tokens` padded to the length of `model` by each encoder's own rule: empty chunks for CLIP, padding tokens for T5. Never shortened."""
+    parts, own, other = text.encoder_tokenizers(clip), by_encoder(clip, tokens), by_encoder(clip, model)
     padded = {}
     for name, chunks in tokens.items() if isinstance(tokens, dict) else [("", tokens)]:
         key = next((key for key, value in own.items() if value is chunks), None)
@@ -47,25 +46,25 @@ def pad_like(clip, tokens: TokenLists, model: TokenLists) -> TokenLists:
 
 
 def rows_of(chunks: list[list[tuple]]) -> list:
-    """What stands at each row, chunk after chunk: ids and vectors without their weights."""
+    """The token id or vector of each row, chunk after chunk, without weights."""
     return [entry[0] for chunk in chunks for entry in chunk]
 
 
 def special_ids(clip, key: str) -> tuple[int | None, int | None, int | None]:
-    """Start, end and padding of the encoder `key`; None for what it does not have."""
-    part = encoders.encoder_tokenizers(clip)[key]
+    """The ids of the encoder's start, end and padding tokens; None for a token that it does not have."""
+    part = text.encoder_tokenizers(clip)[key]
     return part.start_token, part.end_token, part.pad_token
 
 
-def show(node_id: str | None, line: str) -> None:
-    """Write `line` on the node, for whoever queued it."""
+def show_on_node(node_id: str | None, line: str) -> None:
+    """Show `line` on the node, on the page that queued the prompt."""
     client = page.client()
     if node_id is not None and client is not None:
         page.server().send_progress_text(line, node_id, client)
 
 
 def merge(prompts: list[TokenLists]) -> TokenLists | None:
-    """Several prompts as the chunks of one, to be encoded in one go; None where they are not one chunk each of one length."""
+    """Several prompts as the chunks of one, to encode them in one batch; None unless each prompt is one chunk and all have the same length."""
     merged: TokenLists = {}
     for tokens in prompts:
         if not isinstance(tokens, dict) or any(len(chunks) != 1 for chunks in tokens.values()):

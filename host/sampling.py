@@ -1,4 +1,4 @@
-"""The host's sampling: its KSampler's own function, its guider's base class, and what a sampling run tells to wrappers."""
+"""The host's sampling: its KSampler function, its guider class, the conditions of a run, and inputs copied from core's nodes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ CFGGuider = comfy.samplers.CFGGuider
 SAMPLERS: list[str] = comfy.samplers.KSampler.SAMPLERS
 SCHEDULERS: list[str] = comfy.samplers.KSampler.SCHEDULERS
 
-Conditions = list  # of dicts, one entry each, as the host's guiders hold them while sampling
+Conditions = list  # of dicts, one per entry of a conditioning, as the host's guiders hold them while sampling
 
 
 def ksample(*args, **kwargs) -> dict:
-    """Core KSampler's own function, whole: noise, preview, progress bar, masks, batch index. Gives the LATENT."""
+    """Call core KSampler's own function, with noise, preview, progress bar, masks and batch index. Returns the LATENT."""
     import nodes  # the host's top-level module
 
     return nodes.common_ksampler(*args, **kwargs)[0]
 
 
 def mark_sides(guider, key: str, sides) -> bool:
-    """Write under `key` into each condition of a run the name of the guider's list that holds it. True if a list of `sides` has conditions.
+    """Mark each condition of a run under `key` with the name of the guider's list that holds it. Returns whether any list of `sides` has conditions.
 
-    The host and other packs copy conditions as dicts, marks included. The run's own lists are marked in place: the guider keeps what the user gave.
+    The marks survive when the host and other packs copy conditions as dicts. Only the run's own lists are changed; the guider keeps the
+    conditionings that the user connected.
     """
     for name, conditions in guider.conds.items():
         for i, condition in enumerate(conditions or ()):
@@ -32,35 +33,35 @@ def mark_sides(guider, key: str, sides) -> bool:
 
 
 def sides_of(conditions: Conditions | None, key: str) -> set:
-    """The marks of a list of conditions; None among them for a condition that no guider's list held."""
+    """The marks of a list of conditions. None is among them if a condition came from no list of the guider."""
     return {condition.get(key) for condition in conditions or ()}
 
 
 def is_marked(conditions: Conditions | None, key: str) -> bool:
-    """Does a list hold a condition of the guider?"""
+    """Does the list hold a condition of the guider?"""
     return bool(sides_of(conditions, key) - {None})
 
 
 def add_wrappers(model_options: dict, key: str, **wrappers) -> None:
-    """Put `wrappers` (by the host's names in lower case) into the options of one run, inside all that are there."""
+    """Add `wrappers` (named as in the host, in lower case) to the options of one run, as the innermost ones."""
     for name, wrapper in wrappers.items():
-        known = model_options.setdefault("transformer_options", {}).setdefault("wrappers", {}).setdefault(name, {})
-        known.pop(key, None)  # a run inside a run
-        known[key] = [wrapper]
+        by_key = model_options.setdefault("transformer_options", {}).setdefault("wrappers", {}).setdefault(name, {})
+        by_key.pop(key, None)  # a run inside a run has them already
+        by_key[key] = [wrapper]
 
 
 def has_weight_hooks(guider) -> bool:
-    """Do conditionings of this run change weights by hooks?"""
+    """Do hooks of this run's conditionings change weights?"""
     return any("hooks" in condition for conditions in guider.conds.values() for condition in conditions or ())
 
 
 def percent_to_sigma(guider):
-    """The model's percent -> sigma, 0 at pure noise."""
+    """The model's function from the part of the schedule (0 = pure noise, 1 = the end) to sigma."""
     return guider.inner_model.model_sampling.percent_to_sigma
 
 
 def cfg_and_third(model, x, timestep, model_options, positive, negative, third, cfg: float, scale: float):
-    """The host's CFG of positive and negative, plus scale * (positive - third): one batch, and no negative forward where cfg is 1."""
+    """The host's CFG of positive and negative, plus scale * (positive - third), in one batch; without a negative forward if cfg is 1."""
     if math.isclose(cfg, 1.0) and not model_options.get("disable_cfg1_optimization", False):
         negative = None
     conds = [positive, negative, third]
@@ -74,28 +75,28 @@ def cfg_and_third(model, x, timestep, model_options, positive, negative, third, 
 
 
 def core_input(node: str, name: str, tooltip: str | None = None):
-    """The input `name` of a node of core, as an input of ours: same type, default, limits, options and tooltip, whatever this host says they are.
+    """A copy of the input `name` of core's `node`, with the type, default, limits, options and tooltip that the running host has.
 
-    tooltip  where this host has none
+    tooltip  used if the host has none
     """
     from comfy_api.latest import io
 
     import nodes
 
     types = nodes.NODE_CLASS_MAPPINGS[node].INPUT_TYPES()
-    kind, options = (*{**types["required"], **types.get("optional", {})}[name], {})[:2]
+    input_type, options = (*{**types["required"], **types.get("optional", {})}[name], {})[:2]
     options = options if options.get("tooltip") else {**options, "tooltip": tooltip}
-    options = {"default": options.get("default")} | options if not isinstance(kind, list) else {"options": kind} | options
-    if isinstance(kind, list):
+    options = {"default": options.get("default")} | options if not isinstance(input_type, list) else {"options": input_type} | options
+    if isinstance(input_type, list):
         return io.Combo.Input(name, **options)
-    if kind in ("INT", "FLOAT"):
-        return {"INT": io.Int, "FLOAT": io.Float}[kind].Input(name, **options)
+    if input_type in ("INT", "FLOAT"):
+        return {"INT": io.Int, "FLOAT": io.Float}[input_type].Input(name, **options)
     options.pop("default")
-    return {"CONDITIONING": io.Conditioning, "LATENT": io.Latent, "MODEL": io.Model}[kind].Input(name, **options)
+    return {"CONDITIONING": io.Conditioning, "LATENT": io.Latent, "MODEL": io.Model}[input_type].Input(name, **options)
 
 
 def has_curves() -> bool:
-    """Does the host have curves that are drawn? They came with 0.24."""
+    """Does the host have its curve editor? ComfyUI has it since 0.24."""
     try:
         from comfy_api.input import CurveInput  # noqa: F401
     except ImportError:
@@ -104,9 +105,9 @@ def has_curves() -> bool:
 
 
 def curve_function(curve):
-    """The host's curve (an object, or the raw points of its editor) as x -> y. ValueError where the host has no curves."""
+    """The function x -> y of a curve (the host's object, or the raw points of its editor). Raises ValueError if the host has no curves."""
     if not has_curves():
-        raise ValueError("This ComfyUI has no curves yet; they came with 0.24. Set `omega_curve` to linear or cosine, or update ComfyUI.")
+        raise ValueError("This ComfyUI has no curves yet; it has them since 0.24. Set `omega_curve` to linear or cosine, or update ComfyUI.")
     from comfy_api.input import CurveInput
 
     return CurveInput.from_raw(curve).interp

@@ -1,7 +1,7 @@
 """The host's text encoders: CLIP objects that carry learned tokens, and the parts of an encoder that training and TEA need.
 
-A token is carried by the tokenizer, not by the encoder's weights: the host's token lists may hold vectors in place of
-ids, so a clone with its own tokenizer is all it takes, and the incoming CLIP (and everybody who shares it) stays as it is.
+The tokenizer carries a token, not the encoder's weights: the host's token lists may hold vectors instead of ids. So a clone of a CLIP with a
+tokenizer of its own is enough, and the incoming CLIP does not change.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 from ..formats.token import LearnedToken
 from ..formats.token_text import mentions, replace_tokens, wrong_classes
-from .carrying import carried_by, carrying, tokenizer_parts
+from .carrying import carried_by, carrying_tokenizer, tokenizer_parts
 
 __all__ = [
     "carried_tokens",
@@ -25,9 +25,9 @@ __all__ = [
     "encoder_tokenizers",
     "input_embeddings",
     "mentions",
-    "misspelt",
     "part_of_model",
     "replace_tokens",
+    "spelling_hints",
     "word_ids",
     "wrong_classes",
 ]
@@ -36,19 +36,19 @@ __all__ = [
 def encoder_tokenizers(clip) -> dict[str, object]:
     """Encoder key (`clip_l`, `clip_g`, `t5xxl`, ...) -> the host's SDTokenizer of that encoder, in the host's order.
 
-    Only encoders that are there: the host tokenizes for all of a family's (SD 3 without T5, the SDXL refiner).
+    Only encoders that the model has: the host tokenizes for all encoders of a family, even if one is missing (SD 3 without T5, SDXL refiner).
     """
     model = clip.cond_stage_model
     return {part.embedding_key: part for name, part in tokenizer_parts(clip.tokenizer) if _model_of(model, name, part.embedding_key) is not None}
 
 
 def embedding_widths(clip) -> dict[str, int]:
-    """Encoder key -> width of its input embeddings, as embedding files are checked against it."""
+    """Encoder key -> width of its input embeddings. Embedding files are checked against it."""
     return {key: int(input_embeddings(clip, key).shape[-1]) for key in encoder_tokenizers(clip)}
 
 
 def embedding_folders(clip) -> list[str]:
-    """Where the host looks for `embedding:name` on behalf of this CLIP."""
+    """The folders in which the host looks up `embedding:name` for this CLIP."""
     for part in encoder_tokenizers(clip).values():
         if part.embedding_directory:
             return [part.embedding_directory] if isinstance(part.embedding_directory, str) else list(part.embedding_directory)
@@ -61,7 +61,7 @@ def encoder_model(clip, key: str) -> torch.nn.Module:
 
 
 def part_of_model(cond_stage_model: torch.nn.Module, clip, key: str) -> torch.nn.Module:
-    """Like `encoder_model`, in another instance of the same text model (a training copy)."""
+    """`encoder_model` in another instance of the same text model (a training copy). Raises ValueError if it has no such encoder."""
     for name, part in tokenizer_parts(clip.tokenizer):
         if part.embedding_key == key and (model := _model_of(cond_stage_model, name, key)) is not None:
             return model
@@ -76,40 +76,43 @@ def word_ids(clip, key: str, text: str) -> list[int]:
 
 
 def input_embeddings(clip, key: str) -> torch.Tensor:
-    """The vocabulary's embedding matrix of the encoder `key`: [vocabulary, width], as the host holds it (any device and dtype)."""
+    """The token embedding matrix of the encoder `key`: [vocabulary, width], on any device and in any dtype."""
     return encoder_model(clip, key).transformer.get_input_embeddings().weight
 
 
 def embed_word(clip, key: str, text: str) -> torch.Tensor:
-    """The input embeddings of `text` in the encoder `key`: [count, width], float32 on the CPU, one row for each vocabulary piece."""
+    """The input embeddings of `text` in the encoder `key`: [pieces, width], float32 on the CPU, one row per vocabulary piece.
+
+    Raises ValueError if `text` has no pieces.
+    """
     ids = word_ids(clip, key, text)
     if not ids:
-        raise ValueError(f"{text!r} gives no word in the vocabulary of {key}. Write the kind of the subject, for example 'dog'.")
+        raise ValueError(f"{text!r} gives no word in the vocabulary of {key}. Write the class of the subject, for example 'dog'.")
     table = encoder_model(clip, key).transformer.get_input_embeddings()
     with torch.no_grad():
         return table(torch.tensor([ids], device=table.weight.device), out_dtype=torch.float32)[0].to("cpu", torch.float32)
 
 
-def misspelt(clip, words: str) -> list[str]:
-    """A sentence for each of `words` that a CLIP reads in pieces although a word of its vocabulary is one slip of the pen away: "dgo".
+def spelling_hints(clip, words: str) -> list[str]:
+    """A hint for each of `words` that CLIP splits into pieces although one typo separates it from a word of the vocabulary ("dgo").
 
-    Rare words and names come in pieces, too, so this is a hint. Other encoders have no whole words to compare with.
+    Rare words and names are split too, so this is only a hint. The vocabularies of other encoders do not mark whole words.
     """
     vocabularies = ((key, part.tokenizer.get_vocab()) for key, part in encoder_tokenizers(clip).items())
     key, vocabulary = next(((key, known) for key, known in vocabularies if "a</w>" in known), ("", {}))
-    said = []
+    hints = []
     for word in dict.fromkeys(words.lower().split()):
         if not vocabulary or not word.isalpha() or len(word_ids(clip, key, word)) < 2:
             continue
-        near = [other for other in _one_slip_away(word) if f"{other}</w>" in vocabulary]
+        near = [other for other in _one_typo_away(word) if f"{other}</w>" in vocabulary]
         if near:
             meant = min(near, key=lambda other: (sorted(other) != sorted(word), set(other) != set(word), vocabulary[f"{other}</w>"]))
-            said.append(f"The text encoder does not know the word {word!r}. Did you mean {meant!r}? If it is right as it is, all is well.")
-    return said
+            hints.append(f"The text encoder does not know the word {word!r}. Did you mean {meant!r}? If {word!r} is right, ignore this.")
+    return hints
 
 
-def _one_slip_away(word: str) -> set[str]:
-    """Words of at least three letters that begin like `word`, or swap its first two letters, and differ in one letter or one swap."""
+def _one_typo_away(word: str) -> set[str]:
+    """Words of at least three letters that differ from `word` in one letter or one swap and have its first letter, or its first two swapped."""
     cuts = [(word[:at], word[at:]) for at in range(len(word) + 1)]
     letters = "abcdefghijklmnopqrstuvwxyz"
     swapped = {left + right[1] + right[0] + right[2:] for left, right in cuts if len(right) > 1}
@@ -121,7 +124,7 @@ def _one_slip_away(word: str) -> set[str]:
 
 
 def clash(clip, text: str) -> str | None:
-    """What `text` means already to this CLIP, in words for a message; None when a new token may take it."""
+    """The meaning that `text` already has for this CLIP, as a noun phrase for a message; None if a new token may use it."""
     if text in carried_tokens(clip):
         return "a token that this CLIP carries"
     for key, part in encoder_tokenizers(clip).items():
@@ -132,36 +135,41 @@ def clash(clip, text: str) -> str | None:
 
 
 def carry_tokens(clip, tokens: Iterable[LearnedToken]):
-    """A clone of `clip` whose prompts may name `tokens`, besides those that it carries already (same text: the new one wins).
+    """A clone of `clip` that carries `tokens` besides the tokens that it already carries. Of two tokens with the same text the new one wins.
 
-    An encoder for which a token has no vectors reads the class word instead, or nothing where the class word follows anyway.
-    Gradients flow into vectors that require them. Raises ValueError when vectors do not fit the encoder's width.
+    An encoder for which a token has no vectors reads the class word instead, or nothing if the class word follows anyway. Gradients flow into
+    vectors that require them. Raises ValueError if a token has vectors for none of the encoders, or vectors of another width.
     """
     carried = {**carried_tokens(clip), **{token.text: token for token in tokens}}
     parts = encoder_tokenizers(clip)
     for token in carried.values():
         for key in token.vectors.keys() & parts.keys():
-            width, found = int(input_embeddings(clip, key).shape[-1]), token.vectors[key].shape[-1]
-            if found != width:
+            expected, width = int(input_embeddings(clip, key).shape[-1]), token.vectors[key].shape[-1]
+            if width != expected:
                 raise ValueError(
-                    f"Token {token.text!r} has vectors of width {found} for {key}, this CLIP expects {width}: it was learned on another model family."
+                    f"Token {token.text!r} has vectors of width {width} for {key}, this CLIP expects {expected}: it was learned on another model family. "
+                    "Load the checkpoint family that it was trained on."
                 )
         if not token.vectors.keys() & parts.keys():
-            raise ValueError(f"Token {token.text!r} was learned for {', '.join(token.vectors) or 'no encoder'}; this CLIP has {', '.join(parts)}.")
+            raise ValueError(
+                f"Token {token.text!r} was learned for {', '.join(token.vectors) or 'no encoder'}; this CLIP has {', '.join(parts)}. "
+                "Load the checkpoint family that it was trained on."
+            )
     clone = clip.clone()
-    clone.tokenizer = carrying(clip.tokenizer, carried)
+    clone.tokenizer = carrying_tokenizer(clip.tokenizer, carried)
     return clone
 
 
 def carried_tokens(clip) -> dict[str, LearnedToken]:
-    """Token text -> token, for all that `clip` carries."""
+    """Token text -> token, for all learned tokens that `clip` carries."""
     return carried_by(clip.tokenizer)
 
 
 def _model_of(cond_stage_model: torch.nn.Module, name: str, key: str):
-    """The encoder of the tokenizer `key` that stands at the attribute `name`; None where this model comes without it.
+    """The encoder for the tokenizer `key` at the attribute `name`; None if this model lacks it.
 
-    Most families use one name on both sides; single-encoder ones keep theirs in `clip` ("clip_t5xxl" tokenizes for "t5xxl").
+    In most families tokenizer and encoder have the same attribute name. Single-encoder families store the encoder's name in the attribute
+    `clip` ("clip_t5xxl" tokenizes for "t5xxl").
     """
     for attribute in (name, key, name.removeprefix("clip_")):
         if attribute and hasattr(cond_stage_model, attribute):

@@ -1,4 +1,4 @@
-"""A CLIP's text encoders as something that gradients flow through: to carried tokens, and to what is attached to the encoder itself."""
+"""Trainable text encoders: gradients flow to carried tokens and to adapters of the encoder."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .checkpointing import make_differentiable
 from .training import ordinary, training_copy
 
 
-class Encoded(NamedTuple):
-    """A prompt as the host's models take it: conditioning [1, positions, width], pooled [1, width], and a family's further entries."""
+class EncodedPrompt(NamedTuple):
+    """A prompt as the host's models take it: conditioning [1, positions, width], pooled [1, width] or None, and a family's other entries."""
 
     conditioning: torch.Tensor
     pooled: torch.Tensor | None
@@ -23,12 +23,13 @@ class Encoded(NamedTuple):
 
 
 class TrainableText:
-    """A CLIP's text encoders as a training copy; the CLIP that is passed in only tokenizes and so says which tokens are carried.
+    """A training copy of a CLIP object's text encoders. The CLIP that its methods take only tokenizes, and its tokenizer carries the tokens.
 
-    model     the copy, frozen and without memory of its own: adapters of the text encoder are attached to its layers
-    has_clip  is one of the encoders a CLIP, on whose end-of-text feature the Semantic Preservation Loss is defined?
-    The host computes text in float32 whatever the weights are. They are cast layer by layer, again in the backward pass, so an encoder
-    of 16 bits never has a second copy of 32, and one that no gradient reaches costs what it costs the host.
+    model     the frozen copy, which shares the memory of the weights; adapters of the text encoder are attached to its layers
+    has_clip  is one of the encoders a CLIP? The Semantic Preservation Loss is defined on CLIP's end-of-text feature
+
+    The host computes text in float32 in any case. Weights are cast layer by layer, and again in the backward pass, so a 16-bit encoder never
+    has a full 32-bit copy, and an encoder without gradients costs no more than in the host.
     """
 
     def __init__(self, clip):
@@ -40,29 +41,30 @@ class TrainableText:
         self.device = self.patcher.load_device
         self.has_clip = bool(self._clip_parts(clip))
 
-    def encode(self, clip, prompt: str) -> Encoded:
-        """`prompt` as the model takes it, differentiable in the vectors of carried tokens and in what is attached to `model`."""
-        self._options()
+    def encode(self, clip, prompt: str) -> EncodedPrompt:
+        """Encode `prompt`, differentiable in the vectors of carried tokens and in the adapters of `model`."""
+        self._set_options()
         conditioning, pooled, *rest = self.model.encode_token_weights(clip.tokenize(prompt))
         conditioning, pooled = conditioning.to(self.device), None if pooled is None else pooled.to(self.device)
-        return Encoded(conditioning, pooled, dict(rest[0]) if rest else {})
+        return EncodedPrompt(conditioning, pooled, dict(rest[0]) if rest else {})
 
-    def encode_many(self, clip, prompts: Iterable[str]) -> dict[str, Encoded]:
-        """Each different prompt once: prompt -> `encode`."""
+    def encode_many(self, clip, prompts: Iterable[str]) -> dict[str, EncodedPrompt]:
+        """Encode each different prompt once: prompt -> its encoding."""
         return {prompt: self.encode(clip, prompt) for prompt in dict.fromkeys(prompts)}
 
     def eos_features(self, clip, prompt: str) -> list[torch.Tensor]:
-        """CLIP's text feature of `prompt`, one [width] for each CLIP encoder: the last layer at the first end-of-text token, after the
-        final layer norm, not projected (ClassDiffusion's E). Other encoders of the family (T5) have no such feature and are passed over.
+        """CLIP's text feature of `prompt` (ClassDiffusion's E), one [width] per CLIP encoder.
 
-        The encoder is causal, so nothing behind that token matters, and only the positions up to it are computed.
+        It is the last layer at the first end-of-text token, after the final layer norm, without projection. The encoder is causal, so only the
+        positions up to that token are computed. Other encoders of the family (T5) have no such feature and are skipped.
+        Raises ValueError if there is no CLIP encoder, or if the prompt is longer than one chunk.
         """
-        self._options()
+        self._set_options()
         parts = self._clip_parts(clip)
         if not parts:
             raise ValueError(
-                f"The text encoder of this model ({', '.join(text.encoder_tokenizers(clip))}) is no CLIP: the Semantic Preservation Loss is defined on "
-                "CLIP's end-of-text feature. Set spl_weight to 0 for this model."
+                f"The text encoder of this model ({', '.join(text.encoder_tokenizers(clip))}) is not a CLIP, but the Semantic Preservation Loss is defined "
+                "on CLIP's end-of-text feature. Set spl_weight to 0 for this model."
             )
         tokenized, features = clip.tokenize(prompt), []
         for name, (key, part) in parts.items():
@@ -72,14 +74,15 @@ class TrainableText:
             length = next(index for index, token in enumerate(tokens) if isinstance(token, int) and token == end) + 1
             if length == len(tokens) and len(sections) > 1:
                 raise ValueError(
-                    f"The prompt {prompt[:60]!r}... is longer than one chunk of the text encoder {key}; the Semantic Preservation Loss needs a short one."
+                    f"The prompt is longer than one chunk of the text encoder {key}, which is too long for the Semantic Preservation Loss. "
+                    f"Shorten it: {prompt[:60]!r}..."
                 )
             embedded = part.process_tokens([tokens], self.device)[0][:, :length]
             features.append(_causal_feature(part.transformer.text_model, embedded))
         return features
 
     def _clip_parts(self, clip) -> dict[str, tuple[str, torch.nn.Module]]:
-        """Name of a list in what `clip.tokenize` returns (`l`) -> key (`clip_l`) and module of the CLIP encoder that reads it."""
+        """Name of a token list of `clip.tokenize` (`l`) -> key (`clip_l`) and module of the CLIP encoder that reads the list."""
         names, keys = list(clip.tokenize("")), list(text.encoder_tokenizers(clip))
         parts = {}
         for key in keys:
@@ -89,7 +92,7 @@ class TrainableText:
                 parts[name] = key, part
         return {name: parts[name] for name in names if name in parts}
 
-    def _options(self) -> None:
+    def _set_options(self) -> None:
         self.model.reset_clip_options()
         if self.layer is not None:
             self.model.set_clip_options({"layer": self.layer})
@@ -97,10 +100,10 @@ class TrainableText:
 
 
 def initializer_ids(clip, key: str, word: str) -> list[int]:
-    """The vocabulary ids whose embeddings stand for `word` as a token's start.
+    """The vocabulary ids whose embeddings initialize a token from `word`.
 
-    A word that prompts read as several tokens may still be ONE entry of the vocabulary, as the inside of longer words: that is how
-    the papers' code means its rare `ktn` (entry 42170 of CLIP's vocabulary; as a prompt it would be `k`, `tn`).
+    A word that prompts split into several ids may still be ONE entry of the vocabulary, as a piece inside longer words. The papers' code uses
+    its rare `ktn` this way (entry 42170 of CLIP's vocabulary; in a prompt it would be `k`, `tn`).
     """
     ids = text.word_ids(clip, key, word)
     if len(ids) > 1:
@@ -110,7 +113,7 @@ def initializer_ids(clip, key: str, word: str) -> list[int]:
 
 
 def _causal_feature(text_model, embedded: torch.Tensor) -> torch.Tensor:
-    """The final-normed last hidden state [width] of the last position of `embedded` [1, positions, width]."""
+    """The last hidden state [width], after the final norm, at the last position of `embedded` [1, positions, width]."""
     positions = text_model.embeddings.position_embedding.weight[: embedded.shape[1]].to(embedded)
     mask = torch.full((embedded.shape[1],) * 2, -torch.finfo(embedded.dtype).max, dtype=embedded.dtype, device=embedded.device).triu_(1)
     hidden, _ = text_model.encoder(embedded + positions, mask=mask)

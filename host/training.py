@@ -1,7 +1,7 @@
-"""The host in training: gradients on, modules without a second copy of their weights, and the memory that a run takes and gives back.
+"""The host in training: training mode, training copies of modules, encoded images, and the memory of a run.
 
-Nodes run under inference mode, where the host also loads its weights: autograd refuses such tensors. A training copy here is the
-module's structure again over the SAME storage, as ordinary tensors. Only what is trained gets memory of its own.
+Nodes run in inference mode, and the host loads its weights in it too, but autograd refuses such tensors. A training copy repeats the module's
+structure with ordinary tensors over the SAME storage. Only trained parameters get memory of their own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ interrupt_check = comfy.model_management.throw_exception_if_processing_interrupt
 
 @contextmanager
 def training_mode() -> Iterator[None]:
-    """Gradients on, and the host told so (it then leaves out kernels that have none). Everything is restored, whatever happens."""
+    """A context with gradients on, in which the host avoids kernels without a gradient. Restores both settings in any case."""
     before = comfy.model_management.in_training
     with torch.inference_mode(False), torch.enable_grad():
         comfy.model_management.in_training = True
@@ -32,7 +32,7 @@ def training_mode() -> Iterator[None]:
 
 
 def training_copy(module: torch.nn.Module) -> torch.nn.Module:
-    """The module again, its parameters and buffers frozen aliases of the same storage: differentiable, and no memory of its own."""
+    """A copy of the module whose parameters and buffers are frozen aliases of the same storage: differentiable, without memory of its own."""
     memo: dict[int, torch.Tensor] = {}
     for tensor in [*module.parameters(), *module.buffers()]:
         alias = _alias(tensor)
@@ -41,9 +41,9 @@ def training_copy(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def ordinary(patcher):
-    """A patcher that keeps its weights where the host's memory manager puts them: `patcher`, or its sibling without dynamic VRAM.
+    """`patcher`, or its clone without dynamic VRAM if it has dynamic VRAM. Raises ValueError if there is no such clone.
 
-    A dynamically loaded weight may be evicted between the forward and the backward pass, which autograd cannot follow.
+    With dynamic VRAM the host may evict a weight between the forward and the backward pass, which autograd does not support.
     """
     if not getattr(patcher, "is_dynamic", bool)():
         return patcher
@@ -51,15 +51,15 @@ def ordinary(patcher):
         return patcher.clone(disable_dynamic=True)
     except RuntimeError as error:
         raise ValueError(
-            "This model was not loaded from a file, so the host cannot load it again without dynamic VRAM, which training needs. "
+            "Training needs the model without dynamic VRAM, but ComfyUI cannot reload a model that was not loaded from a file. "
             "Load it with Load Checkpoint or Load Diffusion Model, or start ComfyUI with --disable-dynamic-vram."
         ) from error
 
 
 def encode_pictures(vae, pixels: torch.Tensor) -> torch.Tensor:
-    """Pictures [n, height, width, 3] in 0..1 -> the VAE's latents [n, c, h, w], or [n, c, 1, h, w] where it is one for video.
+    """The VAE's latents [n, c, h, w], or [n, c, 1, h, w] of a video VAE, of images [n, height, width, 3] in 0..1.
 
-    A video's autoencoder takes a batch for the frames of one film, so it is given one picture at a time.
+    A video VAE reads a batch as the frames of one video, so it encodes one image at a time.
     """
     if getattr(vae, "latent_dim", 2) == 3:
         return torch.cat([vae.encode(pixels[index : index + 1]) for index in range(len(pixels))])
@@ -67,17 +67,17 @@ def encode_pictures(vae, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Did the device run out of memory (and nothing else go wrong)?"""
-    known_to_host = getattr(comfy.model_management, "is_oom", None)  # further signs than torch's own exception, from 0.18 on
-    return isinstance(error, torch.OutOfMemoryError) or (known_to_host is not None and bool(known_to_host(error)))
+    """Is the cause of `error` that the device ran out of memory?"""
+    is_oom = getattr(comfy.model_management, "is_oom", None)  # since ComfyUI 0.18; knows more exceptions than torch's own
+    return isinstance(error, torch.OutOfMemoryError) or (is_oom is not None and bool(is_oom(error)))
 
 
-def memory_after_run() -> None:
-    """Give the device's cached memory back after a run, so that the host finds what it had before. Call it when the run's objects are gone.
+def free_memory_after_run() -> None:
+    """Free the device's cached memory after a run. Call it when nothing refers to the run's objects any more.
 
-    Models that the run loaded stay with the host's memory manager, which unloads them when it needs the room, as after sampling.
+    Models that the run loaded stay in the host's memory manager, which unloads them when it needs the memory, as after sampling.
     """
-    gc.collect()  # a network whose layers refer to each other holds its activations and gradients until then
+    gc.collect()  # layers that refer to each other keep activations and gradients alive until then
     comfy.model_management.cleanup_models()
     comfy.model_management.soft_empty_cache()
 

@@ -57,7 +57,7 @@ class KindredPhotos(io.ComfyNode):
         for remark in remarks:
             log.warning("Kindred: folder %r: %s", folder, remark)
         if remarks:
-            prompt.show(cls.hidden.unique_id, " ".join(remarks))
+            prompt.show_on_node(cls.hidden.unique_id, " ".join(remarks))
         return io.NodeOutput(
             [torch.from_numpy(photo.pixels)[None] for photo in photos],
             [torch.ones(1, *photo.pixels.shape[:2]) if photo.alpha is None else torch.from_numpy(photo.alpha)[None] for photo in photos],

@@ -239,7 +239,7 @@ class KindredTextEncode(io.ComfyNode):
         end_percent=1.0,
     ) -> io.NodeOutput:
         from ..embedding.prompt import encode_concept
-        from ..host.prompt import show
+        from ..host.prompt import show_on_node
         from ..host.text import carry_tokens
 
         done = encode_concept(
@@ -255,7 +255,7 @@ class KindredTextEncode(io.ComfyNode):
             end=end_percent,
         )
         line = done.describe()
-        show(cls.hidden.unique_id, line)
+        show_on_node(cls.hidden.unique_id, line)
         return io.NodeOutput(done.conditioning, done.class_conditioning, ui=ui.PreviewText(line))
 
 

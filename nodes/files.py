@@ -152,7 +152,7 @@ class KindredLoad(io.ComfyNode):
     def fingerprint_inputs(cls, name, **_) -> str:
         from ..host import paths
 
-        return paths.fingerprint(name)
+        return paths.concept_fingerprint(name)
 
     @classmethod
     def execute(cls, model, clip, name, strength) -> io.NodeOutput:

@@ -63,7 +63,7 @@ class KindredTrain(io.ComfyNode):
         with TrainingProgress(cls.hidden.unique_id, settings.steps, [concept.token for concept in concepts], cls.hidden.extra_pnginfo) as progress:
             for sentence in hints(clip, concepts):
                 progress.hint(sentence)
-            keeping = Keeping(run_folder(), keep.run_name or run_name(concepts), keep.save_every, keep.resume, progress.tell)
+            keeping = Keeping(run_folder(), keep.run_name or run_name(concepts), keep.save_every, keep.resume, progress.warn)
             preview = make_preview(progress.preview, watch)
             result = train(model, clip, vae, concepts, settings, progress.step, progress.encoding, keeping, preview, on_restore=progress.restored)
         tuned, tuned_clip = apply_lora(model, clip, result.lora)

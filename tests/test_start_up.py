@@ -124,9 +124,9 @@ for room in ("training", "embedding", "guidance", "evaluation", "host", "formats
         importlib.import_module(f"{name}.{room}.{module.name}")
 load = lambda part: importlib.import_module(f"{name}.{part}")
 with load("host.progress").TrainingProgress("1", 2, ["<v1>"]) as progress:
-    progress.tell("something")
+    progress.warn("something")
 load("host.drawing").DrawingProgress("1", 1, 1, 1).batch(1)
-load("host.prompt").show("1", "something")
+load("host.prompt").show_on_node("1", "something")
 import server
 assert not hasattr(server.PromptServer, "instance")
 for node in [node for node in nodes.NODE_CLASS_MAPPINGS if node.startswith("Kindred")]:

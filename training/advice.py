@@ -19,7 +19,7 @@ def step_shape(model, concepts: list[Concept], settings: TrainSettings) -> tuple
 def hints(clip, concepts: list[Concept]) -> list[str]:
     """Likely mistakes in the words of `concepts`: a misspelled class word, a caption that names another class."""
     class_words = {concept.token: concept.class_word for concept in concepts}
-    said = [sentence for concept in concepts for sentence in text.misspelt(clip, concept.class_word)]
+    said = [sentence for concept in concepts for sentence in text.spelling_hints(clip, concept.class_word)]
     prompts = dict.fromkeys(prompt for concept in concepts for prompt in (*concept.prompts, concept.token_prompt))
     return list(dict.fromkeys(said + [sentence for prompt in prompts for sentence in text.wrong_classes(prompt, class_words)]))
 

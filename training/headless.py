@@ -110,7 +110,7 @@ def _train(file: Path, resume: bool, processes, asked: list[int], loaded: dict):
 
 def _load(name: str, beside: Path):
     try:
-        return checkpoint.load(name, beside)
+        return checkpoint.load_checkpoint(name, beside)
     except ValueError:
         raise
     except Exception as error:  # the host's loader raises whatever the damage leads to

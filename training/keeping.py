@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ..formats import concept_file
-from ..host.fingerprint import fingerprint
+from ..host.fingerprint import content_hash
 from . import resume
 from .resume import RunFolder
 from .run import Run
@@ -184,7 +184,7 @@ def identity(run: Run) -> dict[str, str]:
         words = (concept.class_word, concept.prompts, concept.token_prompt, concept.class_prompt, concept.initializer, concept.repeats)
         entries[f"the words of {concept.token}"] = repr(words)
     models = {"model": run.model, "text encoder": (run.clip.patcher, run.clip.layer_idx), "VAE": run.vae.patcher}
-    return {**entries, **{f"the {name}": fingerprint(part)[:12] for name, part in models.items()}}
+    return {**entries, **{f"the {name}": content_hash(part)[:12] for name, part in models.items()}}
 
 
 def _digest(pictures) -> str:

@@ -63,7 +63,7 @@ def train(
         finally:
             keeper.end()
             del run, keeper
-            host.memory_after_run()
+            host.free_memory_after_run()
 
 
 def _run(run: Run, keeper: Keeper, on_step, on_encode, preview, on_restore) -> Trained:

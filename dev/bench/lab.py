@@ -82,7 +82,7 @@ class Lab:
             checkpoint = host.BASE / "models" / "checkpoints" / "miniature.safetensors"
             storage.expand(ROOT / "dev" / "demo" / "base" / "miniature.safetensors.xz", checkpoint)
         self.pack, self.sampling_steps = pack, sampling_steps
-        self.model, self.clip, self.vae = pack("host.checkpoint").load(checkpoint.name, checkpoint.resolve().parent)
+        self.model, self.clip, self.vae = pack("host.checkpoint").load_checkpoint(checkpoint.name, checkpoint.resolve().parent)
         _leave_out_identities(self.clip)
         for network in (self.model.model.diffusion_model, self.vae.first_stage_model):
             _channels_last(network)

@@ -64,7 +64,7 @@ def subjects(photos: Path, file: Path) -> list[Subject]:
 def main(options) -> None:
     pack = _pack(options)
     chosen = subjects(options.photos.resolve(), options.prompts_file.resolve())
-    models = pack("host.checkpoint").load(options.checkpoint.name, options.checkpoint.resolve().parent)
+    models = pack("host.checkpoint").load_checkpoint(options.checkpoint.name, options.checkpoint.resolve().parent)
     named = {name: getattr(options, name) for name in ("clip", "dino", "blip2") if getattr(options, name)}
     scorers = pack("evaluation.scorers").load(named, pack("host.scoring").device())
     if not scorers:

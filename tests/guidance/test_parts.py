@@ -33,7 +33,7 @@ def terms_of(name: str, shape) -> list:
         "kronecker": [(0.5, a.Kronecker(draw(4, 8), draw(8, 3, *kernel)))],
         "hadamard": [(0.5, a.Hadamard(draw(OUT, 2), draw(2, flat), draw(OUT, 3), draw(3, flat)))],
         "scale": [(1.0, a.Scale(draw(OUT))), (1.0, a.LowRank(draw(OUT, 3), draw(3, *shape[1:])))],
-        "turn": [(1.0, a.Turn(draw(8, 4, 4)))],
+        "turn": [(1.0, a.Rotation(draw(8, 4, 4)))],
     }[name]
 
 

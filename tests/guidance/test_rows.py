@@ -21,7 +21,7 @@ def family(request):
 
 def declared(patcher) -> tuple[bool, str | None]:
     """(is the network's layout declared?, the pattern of its exceptions if it has such layers)"""
-    network, table = patcher.model.diffusion_model, pack("host.layouts").BATCH_FIRST
+    network, table = patcher.model.diffusion_model, pack("host.batch_rows").BATCH_FIRST
     name = f"{type(network).__module__}.{type(network).__qualname__}"
     pattern = table.get(name)
     return name in table, pattern if pattern and any(re.search(pattern, path) for path, _ in network.named_modules()) else None
@@ -96,7 +96,7 @@ def test_every_declared_network_is_tried():
     for name in NAMES:
         kind = type(networks.model(name).model.diffusion_model)
         tried.add(f"{kind.__module__}.{kind.__qualname__}")
-    assert set(pack("host.layouts").BATCH_FIRST) <= tried
+    assert set(pack("host.batch_rows").BATCH_FIRST) <= tried
 
 
 @pytest.mark.parametrize("layers", ["all", "declared"])
@@ -138,7 +138,7 @@ def test_a_number_that_fits_by_chance_is_not_taken_for_the_rows():
 def test_other_rows_in_mid_forward_part_the_sides(monkeypatch, forwards, caplog):
     """A network that does not keep what is declared: the forward is given up, and each side gets its own from then on."""
     patcher = networks.model("HunyuanDiT")
-    tuned, table = adapted(patcher), pack("host.layouts").BATCH_FIRST
+    tuned, table = adapted(patcher), pack("host.batch_rows").BATCH_FIRST
     truth = picture(g.brute_force(tuned, patcher, OMEGA), "HunyuanDiT", patcher)
     monkeypatch.setitem(table, "comfy.ldm.hydit.models.HunYuanDiT", None)
     del forwards[:]

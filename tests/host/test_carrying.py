@@ -48,7 +48,7 @@ def test_a_method_replaced_on_the_instance_and_deleted(clip, caplog):
         plain = parts(clip)[0].tokenize_with_weights
         part.tokenize_with_weights = lambda text, *args, plain=plain, **kwargs: plain(text)
     assert vectors_of(carried.tokenize(PROMPT)) == []
-    assert "names '<v1>', but another node reads it in its own way" in caplog.text, "wrong, but not in silence"
+    assert "names '<v1>', but another node parses the prompt itself" in caplog.text, "wrong, but not in silence"
     for part in parts(carried):
         del part.tokenize_with_weights
     caplog.clear()

@@ -52,7 +52,20 @@ def test_the_hosts_unit_tests_do_not_notice_the_pack(tmp_path):
         """File -> test -> outcome."""
         report = tmp_path / f"{name}.xml"
         run = subprocess.run(
-            [sys.executable, "-m", "pytest", *files, "-q", "-p", "kindred_host_suite", "-p", "no:cacheprovider", "-o", "junit_family=xunit1", f"--junitxml={report}"],
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                *files,
+                "-q",
+                "-p",
+                "kindred_host_suite",
+                "-p",
+                "no:cacheprovider",
+                "-o",
+                "junit_family=xunit1",
+                f"--junitxml={report}",
+            ],
             cwd=place,
             env={**os.environ, "PYTHONPATH": str(place)},
             capture_output=True,

@@ -40,7 +40,7 @@ def test_a_text_encoders_half_without_a_clip_is_said(model, clip, warnings):
     lora = random_lora(model, clip)
     text = [key for key in lora if key.startswith("text_encoders.")]
     assert apply(model, None, lora)[1] is None
-    assert warnings() == [f"Kindred: {len(text)} weights of the text encoder are left out, because no CLIP is connected."]
+    assert warnings() == [f"Kindred: {len(text)} weights of the text encoder are left out because no CLIP is connected."]
 
 
 def test_strength_and_what_changes_nothing(model, clip):

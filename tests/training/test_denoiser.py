@@ -171,7 +171,7 @@ def test_what_cannot_be_trained_is_named_with_what_can():
     supported = pack("host.denoiser").supported_family
     assert supported(diffusion_families.model("SDXL")) == "SDXL" and supported(diffusion_families.model("Wan")) == "Wan 2.1"
     cascade = diffusion_families.make("Hunyuan3Dv2", {"image_model": "hunyuan3d2", "in_channels": 64, "context_in_dim": 64, "hidden_size": 64, "num_heads": 1, "depth": 1, "depth_single_blocks": 1, "guidance_embed": False})  # fmt: skip
-    with pytest.raises(ValueError, match=r"cannot train this model \(Hunyuan3Dv2, prediction FLOW\).*Supported are Stable Diffusion 1.x.*Flux"):
+    with pytest.raises(ValueError, match=r"cannot train this model \(Hunyuan3Dv2, prediction FLOW\).*Supported: Stable Diffusion 1.x.*Flux"):
         supported(cascade)
     inpainting = diffusion_families.make("Flux", {**diffusion_families.FAMILIES["Flux"].network, "in_channels": 96})
     with pytest.raises(ValueError, match="inpainting or editing model"):
@@ -191,7 +191,7 @@ def test_nothing_of_a_run_stays_behind():
         ((prediction - target) ** 2).mean().backward()
         left = [weakref.ref(denoiser.network), weakref.ref(trained), weakref.ref(trained.grad)]
     del denoiser, trained, prediction, target
-    host.memory_after_run()
+    host.free_memory_after_run()
     assert [ref() for ref in left] == [None] * 3
     assert host.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")) and not host.is_out_of_memory(ValueError("no"))
     assert not comfy("comfy.model_management").in_training

@@ -155,5 +155,5 @@ def test_a_family_that_cannot_be_trained_is_named(concept):
     model, clip = diffusion_families.make("Hunyuan3Dv2", network), text_models.sd15()
     vae = sd15()[2]
     trainer = pack("training.trainer")
-    with torch.inference_mode(), pytest.raises(ValueError, match=r"cannot train this model \(Hunyuan3Dv2, prediction FLOW\).*Supported are"):
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"cannot train this model \(Hunyuan3Dv2, prediction FLOW\).*Supported:"):
         trainer.train(model, clip, vae, [concept], trainer.TrainSettings(steps=1, resolution=64))

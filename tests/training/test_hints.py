@@ -9,15 +9,15 @@ from kindred_testing import pack, text_models
     ("word", "meant"), [("dgo", "dog"), ("teapto", "teapot"), ("bakcpack", "backpack"), ("catt", "cat"), ("peson", "person"), ("teddy baer", "bear")]
 )
 def test_a_misspelt_class_word_is_asked_about(word, meant):
-    (hint,) = pack("host.text").misspelt(text_models.sdxl(), word)
+    (hint,) = pack("host.text").spelling_hints(text_models.sdxl(), word)
     assert f"Did you mean {meant!r}?" in hint
 
 
 def test_rare_names_and_encoders_without_whole_words_are_left_in_peace():
     text = pack("host.text")
     rare = "dog Dog teapot figurine corgi labradoodle cockatiel axolotl xylophone theremin gazebo 犬 café r2d2 <v1>"
-    assert text.misspelt(text_models.sd15(), rare) == []
-    assert text.misspelt(text_models.pixart(), "dgo") == []
+    assert text.spelling_hints(text_models.sd15(), rare) == []
+    assert text.spelling_hints(text_models.pixart(), "dgo") == []
 
 
 @pytest.mark.parametrize("prompt", ["a <v1> dog on the beach", "<v1> Dogs", "a (<v1>:1.2) dog", "(a <v1> dog:1.1)", "embedding:<v1> dog"])

@@ -77,7 +77,7 @@ def test_spl_reads_every_clip_of_a_family_and_says_where_there_is_none():
         clip = text_models.pixart()
         encoder = pack("host.trainable_text").TrainableText(clip)
         assert not encoder.has_clip
-        with pytest.raises(ValueError, match=r"\(t5xxl\) is no CLIP.*Set spl_weight to 0"):
+        with pytest.raises(ValueError, match=r"\(t5xxl\) is not a CLIP.*Set spl_weight to 0"):
             encoder.eos_features(clip, PROMPT)
 
 

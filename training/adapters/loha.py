@@ -17,7 +17,7 @@ class Kind(Side):
     """
 
     def __init__(self, layer, rank, alpha, generator, device):
-        self.adapter = host.create("LoHa", layer, rank, alpha, seed=0)
+        self.adapter = host.create_adapter("LoHa", layer, rank, alpha, seed=0)
         for value, deviation in ((self.adapter.hada_w1_a, 0.1), (self.adapter.hada_w2_a, 1.0), (self.adapter.hada_w2_b, 1.0)):
             torch.nn.init.normal_(value, std=deviation, generator=generator)
         self.adapter.to(device)

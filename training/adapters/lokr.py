@@ -13,7 +13,7 @@ class Kind(Side):
     """The host's own adapter: its two factors are applied to the activations one after the other."""
 
     def __init__(self, layer, rank, alpha, generator, device):
-        self.adapter = host.create("LoKr", layer, rank, alpha, draw_seed(generator)).to(device)
+        self.adapter = host.create_adapter("LoKr", layer, rank, alpha, draw_seed(generator)).to(device)
         self.parameters = host.trained_parameters(self.adapter)
         self.alpha = alpha
 

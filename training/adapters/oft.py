@@ -16,7 +16,7 @@ class Kind(Side):
     """
 
     def __init__(self, layer, rank, alpha, generator, device):
-        self.adapter = host.create("OFT", layer, rank, alpha, draw_seed(generator)).to(device)
+        self.adapter = host.create_adapter("OFT", layer, rank, alpha, draw_seed(generator)).to(device)
         self.parameters = host.trained_parameters(self.adapter)
         self.layer, self.alpha = layer, alpha
 

@@ -14,7 +14,7 @@ import torch
 
 from ...formats import picture_file
 from ...host import drawing
-from ...host.fingerprint import fingerprint
+from ...host.fingerprint import content_hash
 from .order import random_state
 
 
@@ -48,7 +48,7 @@ class PriorSettings:
 def cache_name(model, clip, vae, settings: PriorSettings) -> str:
     """The name of the folder for pictures that are made from exactly this. The number of pictures is not part of it: more can be added."""
     tokens = [clip.tokenize(prompt) for prompt in (settings.class_prompt, "")]  # with the vectors of embeddings and tokens that it names
-    return fingerprint(model, clip.patcher, clip.layer_idx, tokens, vae.patcher, asdict(settings))[:32]
+    return content_hash(model, clip.patcher, clip.layer_idx, tokens, vae.patcher, asdict(settings))[:32]
 
 
 def prior_images(model, clip, vae, settings: PriorSettings, count: int, folder: Path, node_id: str | None = None) -> list[torch.Tensor]:

@@ -1,6 +1,6 @@
-"""The runs that this server has seen lately, for a page that was not there from the start: reloaded, or opened on another machine.
+"""Recent runs of this server, for a page that was reloaded or opened after the start.
 
-GET /kindred/runs?workflow=ID gives {"runs": [...]}, each as `WatchedRun.as_json` has it. The route is on the host's own server.
+GET /kindred/runs?workflow=ID on the host's own server returns {"runs": [...]}, each as `NodeRun.as_json`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,23 @@ from aiohttp import web
 from ..formats.curves import COLUMNS, Curves, finite
 from . import page
 
-KEPT = 64  # runs; an hour of restless trying
+KEPT = 64  # runs; the oldest are dropped
 PREPARING, RUNNING, DONE, STOPPED, FAILED = "preparing", "running", "done", "stopped", "failed"
 
-_seen: dict[str, WatchedRun] = {}
+_seen: dict[str, NodeRun] = {}
 
 
 @dataclass
-class WatchedRun:
+class NodeRun:
     """One run of one node, as a page shows it.
 
-    workflow, node   where it runs: the workflow's id and the node's execution id ("4", or "7:4" inside a subgraph)
-    before, order    how many runs of the workflow its saved ones knew of, and this one's number: clocks may be wrong, and differ between machines
+    workflow, node   the workflow's id and the node's execution id ("4", or "7:4" inside a subgraph)
+    before           number of the workflow's earlier runs that its file knows
+    order            number of this run; pages sort by it, because clocks may be wrong and differ between machines
     state            preparing, running, done, stopped (by the host's interrupt) or failed
-    note             a sentence for the artist;  hint: one that stands there while there is no other
+    note             a sentence for the user
+    hint             the note while there is no other
+    started, ended   seconds since the epoch
     previews         {step, image: {filename, subfolder, type}}, the image as the host's /view serves it
     """
 
@@ -50,20 +53,20 @@ class WatchedRun:
     def __post_init__(self):
         self.order = 1 + max([self.before, *(run.order for run in _seen.values() if run.workflow == self.workflow)])
         self.curves = Curves(self.tokens)
-        self._times: deque[float] = deque(maxlen=33)  # of the last steps
-        self._first: tuple[int, float] | None = None  # (step, time) of the first step seen: a continued run does not begin at 1
+        self._times: deque[float] = deque(maxlen=33)  # of the latest steps
+        self._first: tuple[int, float] | None = None  # (step, time) of this session's first step: a continued run does not begin at 1
         if self.workflow and self.node:
             _seen[self.id] = self
             while len(_seen) > KEPT:
                 del _seen[next(iter(_seen))]
 
     def restore(self, steps: list) -> None:
-        """The steps before this session's, of a run that goes on."""
+        """Add the steps of earlier sessions to a continued run."""
         for measured in steps:
             self._keep(measured)
 
     def add(self, measured) -> None:
-        """A step that has just been taken."""
+        """Add a step that has just ended."""
         now = time.monotonic()
         self._times.append(now)
         self._first = self._first or (measured.step, now)
@@ -76,18 +79,18 @@ class WatchedRun:
 
     @property
     def seconds_left(self) -> float | None:
-        """By the mean of all steps of this session, previews included; None before the second."""
+        """Estimated from the mean time of this session's steps, previews included; None before the second step."""
         done = self.step - self._first[0] if self._first else 0
         return (self._times[-1] - self._first[1]) / done * (self.steps - self.step) if done else None
 
     @property
     def steps_per_second(self) -> float | None:
-        """Of the last steps."""
-        passed = self._times[-1] - self._times[0] if len(self._times) > 1 else 0
-        return (len(self._times) - 1) / passed if passed else None
+        """Speed of the latest 32 steps; None before the second step."""
+        seconds = self._times[-1] - self._times[0] if len(self._times) > 1 else 0
+        return (len(self._times) - 1) / seconds if seconds else None
 
     def head(self) -> dict:
-        """All but the curves and previews."""
+        """All fields except the curves and previews, as in the kindred.run event."""
         return {
             **{
                 name: getattr(self, name)
@@ -106,7 +109,7 @@ class WatchedRun:
 
 
 def add_route() -> None:
-    """Once, when the host loads the pack. A program that embeds ComfyUI may have no server: then nobody will ask."""
+    """Add the route when the host loads the pack. Does nothing if there is no server, as in a program that embeds ComfyUI."""
     if page.server() is None:
         return
 
