@@ -6,7 +6,7 @@ import re
 
 from ..formats import token_file
 from ..formats.token import FILE_PREFIX, LearnedToken
-from ..host import text as encoders
+from ..host import text as host_text
 from .slerp import check_share
 from .tokens import adjust_token
 
@@ -19,7 +19,7 @@ def adjust_clip(clip, names: str, class_words: str, alpha: float, beta: float, n
     """
     check_share("alpha", alpha)
     check_share("beta", beta)
-    wanted = split_names(names) or list(encoders.carried_tokens(clip))
+    wanted = split_names(names) or list(host_text.carried_tokens(clip))
     if not wanted:
         raise ValueError("This CLIP carries no token. Connect the clip of Train Concept or Load Concept, or name a file: embedding:name.")
     adjusted = []
@@ -28,9 +28,9 @@ def adjust_clip(clip, names: str, class_words: str, alpha: float, beta: float, n
         word = word or token.class_word
         if not word:
             raise ValueError(f"The token {name!r} does not say what kind it is. Write its class word, for example 'dog'.")
-        pieces = {key: encoders.embed_word(clip, key, word) for key in token.vectors if key in encoders.encoder_tokenizers(clip)}
+        pieces = {key: host_text.embed_word(clip, key, word) for key in token.vectors if key in host_text.encoder_tokenizers(clip)}
         adjusted.append(adjust_token(token, word, pieces, alpha, beta, norm))
-    return encoders.carry_tokens(clip, adjusted), adjusted
+    return host_text.carry_tokens(clip, adjusted), adjusted
 
 
 def split_names(names: str) -> list[str]:
@@ -48,11 +48,11 @@ def one_for_each(names: list[str], class_words: str) -> list[str]:
 
 def find_token(clip, name: str) -> LearnedToken:
     """The token that `clip` carries under `name`, or the embedding file that `embedding:name` means; ValueError with what there is."""
-    carried = encoders.carried_tokens(clip)
+    carried = host_text.carried_tokens(clip)
     if name in carried:
         return carried[name]
     if name.startswith(FILE_PREFIX):
-        path = token_file.find_file(name, encoders.embedding_folders(clip))
+        path = token_file.find_file(name, host_text.embedding_folders(clip))
         plain = re.sub(r"\.(safetensors|pt|bin)$", "", name)
-        return carried[plain] if plain in carried else token_file.load(path, encoders.embedding_widths(clip), text=plain)
+        return carried[plain] if plain in carried else token_file.load(path, host_text.embedding_widths(clip), text=plain)
     raise ValueError(f"This CLIP carries no token {name!r} (it carries {', '.join(map(repr, carried)) or 'none'}). A file is named as embedding:name.")

@@ -8,7 +8,7 @@ import torch
 
 from ..formats.token import LearnedToken
 from ..host import prompt as host_prompt
-from ..host import text as encoders
+from ..host import text as host_text
 from . import align as alignment
 from . import auto
 from .conditioning import adjust_conditioning
@@ -61,7 +61,7 @@ def encode_concept(
     Raises ValueError when the prompt names no token, a token has no class word, or the two text encoders do not fit.
     """
     class_clip = class_clip or clip
-    carried = encoders.carried_tokens(clip)
+    carried = host_text.carried_tokens(clip)
     class_text = class_prompt(text, carried)
     tokens, class_tokens = clip.tokenize(text), class_clip.tokenize(class_text)
     if align == "position":
@@ -74,21 +74,21 @@ def encode_concept(
         alpha = choice.alpha
     partners = token_partners(clip, tokens, class_tokens) if align == "token" else None
     adjusted = adjust_conditioning(conditioning, class_conditioning, alpha, beta, norm, partners, start, end)
-    class_words = {name: carried[name].class_word for name in encoders.mentions(text, carried)}
-    hints = encoders.wrong_classes(text, class_words) + [line for word in dict.fromkeys(class_words.values()) for line in encoders.spelling_hints(clip, word)]
+    class_words = {name: carried[name].class_word for name in host_text.mentions(text, carried)}
+    hints = host_text.wrong_classes(text, class_words) + [line for word in dict.fromkeys(class_words.values()) for line in host_text.spelling_hints(clip, word)]
     return Encoded(adjusted, class_conditioning, class_text, alpha, choice, tuple(hints))
 
 
 def class_prompt(text: str, carried: dict[str, LearnedToken]) -> str:
     """`text` with the class word in the place of each token that it names; ValueError with both when it names none."""
-    names = encoders.mentions(text, carried)
+    names = host_text.mentions(text, carried)
     if not names:
         known = ", ".join(map(repr, carried)) or "none: connect the clip of Train Concept or Load Concept"
         raise ValueError(f"The prompt {text!r} names no token of this CLIP (it carries {known}).")
     for name in names:
         if not carried[name].class_word.strip():
             raise ValueError(f"The token {name!r} has no class word. Give it one with Token SLERP (alpha 0, beta 0 leaves the token as it is).")
-    return encoders.replace_tokens(text, {name: token.class_word for name, token in carried.items()})
+    return host_text.replace_tokens(text, {name: token.class_word for name, token in carried.items()})
 
 
 def token_partners(clip, tokens, class_tokens) -> dict[str, torch.Tensor]:
@@ -101,7 +101,7 @@ def text_partners(clip, text: str, class_text: str) -> dict[str, torch.Tensor]:
     """`token_partners` of two prompts as texts; an empty `class_text` is `text` with the class word for its tokens."""
     if clip is None or not text.strip():
         raise ValueError("align = token needs to know the prompts: connect clip and write text, or use Text Encode Concept, which does so by itself.")
-    class_text = class_text if class_text.strip() else class_prompt(text, encoders.carried_tokens(clip))
+    class_text = class_text if class_text.strip() else class_prompt(text, host_text.carried_tokens(clip))
     return token_partners(clip, clip.tokenize(text), clip.tokenize(class_text))
 
 
@@ -131,8 +131,8 @@ def sentence_features(clip, tokens, conditioning) -> dict[str, torch.Tensor]:
 
 def concept_features(clip, class_clip, text: str) -> list[auto.Features]:
     """The four prompts of `auto` for `text`, encoded; one for each encoder that the conditioning shows."""
-    carried = encoders.carried_tokens(clip)
-    named = [carried[name] for name in encoders.mentions(text, carried)]
+    carried = host_text.carried_tokens(clip)
+    named = [carried[name] for name in host_text.mentions(text, carried)]
     bare = "a photo of a " + " and a ".join(f"{token.text} {token.class_word}" for token in named)
     four = []
     for each, prompt in ((clip, text), (class_clip, class_prompt(text, carried)), (clip, bare), (class_clip, class_prompt(bare, carried))):

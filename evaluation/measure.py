@@ -13,7 +13,7 @@ from ..embedding.slerp import adjust, check_share
 from ..embedding.tokens import adjust_token, class_vector
 from ..formats.token import FILE_PREFIX, LearnedToken
 from ..host import prompt as host_prompt
-from ..host import text as encoders
+from ..host import text as host_text
 from . import drift
 from .phrases import ADJECTIVES, CONTEXTS
 
@@ -73,7 +73,7 @@ class ClassSide:
 
 def measure_all(clip, tokens: str, class_words: str = "", base_clip=None, prompts: str = "", **settings) -> list[Drift]:
     """`measure` for each of `tokens`, written as for Token SLERP."""
-    names = split_names(tokens) or list(encoders.carried_tokens(clip))
+    names = split_names(tokens) or list(host_text.carried_tokens(clip))
     if not names:
         raise ValueError("token is empty and this CLIP carries none. Write it as prompts do, for example '<v1>'.")
     sides: dict[str, ClassSide] = {}
@@ -110,7 +110,7 @@ def measure(
     templates = _templates(prompts)
     learned, word = _learned(clip, token, class_word)
     base = base_clip or clip
-    plain = encoders.carry_tokens(clip, [learned]) if learned else clip
+    plain = host_text.carry_tokens(clip, [learned]) if learned else clip
     subject = f"{token} {word}" if with_class else token
     sides = {} if sides is None else sides
 
@@ -125,7 +125,7 @@ def measure(
     a = _features(plain, scenes)
     versions = [(STATES[0], a, a0)]
     if learned:
-        adjusted = encoders.carry_tokens(clip, [adjust_token(learned, word, side.pieces, alpha, beta, norm)])
+        adjusted = host_text.carry_tokens(clip, [adjust_token(learned, word, side.pieces, alpha, beta, norm)])
         versions.append((STATES[1], _features(adjusted, scenes), _features(adjusted, [f"a photo of a {subject}"])))
     turned = [{key: adjust(x[key], y[key], alpha, beta, norm) for key in x} for x, y in ((a, side.prompts), (a0, side.bare))]
     versions.append((STATES[2], *turned))
@@ -133,7 +133,7 @@ def measure(
         token=token,
         class_word=word,
         vectors=_vectors(clip, token, learned, side.pieces, alpha, beta, norm),
-        vocabulary={key: _norms(encoders.input_embeddings(base, key)) for key in side.pieces},
+        vocabulary={key: _norms(host_text.input_embeddings(base, key)) for key in side.pieces},
         class_norms={key: class_vector(value).norm().item() for key, value in side.pieces.items()},
         states=[_state(name, x, x0, side, temperature) for name, x, x0 in versions],
         class_intra=drift.intra(_joined(side.prompts), temperature),
@@ -147,7 +147,7 @@ def measure(
 def _class_side(base, word: str, templates: list[str], bare: dict[str, torch.Tensor]) -> ClassSide:
     kinds = _features(base, [f"a photo of a {adjective} {word}" for adjective in ADJECTIVES])
     return ClassSide(
-        pieces={key: encoders.embed_word(base, key, word) for key in encoders.embedding_widths(base)},
+        pieces={key: host_text.embed_word(base, key, word) for key in host_text.embedding_widths(base)},
         prompts=_features(base, [t.replace("{}", word) for t in templates]),
         bare=bare,
         adjectives=(_joined(kinds) - _joined(bare)).norm(dim=-1),
@@ -175,7 +175,7 @@ def _norms(table: torch.Tensor) -> torch.Tensor:
 
 
 def _vectors(clip, token, learned, pieces, alpha, beta, norm) -> list[TokenState]:
-    own = learned.vectors if learned else {key: encoders.embed_word(clip, key, token) for key in pieces}
+    own = learned.vectors if learned else {key: host_text.embed_word(clip, key, token) for key in pieces}
     states = []
     for key in (key for key in own if key in pieces):
         c = class_vector(pieces[key])
@@ -187,7 +187,7 @@ def _vectors(clip, token, learned, pieces, alpha, beta, norm) -> list[TokenState
 
 def _learned(clip, token: str, class_word: str) -> tuple[LearnedToken | None, str]:
     """(the token, or None for a plain word; the class word)."""
-    learned = find_token(clip, token) if token in encoders.carried_tokens(clip) or token.startswith(FILE_PREFIX) else None
+    learned = find_token(clip, token) if token in host_text.carried_tokens(clip) or token.startswith(FILE_PREFIX) else None
     if learned is None and token.startswith("<"):
         find_token(clip, token)  # raises, with what the clip carries
     word = class_word.strip() or (learned.class_word if learned else "")

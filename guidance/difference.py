@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..host import adapters
-from ..host import patcher as host
+from ..host import patcher as host_patcher
 from ..host.adapters import LowRank, Patch, Scale, Term
 
 # A second module costs a second forward; a second weight for the weak rows costs memory only. Up to this share of the weights, the memory is the smaller price.
@@ -43,16 +43,16 @@ class Difference:
 def compare(tuned, base) -> Difference:
     """The difference of two patchers of one architecture. ValueError, one sentence, for a pair that does not fit."""
     _check_family(tuned, base)
-    stored, separate = (set(), False) if host.share_module(tuned, base) else _stored_differences(tuned, base)
-    if stored and (packed := next((key for key in sorted(stored) if host.is_packed(tuned, key) or host.is_packed(base, key)), None)):
+    stored, separate = (set(), False) if host_patcher.share_module(tuned, base) else _stored_differences(tuned, base)
+    if stored and (packed := next((key for key in sorted(stored) if host_patcher.is_packed(tuned, key) or host_patcher.is_packed(base, key)), None)):
         raise ValueError(
             "`model` and `base_model` are two checkpoints, and at least one is stored in a packed form (a GGUF file) that only its own loader can read, so they cannot be interpolated. "
             f"Load both from .safetensors files, or use one checkpoint and a LoRA. The first such weight is {packed!r}."
         )
     if separate:
         return Difference({key: Change(key, None, ("checkpoint",)) for key in stored}, separate=True)
-    tuned_patches, base_patches = host.weight_patches(tuned), host.weight_patches(base)
-    shapes = {key: host.pristine(tuned, key).shape for key in tuned_patches.keys() | base_patches.keys()}
+    tuned_patches, base_patches = host_patcher.weight_patches(tuned), host_patcher.weight_patches(base)
+    shapes = {key: host_patcher.pristine(tuned, key).shape for key in tuned_patches.keys() | base_patches.keys()}
     changes, more, less = {}, 0, 0
     for key in sorted(tuned_patches.keys() | base_patches.keys() | stored):
         if key in stored:
@@ -132,21 +132,21 @@ def multiplied(own: tuple[Patch, ...], shape: torch.Size, below: Callable[[int],
 
 def _check_family(tuned, base) -> None:
     for name, one in (("model", tuned), ("base_model", base)):
-        if host.has_bypass(one):
+        if host_patcher.has_bypass(one):
             raise ValueError(f"`{name}` carries a LoRA in bypass mode, whose effect cannot be compared with the base: load it with the ordinary LoRA loader.")
-    if host.share_module(tuned, base):
+    if host_patcher.share_module(tuned, base):
         return
-    ours, theirs = host.weight_shapes(tuned), host.weight_shapes(base)
+    ours, theirs = host_patcher.weight_shapes(tuned), host_patcher.weight_shapes(base)
     if ours.keys() != theirs.keys():
         missing = len(theirs.keys() - ours.keys()) + len(ours.keys() - theirs.keys())
         raise ValueError(
-            f"`model` is {host.architecture_name(tuned)} and `base_model` is {host.architecture_name(base)}: {missing} weights exist in only one of them. "
+            f"`model` is {host_patcher.architecture_name(tuned)} and `base_model` is {host_patcher.architecture_name(base)}: {missing} weights exist in only one of them. "
             "Guidance interpolates weights, so both must be of one architecture: connect the model that `model` was tuned from."
         )
     for key in ours:
         if ours[key] != theirs[key] and not _padded(ours[key], theirs[key]):
             raise ValueError(
-                f"`model` is {host.architecture_name(tuned)} and `base_model` is {host.architecture_name(base)}, and {key!r} is {list(ours[key])} in one and {list(theirs[key])} in the other: "
+                f"`model` is {host_patcher.architecture_name(tuned)} and `base_model` is {host_patcher.architecture_name(base)}, and {key!r} is {list(ours[key])} in one and {list(theirs[key])} in the other: "
                 "both must be of one architecture. Connect the model that `model` was tuned from."
             )
 
@@ -165,13 +165,13 @@ def _stored_differences(tuned, base) -> tuple[set[str], bool]:
 
 
 def _scan(tuned, base) -> tuple[set[str], bool]:
-    shapes, theirs = host.weight_shapes(tuned), host.weight_shapes(base)
+    shapes, theirs = host_patcher.weight_shapes(tuned), host_patcher.weight_shapes(base)
     total = sum(shape.numel() for shape in shapes.values())
     keys, differing = set(), 0
     for key in sorted(shapes, key=lambda name: shapes[name].numel()):  # the small ones first: a full fine-tune shows there at once
         if shapes[key] != theirs[key]:
             return set(shapes), True
-        if not host.same_weight(host.pristine(tuned, key), host.pristine(base, key)):
+        if not host_patcher.same_weight(host_patcher.pristine(tuned, key), host_patcher.pristine(base, key)):
             keys.add(key)
             differing += shapes[key].numel()
             if differing > LARGE_SHARE * total:
@@ -180,7 +180,7 @@ def _scan(tuned, base) -> tuple[set[str], bool]:
 
 
 def _refuse_equal(tuned, base) -> None:
-    where = "the same model" if host.share_module(tuned, base) else "two copies of one checkpoint"
+    where = "the same model" if host_patcher.share_module(tuned, base) else "two copies of one checkpoint"
     raise ValueError(
         f"`model` and `base_model` are {where} with equal weights, so there is nothing to guide away from. Connect the model AFTER the LoRA "
         "(or the fine-tuned checkpoint) to `model` and the one before it to `base_model`. If only the text encoder was tuned, use plain CFG with its base's empty prompt as negative."

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from ..host import patcher as host
+from ..host import patcher as host_patcher
 from .parts import Part, by_channel, is_convolution, pays
 from .rows import Rows
 
@@ -59,7 +59,7 @@ class Correction(Weakened):
 
     def weaken(self, x, spans, *args, **kwargs):
         scale = self.rows.omega - 1.0
-        if not torch.is_grad_enabled() and host.is_direct(self.layer, self.original, x) and pays(self.parts, self.layer, x, self.rows.count(x)):
+        if not torch.is_grad_enabled() and host_patcher.is_direct(self.layer, self.original, x) and pays(self.parts, self.layer, x, self.rows.count(x)):
             weight, bias = self.layer.weight, self.layer.bias
             for part in self.parts:
                 weight = part.to_weight(weight, scale)
@@ -68,7 +68,7 @@ class Correction(Weakened):
             return two_products(self.layer, x, self.rows, weight, bias)
         y = self.original(x, *args, **kwargs)
         for span in spans:
-            weak_x, weak_y = host.dequantized(x[span]), y[span]
+            weak_x, weak_y = host_patcher.dequantized(x[span]), y[span]
             for part in self.parts:
                 part.to_output(weak_y, weak_x, scale, self.layer)
             if self.shift is not None:
@@ -87,10 +87,13 @@ class SecondWeight(Weakened):
         self.second = second
 
     def weaken(self, x, spans, *args, **kwargs):
-        if isinstance(self.layer, torch.nn.Linear) and not torch.is_grad_enabled() and host.is_direct(self.layer, self.original, x):
+        if isinstance(self.layer, torch.nn.Linear) and not torch.is_grad_enabled() and host_patcher.is_direct(self.layer, self.original, x):
             return two_products(self.layer, x, self.rows, self.second.weight, self.second.bias)
         return torch.cat(
-            [self.second(host.dequantized(part), *args, **kwargs) if weak else self.original(part, *args, **kwargs) for part, weak in self.rows.split(x)]
+            [
+                self.second(host_patcher.dequantized(part), *args, **kwargs) if weak else self.original(part, *args, **kwargs)
+                for part, weak in self.rows.split(x)
+            ]
         )
 
     def nbytes(self) -> int:
@@ -99,7 +102,7 @@ class SecondWeight(Weakened):
 
 def two_products(layer, x, rows: Rows, weight, bias):
     """The layer's own weight and bias on the strong rows of `x`, `weight` and `bias` on the weak rows. A linear layer writes both into one output."""
-    host.heed_interrupt()
+    host_patcher.heed_interrupt()
     if is_convolution(layer):
         pairs = {True: (weight, bias), False: (layer.weight, layer.bias)}
         return torch.cat([layer._conv_forward(part, *pairs[weak]) for part, weak in rows.split(x)])
@@ -125,7 +128,7 @@ class SecondDelta(Weakened):
     def weaken(self, x, spans, *args, **kwargs):
         y = self.original(x, *args, **kwargs)
         for span in spans:
-            y[span].add_(self.second(host.dequantized(x[span]), *args, **kwargs), alpha=self.rows.omega - 1.0)
+            y[span].add_(self.second(host_patcher.dequantized(x[span]), *args, **kwargs), alpha=self.rows.omega - 1.0)
         return y
 
     def nbytes(self) -> int:

@@ -2,14 +2,14 @@
 
 At the start of a run each condition is marked with the name of the list that holds it (positive, negative ...). Marks survive what the host and
 other packs do with conditions: copies for areas, windows, other orders. Prediction by prediction the lists with a weak mark are weak.
-Both sides go through the model in one batch where the host and this run promise where the rows are (`host.batch_rows`); else one after the other.
+Both sides go through the model in one batch where the host and this run promise where the rows are (`host_patcher.batch_rows`); else one after the other.
 """
 
 from __future__ import annotations
 
 import sys
 
-from ..host import patcher as host
+from ..host import patcher as host_patcher
 from ..host import sampling
 from .run import KEY, SECOND, Run, log
 from .weak_model import WeakModel
@@ -22,8 +22,8 @@ def attach(model, weak: WeakModel, sides: tuple[str, ...] = WEAK_SIDES):
     """A clone of `model` on which the negative side of every guider (the conditions that it holds under the names `sides`) is predicted by `weak`."""
     clone = model.clone()
     routing = Routing(weak, sides)
-    host.wrap(clone, KEY, sampler_sample=routing.sampler_sample)
-    host.add_callbacks(clone, KEY, on_pre_run=routing.pre_run, on_cleanup=routing.cleanup)
+    host_patcher.wrap(clone, KEY, sampler_sample=routing.sampler_sample)
+    host_patcher.add_callbacks(clone, KEY, on_pre_run=routing.pre_run, on_cleanup=routing.cleanup)
     clone.remove_additional_models(SECOND)
     if weak.separate:
         clone.set_additional_models(SECOND, [weak.second])
@@ -32,10 +32,10 @@ def attach(model, weak: WeakModel, sides: tuple[str, ...] = WEAK_SIDES):
 
 def detach(model):
     """`model` without guidance of ours: itself where there is none."""
-    if not host.has_wrappers(model, KEY):
+    if not host_patcher.has_wrappers(model, KEY):
         return model
     clone = model.clone()
-    host.unwrap(clone, KEY)
+    host_patcher.unwrap(clone, KEY)
     clone.remove_additional_models(SECOND)
     return clone
 

@@ -6,7 +6,7 @@ import logging
 from contextlib import contextmanager
 
 from ..host import batch_rows, sampling
-from ..host import patcher as host
+from ..host import patcher as host_patcher
 from .layers import Weakened
 from .rows import Rows, RowsUnknown
 from .schedule import percent_of
@@ -48,12 +48,12 @@ class Run:
                 yield
             return
         self.second = patcher.get_additional_models_with_key(SECOND)[0]
-        if host.injections(patcher):
+        if host_patcher.injections(patcher):
             raise ValueError(
                 "Personalization Guidance with two separate checkpoints does not work with modules that another node puts into the model: they would be in one of the two only. "
-                f"Use a LoRA on one checkpoint instead, or take that node out ({', '.join(host.injections(patcher))})."
+                f"Use a LoRA on one checkpoint instead, or take that node out ({', '.join(host_patcher.injections(patcher))})."
             )
-        with host.sampling_settings_of(patcher, self.second):
+        with host_patcher.sampling_settings_of(patcher, self.second):
             yield
 
     # ---- one prediction ----------------------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ class Run:
         """Why the rows of both sides in one batch would not be known, or None where they are."""
         if not self.examined:  # once a run: injected modules are in place by now
             self.examined = True
-            network = host.network(self.module)
+            network = host_patcher.network(self.module)
             reason = batch_rows.undeclared(network, self.weak.paths()) or batch_rows.foreign_code(network, Weakened)
             if reason:
                 return reason

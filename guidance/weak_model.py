@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from ..host import adapters
-from ..host import patcher as host
+from ..host import patcher as host_patcher
 from .difference import Change, Difference, compare, multiplied, shared_patches
 from .layers import Correction, SecondDelta, SecondWeight, Weakened
 from .parts import factored
@@ -26,19 +26,19 @@ class WeakModel:
 
     def __init__(self, tuned, base, schedule: Schedule):
         self.tuned, self.base, self.schedule = tuned, base, schedule
-        with host.without_injections(tuned), host.without_injections(base):  # an earlier run may have left them in
+        with host_patcher.without_injections(tuned), host_patcher.without_injections(base):  # an earlier run may have left them in
             self.difference: Difference = compare(tuned, base)
             self.separate = self.difference.separate and schedule.constant
-            self.second = host.interpolated_clone(base, tuned, list(self.difference.changes), schedule.omega) if self.separate else None
+            self.second = host_patcher.interpolated_clone(base, tuned, list(self.difference.changes), schedule.omega) if self.separate else None
             if not self.separate:
                 self._refuse_unreachable()
-        self._tuned_patches, self._base_patches = host.weight_patches(tuned), host.weight_patches(base)
+        self._tuned_patches, self._base_patches = host_patcher.weight_patches(tuned), host_patcher.weight_patches(base)
         self._multiplied: dict[str, tuple | None] = {}  # the terms of DoRA and OFT, once read
         self.told = False
 
     def paths(self) -> list[str]:
         """The layers that differ, as paths in the host's network."""
-        return list(dict.fromkeys(key.removeprefix(host.DIFFUSION).rpartition(".")[0] for key in self.difference.changes))
+        return list(dict.fromkeys(key.removeprefix(host_patcher.DIFFUSION).rpartition(".")[0] for key in self.difference.changes))
 
     @contextmanager
     def installed(self, patcher, rows: Rows, moving: bool):
@@ -48,13 +48,13 @@ class WeakModel:
         """
         placed: list[tuple[torch.nn.Module, object, Weakened]] = []
         try:
-            with host.without_injections(patcher):
+            with host_patcher.without_injections(patcher):
                 built = [
-                    (path, layer := host.weight_owner(patcher, path + ".weight")[0], self._forward(patcher, layer, changes, rows, moving))
+                    (path, layer := host_patcher.weight_owner(patcher, path + ".weight")[0], self._forward(patcher, layer, changes, rows, moving))
                     for path, changes in self._by_layer(patcher).items()
                 ]
             for path, layer, forward in built:
-                if not host.has_own_forward(layer, _bare(layer.forward)):
+                if not host_patcher.has_own_forward(layer, _bare(layer.forward)):
                     raise RuntimeError(
                         "Another node replaced what a layer computes that the tuning changes, so Personalization Guidance cannot put the weak weight under it. "
                         f"Take that node out, or use plain CFG. The layer is {path!r}."
@@ -74,11 +74,11 @@ class WeakModel:
 
     def _by_layer(self, patcher) -> dict[str, dict[str, Change]]:
         """Layer path -> parameter name -> change, for the patches that `patcher` has now (nodes after ours may have added some, to both sides)."""
-        now = host.weight_patches(patcher)
+        now = host_patcher.weight_patches(patcher)
         layers: dict[str, dict[str, Change]] = {}
         for key, change in self.difference.changes.items():
             later = now.get(key, [])[len(self._tuned_patches.get(key, [])) :]
-            if later and (change.own or any(adapters.additive_term(patch, host.pristine(patcher, key).shape) is None for patch in later)):
+            if later and (change.own or any(adapters.additive_term(patch, host_patcher.pristine(patcher, key).shape) is None for patch in later)):
                 change = Change(key, None, change.kinds)
             path, _, name = key.rpartition(".")
             layers.setdefault(path, {})[name] = change
@@ -87,22 +87,22 @@ class WeakModel:
     def _forward(self, patcher, layer, changes: dict[str, Change], rows: Rows, moving: bool):
         """The layer's forward for the run."""
         original = _bare(layer.forward)
-        device = host.load_device(patcher)
+        device = host_patcher.load_device(patcher)
         weight, bias = changes.get("weight"), changes.get("bias")
         terms = self._terms(weight, device, moving) if weight else ()
         if terms is not None and (bias is None or bias.terms is not None) and (weight or isinstance(layer, torch.nn.Linear)):
-            place = {"device": device, "dtype": host.compute_dtype(patcher)}
-            parts = factored(layer, terms, host.pristine(patcher, weight.key).shape, place) if weight else []
+            place = {"device": device, "dtype": host_patcher.compute_dtype(patcher)}
+            parts = factored(layer, terms, host_patcher.pristine(patcher, weight.key).shape, place) if weight else []
             if parts is not None:
                 added = sum(term.value.to(device, torch.float32) * factor for factor, term in bias.terms) if bias else None
                 tuned = self._patched(patcher, layer, f"{weight.key.rpartition('.')[0]}.bias", device) if weight else None
                 return Correction(rows, original, layer, parts, added, tuned)
-        packed = any(host.is_packed(patcher, change.key) for change in changes.values())  # only the difference is at hand then
+        packed = any(host_patcher.is_packed(patcher, change.key) for change in changes.values())  # only the difference is at hand then
         delta = moving or not self.schedule.constant or packed
         values = {name: self._value(patcher, changes[name], delta, device) for name in changes}
         for name in {"weight", "bias"} - values.keys():
             values[name] = self._unchanged(patcher, layer, next(iter(changes.values())).key, name, delta, device)
-        second = host.twin(layer, values["weight"], values["bias"])
+        second = host_patcher.twin(layer, values["weight"], values["bias"])
         return (SecondDelta if delta else SecondWeight)(rows, original, layer, second)
 
     def _terms(self, change: Change, device, moving: bool):
@@ -111,8 +111,10 @@ class WeakModel:
             return change.terms
         if change.key not in self._multiplied:
             patches = self._tuned_patches[change.key]
-            shape = host.pristine(self.tuned, change.key).shape
-            self._multiplied[change.key] = multiplied(change.own, shape, lambda i: host.patched(self.tuned, change.key, patches[: change.below + i], device))
+            shape = host_patcher.pristine(self.tuned, change.key).shape
+            self._multiplied[change.key] = multiplied(
+                change.own, shape, lambda i: host_patcher.patched(self.tuned, change.key, patches[: change.below + i], device)
+            )
         return self._multiplied[change.key]
 
     def _value(self, patcher, change: Change, delta: bool, device) -> torch.Tensor:
@@ -120,44 +122,44 @@ class WeakModel:
         key, omega = change.key, self.schedule.omega
         mine, theirs = self._tuned_patches.get(key, []), self._base_patches.get(key, [])
         if delta and change.terms is not None:  # A does not depend on the weight
-            nothing, shared = torch.zeros(host.pristine(patcher, key).shape, dtype=torch.float32, device=device), shared_patches(mine, theirs)
-            value = host.patched(self.tuned, key, mine[shared:], device, start=nothing.clone())
-            value = value - host.patched(self.base, key, theirs[shared:], device, start=nothing)
-            return value.to(host.storage_dtype(patcher, key))
-        tuned = host.patched(self.tuned, key, mine, device)
-        base = _like(host.patched(self.base, key, theirs, device), tuned)
+            nothing, shared = torch.zeros(host_patcher.pristine(patcher, key).shape, dtype=torch.float32, device=device), shared_patches(mine, theirs)
+            value = host_patcher.patched(self.tuned, key, mine[shared:], device, start=nothing.clone())
+            value = value - host_patcher.patched(self.base, key, theirs[shared:], device, start=nothing)
+            return value.to(host_patcher.storage_dtype(patcher, key))
+        tuned = host_patcher.patched(self.tuned, key, mine, device)
+        base = _like(host_patcher.patched(self.base, key, theirs, device), tuned)
         if delta:
             value = tuned.sub_(base)
         else:
             value = base.lerp_(tuned, omega)
-            later = host.weight_patches(patcher).get(key, [])[len(mine) :]
-            value = host.patched(patcher, key, later, device, start=value)
-        return value.to(host.storage_dtype(patcher, key))
+            later = host_patcher.weight_patches(patcher).get(key, [])[len(mine) :]
+            value = host_patcher.patched(patcher, key, later, device, start=value)
+        return value.to(host_patcher.storage_dtype(patcher, key))
 
     def _unchanged(self, patcher, layer, key: str, name: str, delta: bool, device) -> torch.Tensor | None:
         """The parameter in which the two do not differ, for the weak rows' layer: as tuned, or zero where only the difference counts."""
         key = f"{key.rpartition('.')[0]}.{name}"
         if layer._parameters.get(name) is None:
             return None
-        value = torch.zeros(host.pristine(patcher, key).shape, device=device) if delta else self._patched(patcher, layer, key, device)
-        return value.to(host.storage_dtype(patcher, key))
+        value = torch.zeros(host_patcher.pristine(patcher, key).shape, device=device) if delta else self._patched(patcher, layer, key, device)
+        return value.to(host_patcher.storage_dtype(patcher, key))
 
     def _patched(self, patcher, layer, key: str, device) -> torch.Tensor | None:
         """A parameter of the layer with all patches that it has now, in float32; None where the layer has none of that name."""
         if layer._parameters.get(key.rpartition(".")[2]) is None:
             return None
-        return host.patched(patcher, key, host.weight_patches(patcher).get(key, []), device)
+        return host_patcher.patched(patcher, key, host_patcher.weight_patches(patcher).get(key, []), device)
 
     def _refuse_unreachable(self) -> None:
         for key, change in self.difference.changes.items():
-            if change.terms is None and (host.is_packed(self.tuned, key) or host.is_packed(self.base, key)):
+            if change.terms is None and (host_patcher.is_packed(self.tuned, key) or host_patcher.is_packed(self.base, key)):
                 raise ValueError(
                     f"The difference between `model` and `base_model` ({', '.join(change.kinds)}) needs the values of a weight that is stored in a packed form (a GGUF file), "
                     "which only its own loader can read. Load the models from .safetensors files, or use a LoRA that is neither a DoRA nor an OFT. "
                     f"The weight is {key!r}."
                 )
-            layer, name = host.weight_owner(self.tuned, key)
-            if name not in ("weight", "bias") or not host.is_rowwise(layer):
+            layer, name = host_patcher.weight_owner(self.tuned, key)
+            if name not in ("weight", "bias") or not host_patcher.is_rowwise(layer):
                 raise ValueError(
                     f"The pair differs in {key!r}, a weight that is used outside of an ordinary layer, so its rows cannot be told apart in one batch. "
                     "Save the tuned model as a checkpoint and load it with its own loader: two separate models work with any difference, at a constant omega."

@@ -11,7 +11,7 @@ import torch
 from ..guidance.guider import personalize
 from ..guidance.schedule import Schedule
 from ..host import drawing, text
-from ..host import preview as host
+from ..host import preview as host_preview
 from ..host.lora import apply_lora
 from .run import Run
 from .settings import WatchSettings
@@ -50,7 +50,7 @@ class Preview:
         sampling = {"steps": self.steps, "cfg": self.cfg, "sampler_name": self.sampler, "scheduler": self.scheduler}
         concept, side = run.concepts[0], self.side or run.settings.resolution
         result = run.result()
-        with host.sampling_mode():
+        with host_preview.sampling_mode():
             model, clip = apply_lora(run.model, run.clip, result.lora)
             clip = text.carry_tokens(clip, result.tokens) if result.tokens else clip
             positive, negative = (
@@ -62,9 +62,9 @@ class Preview:
             try:
                 picture = drawing.draw(model, run.vae, positive, negative, side, side, 1, self.seed, sampling)[0]
             finally:
-                host.load_again(run.model)
+                host_preview.load_again(run.model)
                 if clip.patcher is not run.clip.patcher:
-                    host.load_again(run.clip.patcher)
+                    host_preview.load_again(run.clip.patcher)
         self.show(done, picture, run.folder)
 
 

@@ -14,7 +14,7 @@ import torch
 from ..formats.concept_file import LearnedLora
 from ..host import denoiser as host_denoiser
 from ..host import text
-from ..host import training as host
+from ..host import training as host_training
 from ..host.fingerprint import model_hash
 from ..host.trainable_text import TrainableText
 from . import losses
@@ -111,9 +111,9 @@ class Run:
             log.info("Kindred: with the method 'lora' and a frozen text encoder nothing can drift, so the Semantic Preservation Loss has nothing to hold.")
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        host.interrupt_check()
+        host_training.interrupt_check()
         with torch.no_grad():
-            return host.encode_pictures(self.vae, pixels)
+            return host_training.encode_pictures(self.vae, pixels)
 
     # -- a step ------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ..formats import names
 from ..host import denoiser as host_denoiser
-from ..host import training as host
+from ..host import training as host_training
 from .advice import need_less
 from .data.concept import Concept
 from .distributed import SingleProcess
@@ -51,19 +51,19 @@ def train(
     check_optimizer(settings)
     host_denoiser.supported_family(model)
     processes = processes or SingleProcess()
-    with host.training_mode():
+    with host_training.training_mode():
         run = Run(model, clip, vae, concepts, settings, processes)
         keeper = Keeper(run, keeping)
         try:
             return _run(run, keeper, on_step, on_encode, preview, on_restore)
         except Exception as error:
-            if host.is_out_of_memory(error):
+            if host_training.is_out_of_memory(error):
                 error.args = (f"{need_less(model, concepts, settings)} ({error})",)
             raise
         finally:
             keeper.end()
             del run, keeper
-            host.free_memory_after_run()
+            host_training.free_memory_after_run()
 
 
 def _run(run: Run, keeper: Keeper, on_step, on_encode, preview, on_restore) -> Trained:
@@ -79,7 +79,7 @@ def _run(run: Run, keeper: Keeper, on_step, on_encode, preview, on_restore) -> T
     keeper.ready()
     try:
         for step in range(done, run.settings.steps):
-            host.interrupt_check()
+            host_training.interrupt_check()
             measured = run.step(step)
             done = step + 1
             if on_step:
@@ -110,7 +110,7 @@ def _restore(run: Run, state: dict) -> None:
     try:
         run.restore(state)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        if host.is_out_of_memory(error):
+        if host_training.is_out_of_memory(error):
             raise
         raise ValueError(
             f"The saved state does not fit this training, perhaps because another version of Kindred wrote it. Set resume to 'new run'. ({error!r})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...host import train_adapters as host
+from ...host import train_adapters
 from . import lora
 
 
@@ -28,7 +28,7 @@ class Kind(lora.Kind):
     @torch.no_grad()
     def _norm(self) -> Tensor:
         """[1, in] or [1, in, 1, 1]: the length of each input channel's weights; never zero."""
-        weight = host.computed_weight(self.layer, self.up.device)
+        weight = train_adapters.computed_weight(self.layer, self.up.device)
         with torch.autocast(weight.device.type, enabled=False):
             weight = weight + self.scale * (self.up.flatten(1) @ self.down.flatten(1)).view_as(weight)
         dims = [dim for dim in range(weight.ndim) if dim != 1]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ...host import train_adapters as host
+from ...host import train_adapters
 from .base import Adapter
 
 CROSS_ATTENTION_KV = re.compile(r"\.attn2\.to_[kv]$")
@@ -24,7 +24,7 @@ class WeightDifference(Adapter):
         self._prefix, self._layers, self._base, self.parameters = prefix, {}, {}, {}
         for name, layer in network.named_modules():
             if layers.search("." + name) and getattr(layer, "weight", None) is not None:
-                self.parameters[name] = torch.nn.Parameter(host.computed_weight(layer, device).clone())
+                self.parameters[name] = torch.nn.Parameter(train_adapters.computed_weight(layer, device).clone())
                 self._layers[name] = layer
         if not self.parameters:
             raise ValueError("This model has no cross-attention (attn2) K and V projections to train. Use a Stable Diffusion 1.x, 2.x or SDXL model.")
@@ -34,7 +34,7 @@ class WeightDifference(Adapter):
         """`<prefix><layer>.diff` -> trained minus base."""
         with self.disabled():
             return {
-                f"{self._prefix}{name}.diff": (parameter.detach() - host.computed_weight(self._layers[name], parameter.device)).cpu()
+                f"{self._prefix}{name}.diff": (parameter.detach() - train_adapters.computed_weight(self._layers[name], parameter.device)).cpu()
                 for name, parameter in self.parameters.items()
             }
 
@@ -50,9 +50,9 @@ class WeightDifference(Adapter):
 
     def detach(self) -> None:
         for name, before in self._base.items():
-            host.restore_weight(self._layers[name], before)
+            train_adapters.restore_weight(self._layers[name], before)
         self._base.clear()
 
     def _attach(self) -> None:
         for name, layer in self._layers.items():
-            self._base[name] = host.set_weight(layer, self.parameters[name])
+            self._base[name] = train_adapters.set_weight(layer, self.parameters[name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...host import train_adapters as host
+from ...host import train_adapters
 from .side import Side, add_low_rank, apply_weight
 
 
@@ -17,11 +17,11 @@ class Kind(Side):
     """
 
     def __init__(self, layer, rank, alpha, generator, device):
-        self.adapter = host.create_adapter("LoHa", layer, rank, alpha, seed=0)
+        self.adapter = train_adapters.create_adapter("LoHa", layer, rank, alpha, seed=0)
         for value, deviation in ((self.adapter.hada_w1_a, 0.1), (self.adapter.hada_w2_a, 1.0), (self.adapter.hada_w2_b, 1.0)):
             torch.nn.init.normal_(value, std=deviation, generator=generator)
         self.adapter.to(device)
-        self.parameters = host.trained_parameters(self.adapter)
+        self.parameters = train_adapters.trained_parameters(self.adapter)
         self.layer, self.alpha, self.rank = layer, alpha, rank
         shape = layer.weight.shape
         self.factored = rank**2 * (shape[0] + shape[1:].numel()) < shape.numel()

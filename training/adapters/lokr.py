@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...host import train_adapters as host
+from ...host import train_adapters
 from .side import Side, draw_seed
 
 
@@ -13,8 +13,8 @@ class Kind(Side):
     """The host's own adapter: its two factors are applied to the activations one after the other."""
 
     def __init__(self, layer, rank, alpha, generator, device):
-        self.adapter = host.create_adapter("LoKr", layer, rank, alpha, draw_seed(generator)).to(device)
-        self.parameters = host.trained_parameters(self.adapter)
+        self.adapter = train_adapters.create_adapter("LoKr", layer, rank, alpha, draw_seed(generator)).to(device)
+        self.parameters = train_adapters.trained_parameters(self.adapter)
         self.alpha = alpha
 
     def output(self, x: Tensor, y: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...host import train_adapters as host
+from ...host import train_adapters
 from .side import Side, draw_seed
 
 
@@ -16,8 +16,8 @@ class Kind(Side):
     """
 
     def __init__(self, layer, rank, alpha, generator, device):
-        self.adapter = host.create_adapter("OFT", layer, rank, alpha, draw_seed(generator)).to(device)
-        self.parameters = host.trained_parameters(self.adapter)
+        self.adapter = train_adapters.create_adapter("OFT", layer, rank, alpha, draw_seed(generator)).to(device)
+        self.parameters = train_adapters.trained_parameters(self.adapter)
         self.layer, self.alpha = layer, alpha
 
     def output(self, x: Tensor, y: Tensor) -> Tensor:

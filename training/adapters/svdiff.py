@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...host import train_adapters as host
+from ...host import train_adapters
 from .side import Side, apply_weight
 
 
@@ -19,7 +19,7 @@ class Kind(Side):
     """
 
     def __init__(self, layer, rank, alpha, generator, device):
-        weight = host.computed_weight(layer, device)
+        weight = train_adapters.computed_weight(layer, device)
         dtype = layer.weight.dtype if layer.weight.dtype in (torch.float32, torch.float16, torch.bfloat16) else torch.bfloat16
         u, s, v = torch.linalg.svd(weight.flatten(1), full_matrices=False)
         out, *rest = weight.shape
