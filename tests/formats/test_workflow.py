@@ -3,7 +3,7 @@
 import json
 import random
 
-from kindred_testing import ROOT, pack
+from kindred_testing import MUTATIONS, ROOT, pack
 
 JUNK = (None, True, 0, -1, 7, 10**30, 1.5, float("nan"), float("inf"), "", "workflow", "5", [], {}, [[]], [None], {"id": 3}, {"workflow": "text"}, "x" * 1000)
 
@@ -30,12 +30,12 @@ def mutate(value, draw: random.Random, depth: int = 0):
     return copied
 
 
-def test_ten_thousand_mutations_of_what_comes_with_a_prompt_start_a_run():
+def test_mutations_of_what_comes_with_a_prompt_start_a_run():
     draw, workflow = random.Random(60), pack("formats.workflow")
     given = real()
     assert workflow.workflow_id(given) == given["workflow"]["id"] and workflow.runs_before(given) == 6
     progress, unknown = pack("host.progress").TrainingProgress, 0
-    for _ in range(10_000):
+    for _ in range(MUTATIONS):
         mutated = given
         for _ in range(draw.randint(1, 4)):
             mutated = mutate(mutated, draw)
@@ -43,7 +43,7 @@ def test_ten_thousand_mutations_of_what_comes_with_a_prompt_start_a_run():
         assert run.workflow is None or isinstance(run.workflow, str)
         assert run.order >= 1 and json.dumps(run.head(), allow_nan=False)
         unknown += run.workflow is None
-    assert 100 < unknown < 9_000, "both kinds were among them"
+    assert 0.01 * MUTATIONS < unknown < 0.9 * MUTATIONS, "both kinds were among them"
     for extra in JUNK:
         progress("4", 3, ["<v1>"], extra)
 

@@ -99,14 +99,16 @@ def test_every_declared_network_is_tried():
     assert set(pack("host.batch_rows").BATCH_FIRST) <= tried
 
 
-@pytest.mark.parametrize("layers", ["all", "declared"])
-def test_families_are_exact_whatever_memory_is_free(family, layers, forwards):
+def test_families_are_exact_whatever_memory_is_free(family, forwards):
     """Two pictures of one node, with memory for one batch and for single forwards: both are brute force's. In one batch only where that is declared."""
     name, patcher = family
     known, pattern = declared(patcher)
-    if layers == "declared" and not pattern:
-        return  # all layers are declared, or none: the other run is the same
-    tuned = adapted(patcher, pattern if layers == "declared" else None)
+    check_both_memories(name, patcher, adapted(patcher), forwards, batched=known and not pattern)
+    if pattern:  # a network with undeclared layers, of which none is tuned
+        check_both_memories(name, patcher, adapted(patcher, pattern), forwards, batched=True)
+
+
+def check_both_memories(name, patcher, tuned, forwards, batched: bool) -> None:
     options = {"steps": 2, "cfg": 3.0, "scheduler": "simple", "latent": networks.latent(name, patcher)}
     positive, negative = networks.prompts(name)
     truth = g.sample(g.brute_force(tuned, patcher, OMEGA), positive, negative, **options)
@@ -116,7 +118,6 @@ def test_families_are_exact_whatever_memory_is_free(family, layers, forwards):
     ours = g.personalize(tuned, patcher, OMEGA)
     del forwards[:]
     assert g.error(g.sample(ours, positive, negative, **options), truth) < max(1e-5, rounding)
-    batched = known and (layers == "declared" or not pattern)
     assert forwards == ([4] * 2 if batched else [2] * 4)
     assert g.error(g.sample(g.little_memory(ours), positive, negative, **options), truth) < max(1e-5, rounding)
 

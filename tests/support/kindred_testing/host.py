@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[3]
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".kindred" / "host" / "0.30.0").resolve()
 BASE = Path(os.environ.get("KINDRED_TEST_BASE") or tempfile.gettempdir()) / f"kindred-tests-{os.getpid()}"
 PACK_NAME = "ComfyUI-Kindred"
+MUTATIONS = int(os.environ.get("KINDRED_MUTATIONS", "1000"))  # of each kind of file; dev/bench/fuzz.py and a nightly run take 10,000
 
 
 def host_version() -> tuple[int, ...]:
