@@ -6,7 +6,7 @@ tokenizer of its own is enough, and the incoming CLIP does not change.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -27,6 +27,7 @@ __all__ = [
     "mentions",
     "part_of_model",
     "replace_tokens",
+    "replaced_tokens",
     "spelling_hints",
     "word_ids",
     "wrong_classes",
@@ -158,6 +159,20 @@ def carry_tokens(clip, tokens: Iterable[LearnedToken]):
     clone = clip.clone()
     clone.tokenizer = carrying_tokenizer(clip.tokenizer, carried)
     return clone
+
+
+def replaced_tokens(clip, tokens: Iterable[LearnedToken]) -> list[str]:
+    """A sentence for each of `tokens` whose text `clip` already carries with other vectors: from `carry_tokens` on, prompts mean the new one."""
+    carried = carried_tokens(clip)
+    return [
+        f"This CLIP already carried another token {token.text!r}; prompts now mean the one of this concept. To use both in one prompt, train one of them with another token."
+        for token in tokens
+        if token.text in carried and not _same_vectors(token.vectors, carried[token.text].vectors)
+    ]
+
+
+def _same_vectors(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(value.cpu(), b[key].cpu()) for key, value in a.items())
 
 
 def carried_tokens(clip) -> dict[str, LearnedToken]:

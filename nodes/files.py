@@ -1,9 +1,13 @@
 """Save Concept and Load Concept: standard files that other tools read too."""
 
+import logging
+
 from comfy_api.latest import io, ui
 
 from .concept import CATEGORY
 from .training import LoraModelType, TokensType
+
+log = logging.getLogger(__name__)
 
 
 class KindredSave(io.ComfyNode):
@@ -164,9 +168,11 @@ class KindredLoad(io.ComfyNode):
         lora, tokens = concept_file.load(paths.find_concept(name), text.embedding_widths(clip), paths.find_embedding, convert_for(model))
         loaded = load_lora(model, clip, lora, strength)
         tuned_clip = text.carry_tokens(loaded.clip, tokens) if tokens else loaded.clip
-        return io.NodeOutput(
-            loaded.model, tuned_clip, tokens, ui=ui.PreviewText("\n".join([*loaded.report(), *(note for token in tokens for note in token.notes)]))
-        )
+        replaced = text.replaced_tokens(clip, tokens)
+        for sentence in replaced:
+            log.warning("Load Concept %r: %s", name, sentence)
+        notes = [*loaded.report(), *replaced, *(note for token in tokens for note in token.notes)]
+        return io.NodeOutput(loaded.model, tuned_clip, tokens, ui=ui.PreviewText("\n".join(notes)))
 
 
 NODES = [KindredSave, KindredLoad]

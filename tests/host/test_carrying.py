@@ -134,3 +134,14 @@ def same(ours, theirs) -> bool:
     if isinstance(ours, (list, tuple)):
         return len(ours) == len(theirs) and all(map(same, ours, theirs))
     return ours == theirs
+
+
+def test_a_second_concept_with_the_same_token_is_reported(clip):
+    """Two Load Concepts in a row: the later token wins, which nobody would see in the picture's prompt."""
+    text, token = pack("host.text"), pack("formats.token").LearnedToken
+    carried = carry(clip, "<v1>", "<v22>")
+    again = list(text.carried_tokens(carried).values())
+    assert text.replaced_tokens(clip, again) == [] and text.replaced_tokens(carried, again) == []
+    other = token("<v1>", "dog", {key: value + 1 for key, value in again[0].vectors.items()})
+    (sentence,) = text.replaced_tokens(carried, [other, again[1]])
+    assert "another token '<v1>'" in sentence
