@@ -24,7 +24,7 @@ BATCH_FIRST: dict[str, str] = {row.network: row.mixed_rows for row in families.F
 REARRANGING = ("comfy_extras.nodes_hypertile",)
 # The host names the modules of its own extra nodes by their paths, as it does for packs.
 _EXTRAS = f"{Path(comfy.ops.__file__).resolve().parents[1] / 'comfy_extras'}{os.sep}"
-_HOST = ("comfy.", "comfy_extras.", "comfy_api.", "torch.", "einops.")
+_HOST = ("comfy.", "comfy_extras.", "comfy_api.", "torch.", "einops.", "contextlib.")
 _FUNCTIONS = (types.FunctionType, types.MethodType)
 _CODE = ("patches", "patches_replace", "block_modifiers", "block_inner_modifiers")  # lists and dicts of functions that run inside the network
 
@@ -99,8 +99,12 @@ def _functions(tree):
 
 
 def _origin(thing) -> str:
-    """The module of a class, a function or an object with `__call__`."""
-    name = getattr(thing, "__module__", None) or type(thing).__module__
+    """The module of a class, a function or an object with `__call__`: where a function's code was written, whatever `functools.wraps` copied onto it."""
+    function = getattr(thing, "__func__", thing)
+    if isinstance(function, types.FunctionType):
+        name = function.__globals__.get("__name__", "")
+    else:
+        name = getattr(thing, "__module__", None) or type(thing).__module__
     return f"comfy_extras.{name.removeprefix(_EXTRAS)}" if name.startswith(_EXTRAS) else name
 
 
@@ -111,4 +115,9 @@ def _pack_name(thing) -> str:
 
 
 def _of_host(thing) -> bool:
-    return f"{_origin(thing)}.".startswith(_HOST)
+    """Are a function and all functions that it wraps (`__wrapped__`) the host's?"""
+    while thing is not None:
+        if not f"{_origin(thing)}.".startswith(_HOST):
+            return False
+        thing = getattr(thing, "__wrapped__", None)
+    return True

@@ -271,7 +271,7 @@ TWO = Workflow(
         "Save": Node(
             "KindredSave", 1280, 60, 400, 220, {"lora": "@Train:2", "tokens": "@Train:3", "name": "my_dog_and_cat", "overwrite": False, "dtype": "float16"}
         ),
-        "Distributed": say(400, "a photo of a <v1> dog and a <v2> cat on the beach", "@Train:1", 120, 1280),
+        "Together": say(400, "a photo of a <v1> dog and a <v2> cat on the beach", "@Train:1", 120, 1280),
         "Left": say(580, "a photo of a <v1> dog on the beach", "@Train:1", 110, 1280),
         "Right": say(750, "a photo of a <v2> cat on the beach", "@Train:1", 110, 1280),
         "Negative": say(920, "", "@Base model:1", 100, 1280),
@@ -282,7 +282,7 @@ TWO = Workflow(
             "ConditioningSetAreaPercentage", 1760, 780, 320, 160, {"conditioning": "@Right:0", "width": 0.5, "height": 1.0, "x": 0.5, "y": 0.0, "strength": 1.0}
         ),
         "Both": Node("ConditioningCombine", 2130, 560, 240, 60, {"conditioning_1": "@Left half:0", "conditioning_2": "@Right half:0"}),
-        "All": Node("ConditioningCombine", 2130, 400, 240, 60, {"conditioning_1": "@Distributed:0", "conditioning_2": "@Both:0"}),
+        "All": Node("ConditioningCombine", 2130, 400, 240, 60, {"conditioning_1": "@Together:0", "conditioning_2": "@Both:0"}),
         "Size": Node("EmptyLatentImage", 2420, 400, 320, 110, {"width": 1024, "height": 512, "batch_size": 1}),
         "Draw": Node(
             "KindredKSampler",

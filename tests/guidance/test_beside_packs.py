@@ -303,7 +303,7 @@ def test_modules_in_one_of_two_checkpoints_are_refused(pair):
 
 
 def turned(forward, x, *args, context=None, **kwargs):
-    """RoundRobin the batch around inside of the network's own forward, and back."""
+    """Turn the batch around inside of the network's own forward, and back."""
     given = {name: value.flip(0) if torch.is_tensor(value) and len(value) == len(x) else value for name, value in kwargs.items()}
     args = [value.flip(0) if torch.is_tensor(value) and len(value) == len(x) else value for value in args]
     return forward(x.flip(0), *args, context=context.flip(0), **given).flip(0)
@@ -317,17 +317,34 @@ class Turned:
         return turned(self.forward, *args, **kwargs)
 
 
-@pytest.mark.parametrize("kind", [functools.partial, Turned])
-def test_a_method_replaced_by_something_that_is_no_function(pair, kind):
-    """Case 36. A partial or an object in the place of the network's forward may turn the rows: each side then goes alone."""
+def disguised(turned, forward):
+    """A function that says it comes from where the host's own comes from."""
+
+    @functools.wraps(forward)
+    def replacement(*args, **kwargs):
+        return turned(forward, *args, **kwargs)
+
+    return replacement
+
+
+@pytest.mark.parametrize("replace", [functools.partial, lambda turned, forward: Turned(forward), disguised])
+def test_a_method_in_whose_place_something_else_stands(pair, replace):
+    """Case 36. A partial, an object or a wrapped function in the place of the network's forward may turn the rows: each side then goes alone."""
 
     def situation(model):
         clone = model.clone()
         forward = clone.model.diffusion_model.forward
-        clone.add_object_patch("diffusion_model.forward", kind(turned, forward) if kind is functools.partial else kind(forward))
+        clone.add_object_patch("diffusion_model.forward", replace(turned, forward))
         return clone
 
     exact(pair, situation, batch=2)
+
+
+def test_a_function_in_a_decorator_of_the_hosts_own_modules_is_still_another_packs(pair):
+    forward = pair.base.model.diffusion_model.forward
+    options = {"model_function_wrapper": torch.no_grad()(disguised(turned, forward))}
+    assert "wraps the model's function" in pack("host.batch_rows").foreign_options(options, "ours")
+    assert pack("host.batch_rows").foreign_options({"model_function_wrapper": torch.no_grad()(forward)}, "ours") is None
 
 
 LAYER = "middle_block.1.transformer_blocks.0.attn1.to_q"
