@@ -340,8 +340,8 @@ def test_a_method_in_whose_place_something_else_stands(pair, replace):
     exact(pair, situation, batch=2)
 
 
-def test_a_function_in_a_decorator_of_the_hosts_own_modules_is_still_another_packs(pair):
-    forward = pair.base.model.diffusion_model.forward
+def test_a_function_in_a_decorator_of_the_hosts_own_modules_is_still_another_packs():
+    forward = torch.nn.Linear(1, 1).forward
     options = {"model_function_wrapper": torch.no_grad()(disguised(turned, forward))}
     assert "wraps the model's function" in pack("host.batch_rows").foreign_options(options, "ours")
     assert pack("host.batch_rows").foreign_options({"model_function_wrapper": torch.no_grad()(forward)}, "ours") is None
