@@ -1,4 +1,4 @@
-"""Which row of the class prompt is the partner of which row of the concept's prompt. Pure torch."""
+"""Alignment of two prompts: the partner in the class prompt for each row of the concept's prompt. Pure torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NONE = -1  # a row without a partner
 
 @dataclass(frozen=True)
 class Special:
-    """The ids that an encoder puts around the words; None where it has none."""
+    """The ids of an encoder's start, end and padding tokens; None if it has no such token."""
 
     start: int | None
     end: int | None
@@ -21,14 +21,13 @@ class Special:
 
 
 def by_token(chunks: Sequence[Sequence], class_chunks: Sequence[Sequence], special: Special) -> torch.Tensor:
-    """Partners by what stands at the rows: [rows of the prompt], -1 where there is none.
+    """The partner of each row, by its token: [rows of the prompt], -1 = no partner.
 
-    chunks, class_chunks   for each chunk what stands at its rows: a vocabulary id, or a vector (a learned token)
+    chunks, class_chunks   for each chunk the tokens of its rows: a vocabulary id, or a vector (a learned token)
 
-    Equal words meet in the order of the prompts, over the borders of chunks. Between two equal stretches the rows of one
-    prompt meet those of the other one by one from the left (V* meets the class word that stands for it); what is left
-    over has no partner. The start meets the start and the end meets the end in the chunk of the same number; padding
-    meets padding by its place, counted from the end of the words, and the last one where there is more of it.
+    Equal words are paired in the order of the prompts, across chunks. Between two equal stretches, rows are paired one by one from the
+    left (V* with the class word that replaces it); rows left over have no partner. Start tokens and end tokens are paired chunk by chunk.
+    Padding is paired by its position after the words; surplus padding is paired with the last one.
     """
     words, frames = _words(chunks, special)
     class_words, class_frames = _words(class_chunks, special)
@@ -65,7 +64,7 @@ def _words(chunks, special: Special):
 
 
 def _hashable(token, seen: list[torch.Tensor]):
-    """Ids as they are; vectors by the first equal one."""
+    """A hashable key: an id itself, a vector by the index of the first equal one."""
     if not torch.is_tensor(token):
         return int(token)
     for index, vector in enumerate(seen):

@@ -1,18 +1,18 @@
-"""Choosing alpha for a prompt: the smallest rotation that lets the prompt's context through. Pure torch.
+"""Automatic alpha: the smallest rotation that keeps the prompt's context. Pure torch.
 
-TEA leaves alpha to the user and names a search with a stop condition as future work (its appendix D). This is one. With
+TEA leaves alpha to the user and names a search with a stop condition as future work (appendix D). This is such a search. With
 
     e_P, e_C     sentence features (the encoder's output at the end token) of the concept's and of the class prompt
     e_P0, e_C0   those of the bare prompts "a photo of a <v1> dog" and "a photo of a dog"
-    f            a feature at unit length, so that only directions count
+    f            a feature scaled to unit length, so that only directions count
 
 the context moves the class prompt by g = f_C - f_C0. How much of that move survives next to V* is
 
-    kept(alpha) = < f_P(alpha) - f_P0(alpha), g > / < g, g >        f_P(alpha) = e_P turned toward e_C by alpha, f_P0 likewise
+    kept(alpha) = < f_P(alpha) - f_P0(alpha), g > / < g, g >        f_P(alpha) = e_P rotated toward e_C by alpha, f_P0 likewise
 
-1 is the class prompt's own; under semantic collapse, where a long prompt reads like the bare one, it falls toward 0.
-`choose` bisects for the smallest alpha with kept(alpha) >= target. It sees sentence features only: not the subject's likeness,
-not the image, and nothing that the encoder's end token does not sum up.
+1 is the value of the class prompt itself; under semantic collapse, where a long prompt reads like the bare one, it falls toward 0.
+`choose` bisects for the smallest alpha with kept(alpha) >= target. It sees sentence features only: neither the subject's likeness
+nor the image.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Choice:
-    """alpha, and the share of the context that is kept with it and without any adjustment (None: the prompt has no context)."""
+    """alpha, and the share of the context that is kept with it and without adjustment (None = the prompt has no context)."""
 
     alpha: float
     kept: float | None
@@ -47,7 +47,7 @@ class Choice:
 
 
 def kept(encoders: list[Features], alpha: float) -> float | None:
-    """The share of the context's move that survives at `alpha`, all encoders together; None where there is no context."""
+    """The share of the context that is kept at `alpha`, over all encoders; None if there is no context."""
     along, length = 0.0, 0.0
     for each in encoders:
         class_unit, class_bare = _unit(each.class_prompt), _unit(each.class_bare)

@@ -1,4 +1,4 @@
-"""Token SLERP: a CLIP whose tokens stand nearer to their class."""
+"""Token SLERP on a CLIP: its tokens are rotated toward their class words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .tokens import adjust_token
 
 
 def adjust_clip(clip, names: str, class_words: str, alpha: float, beta: float, norm: str) -> tuple[object, list[LearnedToken]]:
-    """(a clone of `clip` whose tokens `names` are adjusted, those tokens); the incoming CLIP stays as it is.
+    """(a clone of `clip` with the tokens `names` adjusted, those tokens). The incoming CLIP does not change.
 
     names         tokens as prompts write them, separated by commas or spaces; `embedding:name` for a file; "" for all that are carried
     class_words   one for all, or one for each, separated by commas; "" for each token's own
@@ -27,7 +27,7 @@ def adjust_clip(clip, names: str, class_words: str, alpha: float, beta: float, n
         token = find_token(clip, name)
         word = word or token.class_word
         if not word:
-            raise ValueError(f"The token {name!r} does not say what kind it is. Write its class word, for example 'dog'.")
+            raise ValueError(f"The token {name!r} has no class word. Write one, for example 'dog'.")
         pieces = {key: host_text.embed_word(clip, key, word) for key in token.vectors if key in host_text.encoder_tokenizers(clip)}
         adjusted.append(adjust_token(token, word, pieces, alpha, beta, norm))
     return host_text.carry_tokens(clip, adjusted), adjusted
@@ -39,7 +39,7 @@ def split_names(names: str) -> list[str]:
 
 
 def one_for_each(names: list[str], class_words: str) -> list[str]:
-    """The class word of each name, from one for all or one for each, separated by commas; "" where nothing is said."""
+    """The class word of each name, from one for all or one for each, separated by commas; "" = not given."""
     words = [word.strip() for word in class_words.split(",")]
     if len(words) not in (1, len(names)):
         raise ValueError(f"{len(names)} tokens ({', '.join(names)}) and {len(words)} class words ({', '.join(words)}): give one for all, or one for each.")
@@ -47,7 +47,7 @@ def one_for_each(names: list[str], class_words: str) -> list[str]:
 
 
 def find_token(clip, name: str) -> LearnedToken:
-    """The token that `clip` carries under `name`, or the embedding file that `embedding:name` means; ValueError with what there is."""
+    """The token `name` of `clip`, or of the embedding file for `embedding:name`. Raises ValueError with the tokens that there are."""
     carried = host_text.carried_tokens(clip)
     if name in carried:
         return carried[name]
@@ -55,4 +55,4 @@ def find_token(clip, name: str) -> LearnedToken:
         path = token_file.find_file(name, host_text.embedding_folders(clip))
         plain = re.sub(r"\.(safetensors|pt|bin)$", "", name)
         return carried[plain] if plain in carried else token_file.load(path, host_text.embedding_widths(clip), text=plain)
-    raise ValueError(f"This CLIP carries no token {name!r} (it carries {', '.join(map(repr, carried)) or 'none'}). A file is named as embedding:name.")
+    raise ValueError(f"This CLIP carries no token {name!r} (it carries {', '.join(map(repr, carried)) or 'none'}). Name a file as embedding:name.")

@@ -1,7 +1,7 @@
-"""TEA at the level of the prompt (equation 2): each row of a conditioning turns toward its partner in the class prompt's. Pure torch.
+"""Conditioning SLERP, TEA on the prompt (equation 2): each row is rotated toward its partner in the class prompt. Pure torch.
 
-A conditioning is the host's: a list of [tensor [B, rows, width], dict]. Whatever else the dict carries (areas, masks, hooks,
-ControlNets, timestep ranges) stays attached; the incoming lists, dicts and tensors are never changed.
+A conditioning is the host's: a list of [tensor [B, rows, width], dict]. The other entries of the dict (areas, masks, hooks, ControlNets,
+timestep ranges) stay attached. The incoming lists, dicts and tensors are never changed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .align import NONE
 from .layout import Block, blocks, pooled_parts
 from .slerp import adjust, check_share
 
-_GAP = 1e-5  # the host's sampler compares with < and >: without it two neighbouring ranges would both be active at the border
+_GAP = 1e-5  # the host's sampler compares with < and >: without a gap, two adjacent ranges would both be active at the border
 
 
 def adjust_conditioning(
@@ -27,20 +27,20 @@ def adjust_conditioning(
     start: float = 0.0,
     end: float = 1.0,
 ) -> list:
-    """Turn every entry of `conditioning` toward its entry of `class_conditioning` (one for all, or as many).
+    """Rotate every entry of `conditioning` toward its entry of `class_conditioning` (one for all, or as many).
 
     alpha, beta, norm   as in `slerp.adjust`
-    partners            encoder key -> row of the class conditioning for each row (-1: the row stays as it is); None: by position
-    start, end          share of the sampling in which the adjustment holds; outside of it the entry is used as it came
+    partners            encoder key -> row of the class conditioning for each row (-1 = the row does not change); None = by position
+    start, end          part of sampling in which the adjustment is active; outside of it the entry is used unchanged
 
-    Raises ValueError when counts, widths or lengths do not fit, with both numbers.
+    Raises ValueError, with both numbers, if counts, widths or lengths do not fit.
     """
     for name, value in (("alpha", alpha), ("beta", beta), ("start_percent", start), ("end_percent", end)):
         check_share(name, value)
     if start >= end:
         raise ValueError(f"start_percent is {start} and end_percent is {end}; the end must come after the start.")
     if not conditioning or not class_conditioning:
-        raise ValueError(f"The conditioning has {len(conditioning)} entries and the class conditioning {len(class_conditioning)}; both need one at least.")
+        raise ValueError(f"The conditioning has {len(conditioning)} entries and the class conditioning {len(class_conditioning)}; both need at least one.")
     if len(class_conditioning) not in (1, len(conditioning)):
         raise ValueError(
             f"The conditioning has {len(conditioning)} entries and the class conditioning {len(class_conditioning)}. "

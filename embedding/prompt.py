@@ -18,7 +18,7 @@ from .slerp import check_share
 
 @dataclass(frozen=True)
 class Encoded:
-    """Both conditionings, the class prompt that was built, the rotation that was used (with how it was chosen), and what looks like a slip."""
+    """Both conditionings, the class prompt, the rotation that was used and how it was chosen, and likely mistakes in the prompt."""
 
     conditioning: list
     class_conditioning: list
@@ -28,7 +28,7 @@ class Encoded:
     hints: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """A few lines for the artist."""
+        """The report for the artist, a few lines."""
         return "\n".join([f"class prompt: {self.class_text}", self._alpha(), *self.hints])
 
     def _alpha(self) -> str:
@@ -53,12 +53,12 @@ def encode_concept(
     start: float = 0.0,
     end: float = 1.0,
 ) -> Encoded:
-    """Encode `text`, and the same with the class word for each token it names, and turn the first toward the second.
+    """Encode `text` and its class prompt (each token replaced by its class word), and rotate the first toward the second.
 
-    clip         carries the tokens;  class_clip   encodes the class prompt (a base encoder is the steadier anchor); None: clip
-    alpha        None: the smallest that keeps the share `keep` of the context, see `auto`
+    clip         carries the tokens;  class_clip   encodes the class prompt (an untuned encoder is the steadier anchor); None = clip
+    alpha        None = the smallest that keeps the share `keep` of the context, see `auto`
     align        `token` or `position`, see `align`; by position the class prompt is padded by the encoder's own rule
-    Raises ValueError when the prompt names no token, a token has no class word, or the two text encoders do not fit.
+    Raises ValueError if the prompt names no token, a token has no class word, or the two text encoders are of different families.
     """
     class_clip = class_clip or clip
     carried = host_text.carried_tokens(clip)
@@ -70,7 +70,8 @@ def encode_concept(
     choice = None
     if alpha is None:
         check_share("keep", keep)
-        choice = auto.choose(concept_features(clip, class_clip, text), keep)
+        encoded = {"prompt": (tokens, conditioning), "class_prompt_": (class_tokens, class_conditioning) if align != "position" else None}  # padded there
+        choice = auto.choose(concept_features(clip, class_clip, text, **encoded), keep)
         alpha = choice.alpha
     partners = token_partners(clip, tokens, class_tokens) if align == "token" else None
     adjusted = adjust_conditioning(conditioning, class_conditioning, alpha, beta, norm, partners, start, end)
@@ -80,7 +81,7 @@ def encode_concept(
 
 
 def class_prompt(text: str, carried: dict[str, LearnedToken]) -> str:
-    """`text` with the class word in the place of each token that it names; ValueError with both when it names none."""
+    """`text` with each token replaced by its class word. Raises ValueError if it names no token."""
     names = host_text.mentions(text, carried)
     if not names:
         known = ", ".join(map(repr, carried)) or "none: connect the clip of Train Concept or Load Concept"
@@ -92,13 +93,13 @@ def class_prompt(text: str, carried: dict[str, LearnedToken]) -> str:
 
 
 def token_partners(clip, tokens, class_tokens) -> dict[str, torch.Tensor]:
-    """Encoder key -> partner rows (`align.by_token`) of two prompts that were tokenized for the same kind of CLIP."""
+    """Encoder key -> partner rows (`align.by_token`) of two prompts, tokenized for CLIPs of one family."""
     own, other = host_prompt.by_encoder(clip, tokens), host_prompt.by_encoder(clip, class_tokens)
     return {key: alignment.by_token(_ids(own[key]), _ids(other[key]), alignment.Special(*host_prompt.special_ids(clip, key))) for key in own if key in other}
 
 
 def text_partners(clip, text: str, class_text: str) -> dict[str, torch.Tensor]:
-    """`token_partners` of two prompts as texts; an empty `class_text` is `text` with the class word for its tokens."""
+    """`token_partners` of two prompts given as text. An empty `class_text` means `text` with its tokens replaced by their class words."""
     if clip is None or not text.strip():
         raise ValueError("align = token needs to know the prompts: connect clip and write text, or use Text Encode Concept, which does so by itself.")
     class_text = class_text if class_text.strip() else class_prompt(text, host_text.carried_tokens(clip))
@@ -106,7 +107,7 @@ def text_partners(clip, text: str, class_text: str) -> dict[str, torch.Tensor]:
 
 
 def sentence_rows(clip, tokens) -> dict[str, tuple[list[int], int]]:
-    """Encoder key -> (the row of the first end token of each chunk, count of rows): where an encoder sums up what stands before."""
+    """Encoder key -> (the row of the first end token of each chunk, count of rows): the row whose output summarizes the chunk."""
     found = {}
     for key, chunks in host_prompt.by_encoder(clip, tokens).items():
         end, rows, offset = host_prompt.special_ids(clip, key)[1], [], 0
@@ -129,15 +130,26 @@ def sentence_features(clip, tokens, conditioning) -> dict[str, torch.Tensor]:
     return features
 
 
-def concept_features(clip, class_clip, text: str) -> list[auto.Features]:
-    """The four prompts of `auto` for `text`, encoded; one for each encoder that the conditioning shows."""
+def concept_features(clip, class_clip, text: str, prompt=None, class_prompt_=None) -> list[auto.Features]:
+    """The four prompts of `auto` for `text`, encoded; one for each encoder that the conditioning shows.
+
+    prompt, class_prompt_  (tokens, conditioning) of `text` and of its class prompt where they are encoded already
+    """
     carried = host_text.carried_tokens(clip)
     named = [carried[name] for name in host_text.mentions(text, carried)]
     bare = "a photo of a " + " and a ".join(f"{token.text} {token.class_word}" for token in named)
+    wanted = (
+        (clip, text, prompt),
+        (class_clip, class_prompt(text, carried), class_prompt_),
+        (clip, bare, None),
+        (class_clip, class_prompt(bare, carried), None),
+    )
     four = []
-    for each, prompt in ((clip, text), (class_clip, class_prompt(text, carried)), (clip, bare), (class_clip, class_prompt(bare, carried))):
-        tokens = each.tokenize(prompt)
-        four.append(sentence_features(each, tokens, host_prompt.encode(each, tokens)))
+    for each, words, encoded in wanted:
+        if encoded is None:
+            tokens = each.tokenize(words)
+            encoded = tokens, host_prompt.encode(each, tokens)
+        four.append(sentence_features(each, *encoded))
     features = []
     for key in (key for key in four[0] if key in four[1]):
         own, other = four[0][key], four[1][key]

@@ -1,4 +1,4 @@
-"""Rotation and rescaling of embeddings toward their class: Test-time Embedding Adjustment (TEA), equations 1 and 2. Pure torch."""
+"""Spherical interpolation and Test-time Embedding Adjustment (TEA, equations 1 and 2): rotate embeddings toward their class. Pure torch."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ NORMS = ("midpoint", "class")
 
 
 def slerp(a: torch.Tensor, b: torch.Tensor, r: float | torch.Tensor) -> torch.Tensor:
-    """Spherical interpolation from `a` to `b` (Shoemake 1985), each vector of the last axis on its own.
+    """Spherical interpolation from `a` to `b` (Shoemake 1985) along the last axis.
 
         slerp(a, b; r) = sin((1-r) t)/sin t * a + sin(r t)/sin t * b        t = angle between a and b
 
     a, b   [..., D], broadcast against each other; any floating dtype (the result has that of `a`)
     r      share of the way, a number or a tensor [..., 1]
 
-    The weights multiply a and b as they are: vectors of one length stay on their sphere. Where the directions agree, or
-    one of them is the zero vector, it is the straight line. Where they are opposite every great circle is a shortest one:
-    the turn then leads through the coordinate axis in which `a` is smallest (the first of equals), the same each time.
+    Vectors of equal length stay on their sphere. For equal directions, or if one vector is zero, it is linear interpolation. For opposite
+    directions every great circle is a shortest path: the rotation then passes through the coordinate axis in which `a` is smallest (the
+    first of equals), so the result is always the same.
     """
     return _turn(a, b, r, lambda norm_a, norm_b: (torch.ones_like(norm_a), torch.ones_like(norm_b)))[0].to(a.dtype)
 
 
 def adjust(v: torch.Tensor, c: torch.Tensor, alpha: float | torch.Tensor = 0.2, beta: float = 0.5, norm: str = "midpoint") -> torch.Tensor:
-    """TEA: turn `v` by the share `alpha` toward the direction of its class `c` and give it a norm between the two.
+    """TEA: rotate `v` by the share `alpha` toward its class `c`, and give it a norm between the two.
 
         v_hat = slerp(n v/|v|, n c/|c|; alpha)      n = (1-beta)|v| + beta|c|   `midpoint`, the authors' released code
                                                     n = beta|c|                 `class`, as the paper writes it
@@ -31,8 +31,8 @@ def adjust(v: torch.Tensor, c: torch.Tensor, alpha: float | torch.Tensor = 0.2, 
     v, c   [..., D], broadcast over the leading axes; returns the shape of both together in the dtype of v
     alpha  rotation in [0, 1], a number or a tensor [..., 1];  beta in [0, 1]
 
-    Where alpha is 0 and n equals |v|, and where v or c is the zero vector (it has no direction), v is returned bit for bit.
-    Raises ValueError for values outside their range or widths that differ.
+    If alpha is 0 and n equals |v|, or if v or c is zero (and has no direction), v is returned bit for bit.
+    Raises ValueError for values out of range or different widths.
     """
     check_share("beta", beta)
     if not torch.is_tensor(alpha):
@@ -52,7 +52,7 @@ def adjust(v: torch.Tensor, c: torch.Tensor, alpha: float | torch.Tensor = 0.2, 
 
 
 def check_share(name: str, value: float) -> float:
-    """Return `value` if it lies in [0, 1], else raise ValueError; a link can carry what the widget would not."""
+    """`value` if it is in [0, 1], else ValueError: a link can carry values that the widget does not allow."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} is {value!r}; it must be a number from 0 to 1.")
     return float(value)
@@ -61,8 +61,8 @@ def check_share(name: str, value: float) -> float:
 def _turn(a, b, r, rescale, dtype=None):
     """slerp(s_a a, s_b b; r) with (s_a, s_b) = rescale(|a|, |b|), in float32 or wider; also |a|, |b| and s_a, each [..., 1].
 
-    Near 180 degrees the result is the small difference of two large terms: from 120 degrees on all is done again in float64
-    (where the device has it). Only three inner products and the last line see the whole width.
+    Near 180 degrees the result is a small difference of two large terms, so from 120 degrees on all is computed in float64 (if the
+    device has it). Only three inner products and the last line touch the whole width.
     """
     dtype = dtype or torch.promote_types(a.dtype, torch.float32)
     a, b = a.to(dtype), b.to(dtype)
@@ -75,14 +75,14 @@ def _turn(a, b, r, rescale, dtype=None):
     scale_a, scale_b = rescale(norm_a, norm_b)
     t = torch.acos(cos)
     sin_t = torch.sqrt((1 - cos) * (1 + cos))
-    # Where t is small the weights hardly depend on it, so the digits that acos loses there do no harm.
+    # For small t the weights hardly depend on it, so the precision that acos loses there does no harm.
     straight = sin_t < torch.finfo(dtype).eps ** 0.5
     divisor = torch.where(straight, 1.0, sin_t)
     weight_a = scale_a * torch.where(straight, 1 - r, torch.sin((1 - r) * t) / divisor)
     weight_b = scale_b * torch.where(straight, r, torch.sin(r * t) / divisor)
     out = (weight_a * a).addcmul_(weight_b, b)
 
-    opposite = (cos < 0) & (sin_t < torch.finfo(dtype).eps ** 0.25)  # half of the digits of 1 + cos are left
+    opposite = (cos < 0) & (sin_t < torch.finfo(dtype).eps ** 0.25)  # 1 + cos has lost half of its digits
     if bool(opposite.any()):
         unit = a / _safe(norm_a)
         length = (1 - r) * scale_a * norm_a + r * scale_b * norm_b

@@ -1,4 +1,4 @@
-"""TEA at the level of the token (equation 1): the learned input embedding of V* turns toward that of its class word. Pure torch."""
+"""Token SLERP, TEA on the token (equation 1): the learned input embedding of V* is rotated toward its class word's. Pure torch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .slerp import adjust
 def class_vector(pieces: torch.Tensor) -> torch.Tensor:
     """One vector [1, width] for a class word of several vocabulary pieces [count, width].
 
-    The direction of their mean at the mean of their norms: the plain mean of unrelated vectors is too short by sqrt(count),
-    and V* would be shrunk with it. One piece is itself, bit for bit.
+    The direction of their mean, at the mean of their norms: the plain mean of unrelated vectors is too short by sqrt(count) and would
+    shrink V*. A single piece is returned bit for bit.
     """
     if len(pieces) == 1:
         return pieces

@@ -1,4 +1,4 @@
-"""A small drawing board on Pillow, which the host has: crisp text and shapes by drawing large and scaling down."""
+"""A canvas on Pillow, which the host has: crisp text and shapes, drawn large and scaled down."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OVERSAMPLE = 3
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of a picture; the three `series` keep apart for colour-blind eyes and in grey."""
+    """Colors of a picture. The three `series` stay distinct for color-blind eyes and in gray."""
 
     paper: str
     panel: str
@@ -38,7 +38,7 @@ def _font(size: int) -> ImageFont.ImageFont:
 
 
 class Canvas:
-    """Coordinates are those of the finished picture, in pixels; (0, 0) is the upper left corner."""
+    """Coordinates are pixels of the finished picture; (0, 0) is the upper left corner."""
 
     def __init__(self, width: int, height: int, theme: Theme):
         self.theme, self.size = theme, (width, height)

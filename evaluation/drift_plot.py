@@ -1,4 +1,4 @@
-"""The picture of a token's drift: where its length and meaning stand among ordinary words, and what TEA does to both."""
+"""The drift plot: a token's length and meaning among ordinary words, and what TEA does to both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _METRICS = (("L2", "l2"), ("Hausdorff", "hausdorff"), ("Mahalanobis", "mahalanob
 
 
 def plots(drifts: list[Drift], theme: str = "dark") -> torch.Tensor:
-    """One picture for each, as a batch."""
+    """One picture for each drift, as a batch."""
     return torch.cat([plot(drift, theme) for drift in drifts])
 
 
@@ -87,7 +87,7 @@ def _histogram(canvas: Canvas, drift: Drift, key: str, left: float, top: float, 
 
 
 def _ranks(canvas: Canvas, drift: Drift, top: float, bottom: float) -> None:
-    """Distances of seventy adjectives from the class word, and where the token stands among them."""
+    """Distances of seventy adjectives from the class word, and the token's rank among them."""
     theme, left, right = canvas.theme, MARGIN + 24, WIDTH - MARGIN - 24
     _panel(canvas, MARGIN, top, WIDTH - MARGIN, bottom, f"Distance from “{_short(drift.class_word, 24)}”, among {len(drift.adjectives)} kinds of it")
     values = [*drift.adjectives.tolist(), *(state.distance for state in drift.states)]
@@ -113,7 +113,7 @@ def _ranks(canvas: Canvas, drift: Drift, top: float, bottom: float) -> None:
 
 
 def _sets(canvas: Canvas, drift: Drift, top: float, bottom: float) -> None:
-    """Scene kept, distance from the class's prompts and spread within the token's own, each state beside the other."""
+    """Scene kept, distance from the class's prompts and spread of the token's own, state by state."""
     theme, split, half = canvas.theme, MARGIN + 300, (top + bottom) / 2
     _panel(canvas, MARGIN, top, split, bottom, "Scene kept")
     step = (bottom - top - 70) / len(drift.states)

@@ -1,4 +1,4 @@
-"""The words of a drift measurement: what an artist reads first, then every number."""
+"""The drift report as text: the summary first, then all numbers."""
 
 from __future__ import annotations
 

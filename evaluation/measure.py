@@ -1,4 +1,4 @@
-"""Semantic drift of a token on a CLIP: encodes the prompts and gathers `drift`'s numbers before and after TEA."""
+"""Semantic drift of a token on a CLIP: encodes prompts and computes the metrics of `drift`, before and after TEA."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TokenState:
 
 @dataclass(frozen=True)
 class Drift:
-    """All that the report and the plot show of one token."""
+    """The drift of one token, for report and plot."""
 
     token: str
     class_word: str
@@ -63,7 +63,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class ClassSide:
-    """What belongs to the class word alone: its input embeddings, its prompts' features, and the adjectives' distances."""
+    """The class word's part: its input embeddings, the features of its prompts, and the adjectives' distances."""
 
     pieces: dict[str, torch.Tensor]  # encoder -> [vocabulary pieces, width]
     prompts: dict[str, torch.Tensor]  # encoder -> [contexts, width]

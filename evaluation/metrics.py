@@ -1,4 +1,4 @@
-"""Subject fidelity and prompt fidelity of generated pictures, whoever scores them: the miniature world's judge, or CLIP, DINO and BLIP-2.
+"""Subject fidelity and prompt fidelity of generated pictures, for any scorer.
 
 The protocol is DreamBooth's (Ruiz et al. 2023, section 4.1): subject fidelity is the mean cosine between a picture and every reference,
 prompt fidelity the agreement of picture and prompt with V* replaced by the class word.

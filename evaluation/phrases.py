@@ -1,4 +1,4 @@
-"""The words that Semantic Drift measures with: scenes for any kind of subject, and the adjectives of its kind."""
+"""The prompts of Semantic Drift: scenes for any subject, and seventy adjectives."""
 
 # `{}` is the subject. Half are short captions, half are sentences in which the scene has most of the words.
 CONTEXTS = (

@@ -1,4 +1,4 @@
-"""From an artist's pictures and prompts to a report: sizes made equal, tokens replaced, the measures called."""
+"""Evaluation of pictures: sizes made equal, tokens replaced by class words, scorers called, a report."""
 
 from __future__ import annotations
 

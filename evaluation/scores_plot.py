@@ -1,4 +1,4 @@
-"""The picture of a report: for each measure every picture's score, the mean with its interval, and the pictures at both ends."""
+"""The plot of a report: for each measure every picture's score, the mean with its interval, and the lowest and highest picture."""
 
 from __future__ import annotations
 

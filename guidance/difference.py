@@ -1,4 +1,4 @@
-"""How a tuned model differs from its base, weight by weight, and whether the difference is small enough to be told in factors."""
+"""The difference between a tuned model and its base, weight by weight, as factored terms where it has small factors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..host import adapters
 from ..host import patcher as host_patcher
 from ..host.adapters import LowRank, Patch, Scale, Term
 
-# A second module costs a second forward; a second weight for the weak rows costs memory only. Up to this share of the weights, the memory is the smaller price.
+# A second module costs a second forward, a second weight for the weak rows only memory. Up to this share of the weights, memory is cheaper.
 LARGE_SHARE = 0.25
 
 _compared: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -20,9 +20,9 @@ _compared: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Change:
-    """tuned - base of one weight: the sum of factor * term, or not told in terms (`terms` is None: compare the weights themselves).
+    """tuned - base of one weight: the sum of factor * term, or `terms` None (compare the weights themselves).
 
-    Where only the tuned one has patches, `own` are these, on top of the first `below` that both have: `multiplied` may read terms from them.
+    own, below  the patches of the tuned weight alone, after the first `below` patches that both have; `multiplied` may read terms from them
     """
 
     key: str
@@ -41,7 +41,7 @@ class Difference:
 
 
 def compare(tuned, base) -> Difference:
-    """The difference of two patchers of one architecture. ValueError, one sentence, for a pair that does not fit."""
+    """The difference of two patchers of one architecture. Raises ValueError, one sentence, for a pair that does not fit."""
     _check_family(tuned, base)
     stored, separate = (set(), False) if host_patcher.share_module(tuned, base) else _stored_differences(tuned, base)
     if stored and (packed := next((key for key in sorted(stored) if host_patcher.is_packed(tuned, key) or host_patcher.is_packed(base, key)), None)):
@@ -73,7 +73,7 @@ def compare(tuned, base) -> Difference:
 
 
 def shared_patches(tuned: list[Patch], base: list[Patch]) -> int:
-    """How many patches both lists begin with."""
+    """The number of equal patches at the start of both lists."""
     shared = 0
     while shared < min(len(tuned), len(base)) and adapters.same_patch(tuned[shared], base[shared]):
         shared += 1
@@ -81,12 +81,12 @@ def shared_patches(tuned: list[Patch], base: list[Patch]) -> int:
 
 
 def patch_difference(key: str, shape, tuned: list[Patch], base: list[Patch]) -> tuple[Change | None, bool]:
-    """(the change that two lists of patches make to one weight, None where they agree; is the tuned list the stronger one?)"""
+    """(the change between two lists of patches on one weight, or None if they are equal; is the tuned list the stronger one?)"""
     shared = shared_patches(tuned, base)
     tuned, base = tuned[shared:], base[shared:]
     if not tuned and not base:
         return None, False
-    # what both have at another place or strength: one term with the difference of the strengths
+    # a patch that both have, at another position or strength: one term with the difference of the strengths
     pairs: list[list] = [[patch, patch[0], 0.0] for patch in tuned]
     for patch in base:
         twin = next((pair for pair in pairs if adapters.same_target(pair[0], patch) and adapters.same_value(pair[0][1], patch[1])), None)
@@ -104,10 +104,10 @@ def patch_difference(key: str, shape, tuned: list[Patch], base: list[Patch]) -> 
 
 
 def multiplied(own: tuple[Patch, ...], shape: torch.Size, below: Callable[[int], torch.Tensor]) -> tuple[tuple[float, Term], ...] | None:
-    """tuned - base in terms, for patches `own` that multiply the weight: DoRAs among LoRAs, or one OFT. None for all others.
+    """tuned - base as terms, for patches `own` that multiply the weight: DoRAs among LoRAs, or one OFT. None for all others.
 
-    Together they make W' = diag(c) W + L of the base W, so that W' - W = diag(1 - 1/c) W' + diag(1/c) L: what is kept has the size of the
-    adapter. `below(i)`: the weight under patch i of `own`, in float32, whose rows DoRA measures.
+    They make W' = diag(c) W + L of the base W, so W' - W = diag(1 - 1/c) W' + diag(1/c) L, whose terms are as small as the adapter.
+    below(i): the weight under patch i of `own`, in float32, for DoRA's norms.
     """
     if len(own) == 1 and (turn := adapters.oft_rotation(own[0], shape)) is not None:
         return ((1.0, turn),)
@@ -133,7 +133,7 @@ def multiplied(own: tuple[Patch, ...], shape: torch.Size, below: Callable[[int],
 def _check_family(tuned, base) -> None:
     for name, one in (("model", tuned), ("base_model", base)):
         if host_patcher.has_bypass(one):
-            raise ValueError(f"`{name}` carries a LoRA in bypass mode, whose effect cannot be compared with the base: load it with the ordinary LoRA loader.")
+            raise ValueError(f"`{name}` carries a LoRA in bypass mode, which cannot be compared with the base. Load it with the ordinary LoRA loader.")
     if host_patcher.share_module(tuned, base):
         return
     ours, theirs = host_patcher.weight_shapes(tuned), host_patcher.weight_shapes(base)
@@ -157,7 +157,7 @@ def _padded(tuned, base) -> bool:
 
 
 def _stored_differences(tuned, base) -> tuple[set[str], bool]:
-    """(keys of the stored weights that differ, are they too many for one module?). Compared once for each pair of loaded models."""
+    """(keys of the stored weights that differ, are they too many for one module?). Computed once for each pair of loaded models."""
     known = _compared.setdefault(tuned.model, weakref.WeakKeyDictionary())
     if base.model not in known:
         known[base.model] = _scan(tuned, base)

@@ -2,9 +2,9 @@
 
     W_w = omega W' + (1 - omega) W = W' - (1 - omega) A        W' tuned, W base, A = W' - W
 
-The host has W' in the layer already. Where A has small factors, only these are kept, and (1 - omega) A is subtracted from the weak rows'
-output or from the weight, at each call anew (`Correction`). Otherwise the weak rows get a layer with W_w of their own (`SecondWeight`).
-Both are the layer's `forward` during a sampling run and leave no trace after it. Which rows are weak is in `rows`.
+The layer holds W'. If A has small factors, only these are kept, and each call subtracts (1 - omega) A from the weak rows' output or from
+the weight (`Correction`). Otherwise the weak rows get their own layer with W_w (`SecondWeight`). Both replace the layer's `forward` during
+a sampling run and leave no trace after it. `Rows` says which rows are weak.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .rows import Rows
 
 
 class Weakened:
-    """A layer's `forward` for one run: `original` is the forward that it stands on, `ran` whether a weak row came through it."""
+    """A layer's `forward` for one run. original: the forward below it; ran: whether a weak row has passed."""
 
     def __init__(self, rows: Rows, original, layer: torch.nn.Module):
         self.rows, self.original, self.layer, self.ran, self.retired = rows, original, layer, False, False
@@ -33,7 +33,7 @@ class Weakened:
         raise NotImplementedError
 
     def retire(self) -> None:
-        """The run is over, but a function of another pack still holds this one: from now on it is the forward below it, and keeps no tensors."""
+        """The run is over, but another pack still holds this forward: from now on it only calls the one below, and keeps no tensors."""
         original, ran = self.original, self.ran
         vars(self).clear()
         self.original, self.ran, self.retired = original, ran, True
@@ -48,10 +48,10 @@ class Weakened:
 
 
 class Correction(Weakened):
-    """forward(x) of the tuned layer, less (1 - omega) A x on the weak rows: taken off the output, or off the weight where that is less work."""
+    """forward(x) of the tuned layer minus (1 - omega) A x on the weak rows, subtracted from the output or, if that is less work, from the weight."""
 
     def __init__(self, rows: Rows, original, layer: torch.nn.Module, parts: list[Part], bias: torch.Tensor | None, tuned_bias: torch.Tensor | None = None):
-        """`bias`: what the two biases differ in, if anything; `tuned_bias`: the tuned layer's, which some pieces need."""
+        """bias: the difference of the two biases, if any; tuned_bias: the tuned layer's, which some parts need."""
         super().__init__(rows, original, layer)
         self.parts, self.bias = parts, bias
         taken = [of for of in (part.of_bias(tuned_bias) for part in parts if tuned_bias is not None) if of is not None]
@@ -80,7 +80,7 @@ class Correction(Weakened):
 
 
 class SecondWeight(Weakened):
-    """forward(x) of the tuned layer for the strong rows, of a layer with other weights for the weak rows."""
+    """forward(x) of the tuned layer for the strong rows, and of a second layer for the weak rows."""
 
     def __init__(self, rows: Rows, original, layer: torch.nn.Module, second: torch.nn.Module):
         super().__init__(rows, original, layer)
@@ -101,7 +101,7 @@ class SecondWeight(Weakened):
 
 
 def two_products(layer, x, rows: Rows, weight, bias):
-    """The layer's own weight and bias on the strong rows of `x`, `weight` and `bias` on the weak rows. A linear layer writes both into one output."""
+    """The layer's own weight and bias on the strong rows of `x`, the given ones on the weak rows. A linear layer writes both into one output."""
     host_patcher.heed_interrupt()
     if is_convolution(layer):
         pairs = {True: (weight, bias), False: (layer.weight, layer.bias)}
@@ -115,10 +115,10 @@ def two_products(layer, x, rows: Rows, weight, bias):
 
 
 class SecondDelta(Weakened):
-    """forward(x) of the tuned layer, plus (omega - 1) times a layer with A for its weight on the weak rows.
+    """forward(x) of the tuned layer, plus (omega - 1) times a layer with the weight A on the weak rows.
 
-    Dearer than `SecondWeight` by one product on the weak rows, but right while the tuned weight itself changes (conditioning hooks)
-    or omega does. Linear, convolution, norm and embedding layers are all linear in weight and bias together.
+    Costs one product on the weak rows more than `SecondWeight`, but stays right while the tuned weight changes (conditioning hooks) or
+    omega does. Linear, convolution, norm and embedding layers are all linear in weight and bias together.
     """
 
     def __init__(self, rows: Rows, original, layer: torch.nn.Module, second: torch.nn.Module):

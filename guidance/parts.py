@@ -1,4 +1,4 @@
-"""A = W' - W of one layer in pieces, each of which can be taken off in two ways: from the weight, or from the layer's output.
+"""The difference A = W' - W of one layer in parts. Each can be subtracted from the weight, or from the layer's output.
 
     W_w = W' + (omega - 1) A            one product of the factors, whatever the size of the image
     y_w = W' x + (omega - 1) A x        the factors on every position of the input, whatever the size of the layer
@@ -20,7 +20,7 @@ PASSES, CONVOLUTION_PASSES = 16, 48
 
 
 class Part:
-    """One piece of A. `work`: multiplications for one position of the input; `cost`: for the whole weight."""
+    """One part of A. work: multiplications for one position of the input; cost: for the whole weight."""
 
     work = cost = 0
 

@@ -1,8 +1,8 @@
-"""Where the weak model predicts: for the conditions that the guider calls negative, under any sampler, guider and batching.
+"""Routing: the weak model predicts the conditions that the guider calls negative, under any sampler, guider and batching.
 
-At the start of a run each condition is marked with the name of the list that holds it (positive, negative ...). Marks survive what the host and
-other packs do with conditions: copies for areas, windows, other orders. Prediction by prediction the lists with a weak mark are weak.
-Both sides go through the model in one batch where the host and this run promise where the rows are (`host_patcher.batch_rows`); else one after the other.
+At the start of a run each condition is marked with the name of its list (positive, negative, ...). Marks survive what the host and other
+packs do with conditions: copies for areas, windows, other orders. In each prediction, the lists with a weak mark are weak. Both sides share
+a batch if its rows are known (`host.batch_rows`); otherwise they run one after the other.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import sys
 
 from ..host import patcher as host_patcher
 from ..host import sampling
-from .run import KEY, SECOND, Run, log
+from .run import KEY, SECOND, GuidedRun, log
 from .weak_model import WeakModel
 
-# Perp-Neg holds the null prompt in a list of its own; guidance goes away from it, too.
+# Perp-Neg has the null prompt in a list of its own; guidance points away from it, too.
 WEAK_SIDES = ("negative", "empty_negative_prompt")
 
 
 def attach(model, weak: WeakModel, sides: tuple[str, ...] = WEAK_SIDES):
-    """A clone of `model` on which the negative side of every guider (the conditions that it holds under the names `sides`) is predicted by `weak`."""
+    """A clone of `model` on which `weak` predicts the negative side of every guider: its conditions with the names `sides`."""
     clone = model.clone()
     routing = Routing(weak, sides)
     host_patcher.wrap(clone, KEY, sampler_sample=routing.sampler_sample)
@@ -31,7 +31,7 @@ def attach(model, weak: WeakModel, sides: tuple[str, ...] = WEAK_SIDES):
 
 
 def detach(model):
-    """`model` without guidance of ours: itself where there is none."""
+    """`model` without our guidance; itself if it has none."""
     if not host_patcher.has_wrappers(model, KEY):
         return model
     clone = model.clone()
@@ -41,7 +41,7 @@ def detach(model):
 
 
 class Routing:
-    """What one patched model does in a run. All that belongs to a run is in `run`, which is None between runs."""
+    """The hooks of one patched model. All state of a run is in `run`, which is None between runs."""
 
     def __init__(self, weak: WeakModel, sides: tuple[str, ...]):
         self.weak, self.sides, self.run = weak, sides, None
@@ -49,8 +49,8 @@ class Routing:
 
     def sampler_sample(self, executor, guider, sigmas, extra_args, *args, **kwargs):
         """Around the whole run: the weak weights are in place inside, and gone afterwards."""
-        outer, self.run, self.sampled = self.run, Run(self.weak, guider, self.sides), True
-        # added here, and so inside those of all other packs, which may cut a prediction into windows
+        outer, self.run, self.sampled = self.run, GuidedRun(self.weak, guider, self.sides), True
+        # added here, so inside the wrappers of all other packs, which may cut a prediction into windows
         sampling.add_wrappers(extra_args["model_options"], KEY, calc_cond_batch=self.run.predict, apply_model=self.run.forward)
         try:
             with self.run.weights(guider):
@@ -65,7 +65,7 @@ class Routing:
         self.sampled = False
 
     def cleanup(self, patcher) -> None:
-        """The run is over. A guider that holds the model beside its main one never asks for our wrapper."""
+        """The run is over. A guider that has this model only beside its main one never calls our wrapper."""
         if not self.sampled and sys.exc_info()[0] is None:
             log.warning(
                 "Personalization Guidance had no effect: its model was not the main model of the guider (but the negative one of Dual Model CFG Guider, for example). "

@@ -1,8 +1,8 @@
-"""Which rows of a layer's input belong to the weak model: known, or the forward is refused. Nothing is concluded from sizes.
+"""The weak rows of a layer's input: known, or the forward is refused. Nothing is inferred from sizes.
 
-One forward has either one side (all rows weak or all strong: then no layout matters), or both sides in one batch. In a batch a layer must
-be given exactly the rows of the batch, in their order. Which networks promise that is declared in `host.batch_rows`; a layer that is given another
-number of rows raises `RowsUnknown`, and the caller predicts each side in a forward of its own.
+A forward has either one side (all rows weak, or all strong: no layout matters), or both sides in one batch. In a batch, a layer must get
+exactly the rows of the batch in their order. `host.batch_rows` declares which networks promise that. A layer that gets another number of
+rows raises `RowsUnknown`, and the caller predicts each side in its own forward.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ Span = slice
 
 
 class RowsUnknown(Exception):
-    """The weak rows of a batch cannot be told. The text says why, as the end of a sentence that begins with "because"."""
+    """The weak rows of a batch are not known. The message says why, as a clause after "because"."""
 
 
 class Rows:
-    """The weak rows of the forward that runs now, and how weak they are: set before each forward, read by every layer in it."""
+    """The weak rows of the current forward, and omega. Set before each forward, read by every layer in it."""
 
     def __init__(self, omega: float):
         self.omega = omega
@@ -25,7 +25,7 @@ class Rows:
         self.spans: tuple[Span, ...] = ()
 
     def one_side(self, weak: bool) -> None:
-        """All rows of the next forward are weak, or none is, whatever its layers make of them."""
+        """All rows of the next forward are weak, or none is, whatever its layers do with them."""
         self.total, self.spans = None, (slice(None),) if weak else ()
 
     def both_sides(self, spans, total: int) -> None:
@@ -33,7 +33,7 @@ class Rows:
         self.total, self.spans = total, tuple(slice(*span) for span in spans)
 
     def of(self, x: torch.Tensor) -> tuple[Span, ...]:
-        """The weak slices of the first dimension of `x`, in order; empty where no row is weak. Raises RowsUnknown."""
+        """The weak slices of the first dimension of `x`, in order; empty if no row is weak. Raises RowsUnknown."""
         if self.total is not None and (x.ndim < 2 or x.shape[0] != self.total):
             raise RowsUnknown(f"a layer was given {x.shape[0] if x.ndim > 1 else 'one'} rows in a batch of {self.total}")
         return self.spans

@@ -1,4 +1,4 @@
-"""One sampling run with a weak model: which conditions are weak, and one forward for both sides or one for each."""
+"""One sampling run with a weak model: which conditions are weak, and whether both sides share a forward."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ log = logging.getLogger(__name__)
 KEY = "kindred_guidance"
 SECOND = "kindred_weak_model"
 
-# What a forward that begins now has in it.
+# The content of the current prediction.
 STRONG, WEAK, BOTH, ELSEWHERE = "strong", "weak", "both", "elsewhere"
 
 
-class Run:
-    """The state of one run. Its `predict` and `forward` are wrapped around the host's predictions and forwards."""
+class GuidedRun:
+    """The state of one sampling run. `predict` and `forward` wrap the host's predictions and forwards."""
 
     def __init__(self, weak: WeakModel, guider, sides: tuple[str, ...]):
         self.weak, self.schedule = weak, weak.schedule
@@ -40,7 +40,7 @@ class Run:
 
     @contextmanager
     def weights(self, guider):
-        """While open, the weak weights are in the model, or beside it."""
+        """Within it, the weak weights are in the model, or beside it."""
         patcher = guider.model_patcher
         if not self.weak.separate:
             with self.weak.installed(patcher, self.rows, sampling.has_weight_hooks(guider)) as layers:
@@ -50,8 +50,8 @@ class Run:
         self.second = patcher.get_additional_models_with_key(SECOND)[0]
         if host_patcher.injections(patcher):
             raise ValueError(
-                "Personalization Guidance with two separate checkpoints does not work with modules that another node puts into the model: they would be in one of the two only. "
-                f"Use a LoRA on one checkpoint instead, or take that node out ({', '.join(host_patcher.injections(patcher))})."
+                "Personalization Guidance with two separate checkpoints does not work with modules that another node injects: only one of the two would have them. "
+                f"Use a LoRA on one checkpoint instead, or remove that node ({', '.join(host_patcher.injections(patcher))})."
             )
         with host_patcher.sampling_settings_of(patcher, self.second):
             yield
@@ -59,7 +59,7 @@ class Run:
     # ---- one prediction ----------------------------------------------------------------------------------------------------------
 
     def predict(self, executor, model, conds, x_in, timestep, model_options):
-        """Around one prediction of several lists of conditions."""
+        """Wraps one prediction of several lists of conditions."""
         if model is not self.module and not any(sampling.is_marked(one, KEY) for one in conds):
             self.predictions[ELSEWHERE] += 1
             return self._with(ELSEWHERE, executor, model, conds, x_in, timestep, model_options)
@@ -68,7 +68,7 @@ class Run:
         if not weak:
             return self._with(STRONG, executor, model, conds, x_in, timestep, model_options)
         if not (self.schedule.whole and self.schedule.constant):
-            sigma = float(timestep.flatten()[0])  # waits for the GPU, so only where asked for
+            sigma = float(timestep.flatten()[0])  # waits for the GPU, so only if needed
             if not self.schedule.whole and not self.schedule.guides(sigma, self.percent_to_sigma):
                 strong = next((i for i, conditions in enumerate(conds) if sampling.sides_of(conditions, KEY) == {"positive"}), None)
                 if strong is not None:  # no guidance: the weak prediction is the strong one, at no forward
@@ -81,17 +81,17 @@ class Run:
         return out
 
     def _is_weak(self, conditions) -> bool:
-        """Is a list of conditions weak? Raises RuntimeError where that is not known."""
+        """Is a list of conditions weak? Raises RuntimeError if that is not known."""
         sides = sampling.sides_of(conditions, KEY)
         if None not in sides and (sides <= self.sides or not sides & self.sides):
             return sides <= self.sides
         raise RuntimeError(
-            "Personalization Guidance was given conditions that are not those of the guider, or positive and negative ones in one list, so it cannot tell which the weak model "
-            "predicts. Take out the node that makes or mixes conditions while sampling (Perp-Neg as a model patch, for example; use Perp-Neg Guider), or use plain CFG."
+            "Personalization Guidance got conditions that are not the guider's, or positive and negative ones in one list, so it cannot tell which ones the weak model "
+            "predicts. Remove the node that makes or mixes conditions while sampling (Perp-Neg as a model patch, for example; use Perp-Neg Guider), or use plain CFG."
         )
 
     def _guided(self, executor, model, conds, x_in, timestep, model_options, weak):
-        """A prediction with weak lists, in one batch or one side after the other."""
+        """A prediction with weak lists, in one batch or side by side."""
         present = {i for i, one in enumerate(conds) if one}
         if self.weak.separate:
             options = {name: value for name, value in model_options.items() if name != "multigpu_clones"}
@@ -108,7 +108,7 @@ class Run:
         return self._apart(executor, conds, x_in, timestep, weak, present, dict.fromkeys((True, False), (model, model_options)))
 
     def _apart(self, executor, conds, x_in, timestep, weak, present, models):
-        """Each side in forwards of its own. All other lists are None then, as the host leaves out a negative list at cfg 1."""
+        """Each side in its own forwards. The other lists are None then, as the host leaves out the negative list at cfg 1."""
         model, options = models[True]
         out = self._with(WEAK, executor, model, [one if i in weak else None for i, one in enumerate(conds)], x_in, timestep, options)
         if present <= weak:
@@ -126,7 +126,7 @@ class Run:
             self.content, self.weak_lists, self.batch = before
 
     def _why_apart(self, model_options) -> str | None:
-        """Why the rows of both sides in one batch would not be known, or None where they are."""
+        """Why the rows of a batch with both sides would not be known, or None if they are."""
         if not self.examined:  # once a run: injected modules are in place by now
             self.examined = True
             network = host_patcher.network(self.module)
@@ -138,15 +138,15 @@ class Run:
     # ---- one forward -------------------------------------------------------------------------------------------------------------
 
     def forward(self, executor, x, *args, **kwargs):
-        """Around one forward: tell the layers which of its rows are weak."""
+        """Wraps one forward: sets which of its rows are weak."""
         if self.weak.separate or self.content == ELSEWHERE:
             return executor(x, *args, **kwargs)
         if executor.class_obj is not self.module:
-            raise RuntimeError("Personalization Guidance works on one GPU: its weights are not on the others. Take the multi-GPU node out, or use plain CFG.")
+            raise RuntimeError("Personalization Guidance works on one GPU: its weights are not on the others. Remove the multi-GPU node, or use plain CFG.")
         if self.content is None:
             raise RuntimeError(
-                "The model was run outside of the host's predictions, so Personalization Guidance cannot tell which conditions that is for. "
-                "Take out the node that calls the model itself (a sampler or guider of another pack), or use plain CFG."
+                "A node called the model outside the host's predictions, so Personalization Guidance cannot tell which conditions that was for. "
+                "Remove the node that calls the model itself (a sampler or guider of another pack), or use plain CFG."
             )
         before = self.rows.total, self.rows.spans
         if self.content != BOTH:

@@ -1,6 +1,6 @@
-"""omega over the course of sampling, and the part of it in which there is guidance at all.
+"""The schedule of omega over sampling, and the guidance interval.
 
-Time is the host's "percent": 0 at pure noise, 1 at the image, as in the start and end percent of its conditioning nodes.
+Time is the host's "percent": 0 at pure noise, 1 at the image, as in its conditioning nodes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CURVES: dict[str, Callable[[float], float]] = {  # x in [0, 1] -> share of the w
 
 
 def check_omega(omega: float, name: str = "omega") -> float:
-    """`omega` as a float in [0, 1]. The server checks typed values only; what comes through a link is checked here."""
+    """`omega` as a float in [0, 1]. The server checks widget values only; a value from a link is checked here."""
     try:
         value = float(omega)
     except (TypeError, ValueError):
@@ -60,7 +60,7 @@ class Schedule:
 
     @property
     def is_cfg(self) -> bool:
-        """Does it leave nothing to do but plain CFG?"""
+        """Is it plain CFG?"""
         return self.constant and self.omega == 1.0 and self.whole
 
     def at(self, percent: float) -> float:
@@ -77,7 +77,7 @@ class Schedule:
 
 
 def percent_of(sigma: float, percent_to_sigma: Callable[[float], float], digits: int = 20) -> float:
-    """The percent whose sigma is `sigma`: bisection, because the hosts' schedules only go the other way. They fall from 0 to 1."""
+    """The percent of `sigma`, by bisection: the host's schedules only go from percent to sigma, which falls from 0 to 1."""
     low, high = 0.0, 1.0
     for _ in range(digits):
         middle = (low + high) / 2

@@ -1,4 +1,4 @@
-"""What the weak model of a pair is, and how it stands beside the tuned one while sampling: inside its layers, or as a second module."""
+"""The weak model of a pair, and its place while sampling: inside the tuned model's layers, or as a second module."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class WeakModel:
-    """The weights between `base` and `tuned` (theta_w = omega theta' + (1 - omega) theta) for any pair of one architecture.
+    """The weights theta_w = omega theta' + (1 - omega) theta between `base` and `tuned`, for any pair of one architecture.
 
     Raises ValueError for a pair that does not fit. Nothing is computed or allocated before `installed`.
     """
@@ -33,7 +33,7 @@ class WeakModel:
             if not self.separate:
                 self._refuse_unreachable()
         self._tuned_patches, self._base_patches = host_patcher.weight_patches(tuned), host_patcher.weight_patches(base)
-        self._multiplied: dict[str, tuple | None] = {}  # the terms of DoRA and OFT, once read
+        self._multiplied: dict[str, tuple | None] = {}  # cache of the terms of DoRA and OFT
         self.told = False
 
     def paths(self) -> list[str]:
@@ -42,9 +42,10 @@ class WeakModel:
 
     @contextmanager
     def installed(self, patcher, rows: Rows, moving: bool):
-        """While open, the module of `patcher` (a clone of `tuned`) computes the rows that `rows` names with the weak weights.
+        """Within it, the module of `patcher` (a clone of `tuned`) computes the weak `rows` with the weak weights.
 
-        `moving`: the tuned weights may change during the run (conditioning hooks). Afterwards the module is as before, whatever happened.
+        moving  the tuned weights may change during the run (conditioning hooks)
+        Afterwards the module is as before, also after an exception.
         """
         placed: list[tuple[torch.nn.Module, object, Weakened]] = []
         try:
@@ -56,8 +57,8 @@ class WeakModel:
             for path, layer, forward in built:
                 if not host_patcher.has_own_forward(layer, _bare(layer.forward)):
                     raise RuntimeError(
-                        "Another node replaced what a layer computes that the tuning changes, so Personalization Guidance cannot put the weak weight under it. "
-                        f"Take that node out, or use plain CFG. The layer is {path!r}."
+                        "Another node replaced the forward of a tuned layer, so Personalization Guidance cannot put the weak weight under it. "
+                        f"Remove that node, or use plain CFG. The layer is {path!r}."
                     )
                 placed.append((layer, layer.__dict__.get("forward"), forward))
                 layer.forward = forward
@@ -66,14 +67,14 @@ class WeakModel:
         finally:
             for layer, before, forward in reversed(placed):
                 if layer.__dict__.get("forward") is not forward:
-                    forward.retire()  # another pack put its own on top during the run, and will put ours back when it leaves
+                    forward.retire()  # another pack wrapped it during the run, and will put it back when it leaves
                 elif before is None:
                     del layer.forward
                 else:
                     layer.forward = before
 
     def _by_layer(self, patcher) -> dict[str, dict[str, Change]]:
-        """Layer path -> parameter name -> change, for the patches that `patcher` has now (nodes after ours may have added some, to both sides)."""
+        """Layer path -> parameter name -> change, for the current patches of `patcher` (later nodes may have added some, to both sides)."""
         now = host_patcher.weight_patches(patcher)
         layers: dict[str, dict[str, Change]] = {}
         for key, change in self.difference.changes.items():
@@ -85,7 +86,7 @@ class WeakModel:
         return layers
 
     def _forward(self, patcher, layer, changes: dict[str, Change], rows: Rows, moving: bool):
-        """The layer's forward for the run."""
+        """The forward that the layer gets for the run."""
         original = _bare(layer.forward)
         device = host_patcher.load_device(patcher)
         weight, bias = changes.get("weight"), changes.get("bias")
@@ -97,7 +98,7 @@ class WeakModel:
                 added = sum(term.value.to(device, torch.float32) * factor for factor, term in bias.terms) if bias else None
                 tuned = self._patched(patcher, layer, f"{weight.key.rpartition('.')[0]}.bias", device) if weight else None
                 return Correction(rows, original, layer, parts, added, tuned)
-        packed = any(host_patcher.is_packed(patcher, change.key) for change in changes.values())  # only the difference is at hand then
+        packed = any(host_patcher.is_packed(patcher, change.key) for change in changes.values())  # its values cannot be read, only the difference
         delta = moving or not self.schedule.constant or packed
         values = {name: self._value(patcher, changes[name], delta, device) for name in changes}
         for name in {"weight", "bias"} - values.keys():
@@ -118,7 +119,7 @@ class WeakModel:
         return self._multiplied[change.key]
 
     def _value(self, patcher, change: Change, delta: bool, device) -> torch.Tensor:
-        """W_w of one weight, or A where `delta`. Computed in float32, kept in the weight's own dtype. Raises ValueError for a packed weight that is needed."""
+        """W_w of one weight, or A if `delta`. Computed in float32, stored in the weight's own dtype. Raises ValueError for a packed weight that is needed."""
         key, omega = change.key, self.schedule.omega
         mine, theirs = self._tuned_patches.get(key, []), self._base_patches.get(key, [])
         if delta and change.terms is not None:  # A does not depend on the weight
@@ -137,7 +138,7 @@ class WeakModel:
         return value.to(host_patcher.storage_dtype(patcher, key))
 
     def _unchanged(self, patcher, layer, key: str, name: str, delta: bool, device) -> torch.Tensor | None:
-        """The parameter in which the two do not differ, for the weak rows' layer: as tuned, or zero where only the difference counts."""
+        """An equal parameter for the weak rows' layer: the tuned one, or zero if only the difference counts."""
         key = f"{key.rpartition('.')[0]}.{name}"
         if layer._parameters.get(name) is None:
             return None
@@ -145,7 +146,7 @@ class WeakModel:
         return value.to(host_patcher.storage_dtype(patcher, key))
 
     def _patched(self, patcher, layer, key: str, device) -> torch.Tensor | None:
-        """A parameter of the layer with all patches that it has now, in float32; None where the layer has none of that name."""
+        """A parameter of the layer with all current patches, in float32; None if the layer has no such parameter."""
         if layer._parameters.get(key.rpartition(".")[2]) is None:
             return None
         return host_patcher.patched(patcher, key, host_patcher.weight_patches(patcher).get(key, []), device)
@@ -161,19 +162,19 @@ class WeakModel:
             layer, name = host_patcher.weight_owner(self.tuned, key)
             if name not in ("weight", "bias") or not host_patcher.is_rowwise(layer):
                 raise ValueError(
-                    f"The pair differs in {key!r}, a weight that is used outside of an ordinary layer, so its rows cannot be told apart in one batch. "
-                    "Save the tuned model as a checkpoint and load it with its own loader: two separate models work with any difference, at a constant omega."
+                    "The pair differs in a weight that is used outside an ordinary layer, so its rows cannot be told apart in one batch. "
+                    f"Save the tuned model as a checkpoint and load it with its own loader: two separate models work with any difference, at a constant omega. The weight is {key!r}."
                 )
 
     def tell(self, layers, size: int, apart: str | None) -> None:
-        """Log once how the weak model is made and what it costs. `apart`: why each side has a forward of its own, if it has."""
+        """Log once how the weak model is made and what it costs. apart: why each side has its own forward, if it has."""
         if not self.told:
             self.told = True
             log.info("%s", describe(self, layers, size, apart))
 
 
 def describe(weak: WeakModel, layers, size: int, apart: str | None = None) -> str:
-    """One line: how the weak model is made, and its price."""
+    """One line: how the weak model is made, and its cost."""
     schedule = weak.schedule
     omega = f"{schedule.omega:g}" if schedule.constant else f"{schedule.omega:g} to {schedule.omega_end:g}"
     megabytes = f"{size / 2**20:,.1f} MB"
@@ -190,7 +191,7 @@ def describe(weak: WeakModel, layers, size: int, apart: str | None = None) -> st
 
 
 def _bare(forward):
-    """The host's forward beneath one that we installed for an outer sampling run."""
+    """The host's forward under one of ours from an outer sampling run."""
     while isinstance(forward, Weakened):
         forward = forward.original
     return forward

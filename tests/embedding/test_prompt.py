@@ -140,3 +140,14 @@ def test_a_scheduled_lora_on_the_text_encoder_keeps_its_schedule():
             assert got[1]["hooks"] is own[1]["hooks"] and got[1]["clip_end_percent"] == own[1]["clip_end_percent"]
             want = pack("embedding.conditioning").adjust_conditioning([own], [other], 0.2, partners=partners)
             assert torch.allclose(got[0], want[0][0], atol=1e-6)
+
+
+@pytest.mark.parametrize("align, encoded", [("token", 4), ("position", 5)])
+def test_auto_alpha_encodes_each_prompt_once(align, encoded, monkeypatch):
+    """Prompt and class prompt, and both bare ones. By position the class prompt is padded, so that its features are encoded apart."""
+    host, calls = pack("host.prompt"), []
+    encode_once = host.encode
+    monkeypatch.setattr(host, "encode", lambda clip, tokens: calls.append(1) or encode_once(clip, tokens))
+    with torch.inference_mode():
+        pack("embedding.prompt").encode_concept(carrying("sd15"), TEXT, alpha=None, align=align)
+    assert len(calls) == encoded

@@ -98,7 +98,7 @@ def test_what_is_missing_is_named():
             host_text.embed_word(clip, "clip_l", " ")
         with pytest.raises(ValueError, match="carries no token"):
             adjust_clip(clip, "", "", 0.2, 0.5, "midpoint")
-        with pytest.raises(ValueError, match="what kind"):
+        with pytest.raises(ValueError, match="has no class word"):
             adjust_clip(host_text.carry_tokens(clip, [make_token(clip, word="")]), "<v1>", "", 0.2, 0.5, "midpoint")
         with pytest.raises(ValueError, match="alpha is nan"):
             adjust_clip(carrying, "<v1>", "", float("nan"), 0.5, "midpoint")

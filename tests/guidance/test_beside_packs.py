@@ -176,7 +176,7 @@ def test_conditions_of_unknown_origin_are_refused(pair, change):
         return executor(module, [[{"model_conds": c["model_conds"], "uuid": object()} for c in one] for one in conds], x, timestep, options)
 
     clone.add_wrapper_with_key("calc_cond_batch", "another pack", wrapper)
-    with pytest.raises(RuntimeError, match="cannot tell which the weak model predicts"):
+    with pytest.raises(RuntimeError, match="cannot tell which ones the weak model predicts"):
         g.sample(clone, pair.positive, pair.negative, steps=1)
 
 
@@ -197,7 +197,7 @@ def test_a_forward_outside_of_predictions_is_refused(pair):
         return guider.inner_model.apply_model(noise, sigmas[:1], c_crossattn=context, transformer_options=options)
 
     clone.add_wrapper_with_key("sampler_sample", "another pack", lambda executor, *args, **kwargs: own_sampler(*args))
-    with pytest.raises(RuntimeError, match="outside of the host's predictions"):
+    with pytest.raises(RuntimeError, match="outside the host's predictions"):
         g.sample(clone, pair.positive, pair.negative, steps=1)
 
 
@@ -298,7 +298,7 @@ def test_a_lora_is_loaded_whole_while_an_earlier_run_has_its_modules_in_the_mode
 
 def test_modules_in_one_of_two_checkpoints_are_refused(pair):
     other, _ = g.base_model(seed=1)
-    with pytest.raises(ValueError, match="in one of the two only"):
+    with pytest.raises(ValueError, match="only one of the two would have them"):
         g.sample(g.personalize(animated(other), pair.base, OMEGA), pair.positive, pair.negative, steps=1, batch=2)
 
 
@@ -388,7 +388,7 @@ def test_a_forward_that_another_pack_replaces(pair, comes, leaves):
     before = sorted(vars(layer))
     picture = None
     if comes == "before ours":
-        with pytest.raises(RuntimeError, match="Another node replaced what a layer computes"):
+        with pytest.raises(RuntimeError, match="Another node replaced the forward of a tuned layer"):
             g.sample(ours, pair.positive, pair.negative, steps=1)
     else:
         picture = g.sample(ours, pair.positive, pair.negative, steps=1)
