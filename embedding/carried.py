@@ -7,11 +7,12 @@ import re
 from ..formats import token_file
 from ..formats.token import FILE_PREFIX, LearnedToken
 from ..host import text as encoders
+from ..host.types import Clip
 from .slerp import check_share
 from .tokens import adjust_token
 
 
-def adjust_clip(clip, names: str, class_words: str, alpha: float, beta: float, norm: str) -> tuple[object, list[LearnedToken]]:
+def adjust_clip(clip: Clip, names: str, class_words: str, alpha: float, beta: float, norm: str) -> tuple[Clip, list[LearnedToken]]:
     """(a clone of `clip` whose tokens `names` are adjusted, those tokens); the incoming CLIP stays as it is.
 
     names         tokens as prompts write them, separated by commas or spaces; `embedding:name` for a file; "" for all that are carried
@@ -46,7 +47,7 @@ def one_for_each(names: list[str], class_words: str) -> list[str]:
     return words * len(names) if len(words) == 1 else words
 
 
-def find_token(clip, name: str) -> LearnedToken:
+def find_token(clip: Clip, name: str) -> LearnedToken:
     """The token that `clip` carries under `name`, or the embedding file that `embedding:name` means; ValueError with what there is."""
     carried = encoders.carried_tokens(clip)
     if name in carried:

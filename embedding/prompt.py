@@ -9,6 +9,7 @@ import torch
 from ..formats.token import LearnedToken
 from ..host import prompt as host_prompt
 from ..host import text as encoders
+from ..host.types import Clip, Conditioning, TokenLists
 from . import align as alignment
 from . import auto
 from .conditioning import adjust_conditioning
@@ -41,10 +42,10 @@ class Encoded:
 
 
 def encode_concept(
-    clip,
+    clip: Clip,
     text: str,
     *,
-    class_clip=None,
+    class_clip: Clip | None = None,
     alpha: float | None = 0.2,
     beta: float = 0.5,
     norm: str = "midpoint",
@@ -91,13 +92,13 @@ def class_prompt(text: str, carried: dict[str, LearnedToken]) -> str:
     return encoders.replace_tokens(text, {name: token.class_word for name, token in carried.items()})
 
 
-def token_partners(clip, tokens, class_tokens) -> dict[str, torch.Tensor]:
+def token_partners(clip: Clip, tokens: TokenLists, class_tokens: TokenLists) -> dict[str, torch.Tensor]:
     """Encoder key -> partner rows (`align.by_token`) of two prompts that were tokenized for the same kind of CLIP."""
     own, other = host_prompt.by_encoder(clip, tokens), host_prompt.by_encoder(clip, class_tokens)
     return {key: alignment.by_token(_ids(own[key]), _ids(other[key]), alignment.Special(*host_prompt.special_ids(clip, key))) for key in own if key in other}
 
 
-def text_partners(clip, text: str, class_text: str) -> dict[str, torch.Tensor]:
+def text_partners(clip: Clip | None, text: str, class_text: str) -> dict[str, torch.Tensor]:
     """`token_partners` of two prompts as texts; an empty `class_text` is `text` with the class word for its tokens."""
     if clip is None or not text.strip():
         raise ValueError("align = token needs to know the prompts: connect clip and write text, or use Text Encode Concept, which does so by itself.")
@@ -105,7 +106,7 @@ def text_partners(clip, text: str, class_text: str) -> dict[str, torch.Tensor]:
     return token_partners(clip, clip.tokenize(text), clip.tokenize(class_text))
 
 
-def sentence_rows(clip, tokens) -> dict[str, tuple[list[int], int]]:
+def sentence_rows(clip: Clip, tokens: TokenLists) -> dict[str, tuple[list[int], int]]:
     """Encoder key -> (the row of the first end token of each chunk, count of rows): where an encoder sums up what stands before."""
     found = {}
     for key, chunks in host_prompt.by_encoder(clip, tokens).items():
@@ -117,7 +118,7 @@ def sentence_rows(clip, tokens) -> dict[str, tuple[list[int], int]]:
     return found
 
 
-def sentence_features(clip, tokens, conditioning) -> dict[str, torch.Tensor]:
+def sentence_features(clip: Clip, tokens: TokenLists, conditioning: Conditioning) -> dict[str, torch.Tensor]:
     """Encoder key -> its output at the end token of each chunk, [chunks, width], from the first entry of a conditioning."""
     cond, extra = conditioning[0][0], conditioning[0][1]
     places, features = sentence_rows(clip, tokens), {}
@@ -129,7 +130,7 @@ def sentence_features(clip, tokens, conditioning) -> dict[str, torch.Tensor]:
     return features
 
 
-def concept_features(clip, class_clip, text: str) -> list[auto.Features]:
+def concept_features(clip: Clip, class_clip: Clip, text: str) -> list[auto.Features]:
     """The four prompts of `auto` for `text`, encoded; one for each encoder that the conditioning shows."""
     carried = encoders.carried_tokens(clip)
     named = [carried[name] for name in encoders.mentions(text, carried)]

@@ -14,6 +14,7 @@ from ..embedding.tokens import adjust_token, class_vector
 from ..formats.token import FILE_PREFIX, LearnedToken
 from ..host import prompt as host_prompt
 from ..host import text as encoders
+from ..host.types import Clip
 from . import drift
 from .phrases import ADJECTIVES, CONTEXTS
 
@@ -71,7 +72,7 @@ class ClassSide:
     adjectives: torch.Tensor  # [70]
 
 
-def measure_all(clip, tokens: str, class_words: str = "", base_clip=None, prompts: str = "", **settings) -> list[Drift]:
+def measure_all(clip: Clip, tokens: str, class_words: str = "", base_clip: Clip | None = None, prompts: str = "", **settings) -> list[Drift]:
     """`measure` for each of `tokens`, written as for Token SLERP."""
     names = split_names(tokens) or list(encoders.carried_tokens(clip))
     if not names:
@@ -84,10 +85,10 @@ def measure_all(clip, tokens: str, class_words: str = "", base_clip=None, prompt
 
 
 def measure(
-    clip,
+    clip: Clip,
     token: str,
     class_word: str = "",
-    base_clip=None,
+    base_clip: Clip | None = None,
     prompts: str = "",
     *,
     alpha: float = 0.2,
@@ -144,7 +145,7 @@ def measure(
     )
 
 
-def _class_side(base, word: str, templates: list[str], bare: dict[str, torch.Tensor]) -> ClassSide:
+def _class_side(base: Clip, word: str, templates: list[str], bare: dict[str, torch.Tensor]) -> ClassSide:
     kinds = _features(base, [f"a photo of a {adjective} {word}" for adjective in ADJECTIVES])
     return ClassSide(
         pieces={key: encoders.embed_word(base, key, word) for key in encoders.embedding_widths(base)},
@@ -174,7 +175,7 @@ def _norms(table: torch.Tensor) -> torch.Tensor:
     return torch.cat([part.detach().float().norm(dim=-1).cpu() for part in table.split(8192)])
 
 
-def _vectors(clip, token, learned, pieces, alpha, beta, norm) -> list[TokenState]:
+def _vectors(clip: Clip, token, learned, pieces, alpha, beta, norm) -> list[TokenState]:
     own = learned.vectors if learned else {key: encoders.embed_word(clip, key, token) for key in pieces}
     states = []
     for key in (key for key in own if key in pieces):
@@ -185,7 +186,7 @@ def _vectors(clip, token, learned, pieces, alpha, beta, norm) -> list[TokenState
     return states
 
 
-def _learned(clip, token: str, class_word: str) -> tuple[LearnedToken | None, str]:
+def _learned(clip: Clip, token: str, class_word: str) -> tuple[LearnedToken | None, str]:
     """(the token, or None for a plain word; the class word)."""
     learned = find_token(clip, token) if token in encoders.carried_tokens(clip) or token.startswith(FILE_PREFIX) else None
     if learned is None and token.startswith("<"):
@@ -206,7 +207,7 @@ def _templates(prompts: str) -> list[str]:
     return templates
 
 
-def _features(clip, prompts: list[str]) -> dict[str, torch.Tensor]:
+def _features(clip: Clip, prompts: list[str]) -> dict[str, torch.Tensor]:
     """Encoder -> sentence features [prompts, width], float32 on the CPU; in batches where all prompts are equally long."""
     parts: list[dict[str, torch.Tensor]] = []
     tokens = [clip.tokenize(prompt) for prompt in prompts]

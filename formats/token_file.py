@@ -183,7 +183,7 @@ def _one_of(path: Path, named: Mapping[str, object], text: str | None) -> str:
     """The name in `named` that `text` means. ValueError where there are several and it means none."""
     if len(named) > 1 and text not in named:
         raise ValueError(f"{str(path)!r} bundles the embeddings {', '.join(map(repr, sorted(named)))}; say which one is meant.")
-    return text if text in named else next(iter(named))
+    return text if text is not None and text in named else next(iter(named))
 
 
 def _bundles(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:

@@ -11,6 +11,7 @@ import torch
 from ..host import adapters
 from ..host import patcher as host
 from ..host.adapters import LowRank, Patch, Scale, Term
+from ..host.types import Model
 
 # A second module costs a second forward; a second weight for the weak rows costs memory only. Up to this share of the weights, the memory is the smaller price.
 LARGE_SHARE = 0.25
@@ -40,7 +41,7 @@ class Difference:
     separate: bool = False  # so many stored weights differ that the pair stays two modules
 
 
-def compare(tuned, base) -> Difference:
+def compare(tuned: Model, base: Model) -> Difference:
     """The difference of two patchers of one architecture. ValueError, one sentence, for a pair that does not fit."""
     _check_family(tuned, base)
     stored, separate = (set(), False) if host.share_module(tuned, base) else _stored_differences(tuned, base)
@@ -130,7 +131,7 @@ def multiplied(own: tuple[Patch, ...], shape: torch.Size, below: Callable[[int],
     return ((1.0, Scale(1 - 1 / c)), *((1.0, LowRank(up.cpu() / c[:, None], down)) for up, down in low))
 
 
-def _check_family(tuned, base) -> None:
+def _check_family(tuned: Model, base: Model) -> None:
     for name, one in (("model", tuned), ("base_model", base)):
         if host.has_bypass(one):
             raise ValueError(f"`{name}` carries a LoRA in bypass mode, whose effect cannot be compared with the base: load it with the ordinary LoRA loader.")
@@ -156,7 +157,7 @@ def _padded(tuned, base) -> bool:
     return len(tuned) == len(base) == 4 and tuned[0] == base[0] and tuned[2:] == base[2:] and tuned[1] > base[1]
 
 
-def _stored_differences(tuned, base) -> tuple[set[str], bool]:
+def _stored_differences(tuned: Model, base: Model) -> tuple[set[str], bool]:
     """(keys of the stored weights that differ, are they too many for one module?). Compared once for each pair of loaded models."""
     known = _compared.setdefault(tuned.model, weakref.WeakKeyDictionary())
     if base.model not in known:
@@ -164,7 +165,7 @@ def _stored_differences(tuned, base) -> tuple[set[str], bool]:
     return known[base.model]
 
 
-def _scan(tuned, base) -> tuple[set[str], bool]:
+def _scan(tuned: Model, base: Model) -> tuple[set[str], bool]:
     shapes, theirs = host.weight_shapes(tuned), host.weight_shapes(base)
     total = sum(shape.numel() for shape in shapes.values())
     keys, differing = set(), 0
@@ -179,7 +180,7 @@ def _scan(tuned, base) -> tuple[set[str], bool]:
     return keys, False
 
 
-def _refuse_equal(tuned, base) -> None:
+def _refuse_equal(tuned: Model, base: Model) -> None:
     where = "the same model" if host.share_module(tuned, base) else "two copies of one checkpoint"
     raise ValueError(
         f"`model` and `base_model` are {where} with equal weights, so there is nothing to guide away from. Connect the model AFTER the LoRA "

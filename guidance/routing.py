@@ -11,6 +11,7 @@ import sys
 
 from ..host import patcher as host
 from ..host import sampling
+from ..host.types import Model
 from .run import KEY, SECOND, Run, log
 from .weak_model import WeakModel
 
@@ -18,7 +19,7 @@ from .weak_model import WeakModel
 WEAK_SIDES = ("negative", "empty_negative_prompt")
 
 
-def attach(model, weak: WeakModel, sides: tuple[str, ...] = WEAK_SIDES):
+def attach(model: Model, weak: WeakModel, sides: tuple[str, ...] = WEAK_SIDES) -> Model:
     """A clone of `model` on which the negative side of every guider (the conditions that it holds under the names `sides`) is predicted by `weak`."""
     clone = model.clone()
     routing = Routing(weak, sides)
@@ -30,7 +31,7 @@ def attach(model, weak: WeakModel, sides: tuple[str, ...] = WEAK_SIDES):
     return clone
 
 
-def detach(model):
+def detach(model: Model) -> Model:
     """`model` without guidance of ours: itself where there is none."""
     if not host.is_wrapped(model, KEY):
         return model
@@ -60,11 +61,11 @@ class Routing:
         finally:
             self.run = outer
 
-    def pre_run(self, patcher) -> None:
+    def pre_run(self, patcher: Model) -> None:
         """The host loaded a model with this guidance for a run."""
         self.sampled = False
 
-    def cleanup(self, patcher) -> None:
+    def cleanup(self, patcher: Model) -> None:
         """The run is over. A guider that holds the model beside its main one never asks for our wrapper."""
         if not self.sampled and sys.exc_info()[0] is None:
             log.warning(

@@ -9,6 +9,7 @@ import torch
 
 from ..host import adapters
 from ..host import patcher as host
+from ..host.types import Model
 from .difference import Change, Difference, compare, multiplied, shared_patches
 from .layers import Correction, SecondDelta, SecondWeight, Weakened
 from .parts import factored
@@ -24,7 +25,7 @@ class WeakModel:
     Raises ValueError for a pair that does not fit. Nothing is computed or allocated before `installed`.
     """
 
-    def __init__(self, tuned, base, schedule: Schedule):
+    def __init__(self, tuned: Model, base: Model, schedule: Schedule):
         self.tuned, self.base, self.schedule = tuned, base, schedule
         with host.without_injections(tuned), host.without_injections(base):  # an earlier run may have left them in
             self.difference: Difference = compare(tuned, base)
@@ -41,7 +42,7 @@ class WeakModel:
         return list(dict.fromkeys(key.removeprefix(host.DIFFUSION).rpartition(".")[0] for key in self.difference.changes))
 
     @contextmanager
-    def installed(self, patcher, rows: Rows, moving: bool):
+    def installed(self, patcher: Model, rows: Rows, moving: bool):
         """While open, the module of `patcher` (a clone of `tuned`) computes the rows that `rows` names with the weak weights.
 
         `moving`: the tuned weights may change during the run (conditioning hooks). Afterwards the module is as before, whatever happened.
@@ -72,7 +73,7 @@ class WeakModel:
                 else:
                     layer.forward = before
 
-    def _by_layer(self, patcher) -> dict[str, dict[str, Change]]:
+    def _by_layer(self, patcher: Model) -> dict[str, dict[str, Change]]:
         """Layer path -> parameter name -> change, for the patches that `patcher` has now (nodes after ours may have added some, to both sides)."""
         now = host.weight_patches(patcher)
         layers: dict[str, dict[str, Change]] = {}
@@ -84,7 +85,7 @@ class WeakModel:
             layers.setdefault(path, {})[name] = change
         return layers
 
-    def _forward(self, patcher, layer, changes: dict[str, Change], rows: Rows, moving: bool):
+    def _forward(self, patcher: Model, layer, changes: dict[str, Change], rows: Rows, moving: bool):
         """The layer's forward for the run."""
         original = _bare(layer.forward)
         device = host.load_device(patcher)
@@ -115,7 +116,7 @@ class WeakModel:
             self._multiplied[change.key] = multiplied(change.own, shape, lambda i: host.patched(self.tuned, change.key, patches[: change.below + i], device))
         return self._multiplied[change.key]
 
-    def _value(self, patcher, change: Change, delta: bool, device) -> torch.Tensor:
+    def _value(self, patcher: Model, change: Change, delta: bool, device) -> torch.Tensor:
         """W_w of one weight, or A where `delta`. Computed in float32, kept in the weight's own dtype. Raises ValueError for a packed weight that is needed."""
         key, omega = change.key, self.schedule.omega
         mine, theirs = self._tuned_patches.get(key, []), self._base_patches.get(key, [])
@@ -134,7 +135,7 @@ class WeakModel:
             value = host.patched(patcher, key, later, device, start=value)
         return value.to(host.storage_dtype(patcher, key))
 
-    def _unchanged(self, patcher, layer, key: str, name: str, delta: bool, device) -> torch.Tensor | None:
+    def _unchanged(self, patcher: Model, layer, key: str, name: str, delta: bool, device) -> torch.Tensor | None:
         """The parameter in which the two do not differ, for the weak rows' layer: as tuned, or zero where only the difference counts."""
         key = f"{key.rpartition('.')[0]}.{name}"
         if layer._parameters.get(name) is None:
@@ -142,7 +143,7 @@ class WeakModel:
         value = torch.zeros(host.pristine(patcher, key).shape, device=device) if delta else self._patched(patcher, layer, key, device)
         return value.to(host.storage_dtype(patcher, key))
 
-    def _patched(self, patcher, layer, key: str, device) -> torch.Tensor | None:
+    def _patched(self, patcher: Model, layer, key: str, device) -> torch.Tensor | None:
         """A parameter of the layer with all patches that it has now, in float32; None where the layer has none of that name."""
         if layer._parameters.get(key.rpartition(".")[2]) is None:
             return None

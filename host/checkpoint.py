@@ -10,9 +10,10 @@ import folder_paths
 import torch
 
 from .training import memory_after_run
+from .types import Clip, Model, Vae
 
 
-def load(name: str, beside: Path):
+def load(name: str, beside: Path) -> tuple[Model, Clip, Vae]:
     """(model, clip, vae) of the checkpoint `name`: a file in or below `beside`, an absolute path, or a name in models/checkpoints.
 
     Only safetensors: other formats can carry code. ValueError with the places where it was looked for.

@@ -15,6 +15,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from . import families
 from .checkpointing import gradient_checkpointing, make_differentiable
 from .training import ordinary, training_copy
+from .types import Model
 
 Prompt = tuple  # (conditioning [1, positions, width], pooled [1, width] or None[, the host's further entries of a conditioning])
 
@@ -25,7 +26,7 @@ _PREDICTIONS = {
 }
 
 
-def supported_family(patcher) -> str:
+def supported_family(patcher: Model) -> str:
     """The model's family, if it can be trained. ValueError that names it and the supported ones if not."""
     model, sampling = patcher.model, patcher.get_model_object("model_sampling")
     row = families.trained_family(patcher)
@@ -39,17 +40,17 @@ def supported_family(patcher) -> str:
     return row.name
 
 
-def latent_scale(patcher) -> int:
+def latent_scale(patcher: Model) -> int:
     """Pixels in one cell of the model's latents, each way."""
     return patcher.get_model_object("latent_format").spacial_downscale_ratio
 
 
-def latent_dimensions(patcher) -> int:
+def latent_dimensions(patcher: Model) -> int:
     """Dimensions of the model's latents beside batch and channels: 2 for pictures, 3 for videos (frames first)."""
     return patcher.get_model_object("latent_format").latent_dimensions
 
 
-def prediction(patcher) -> str | None:
+def prediction(patcher: Model) -> str | None:
     """What the model's network says: "eps", "v" or "flow"; None where it is none of them."""
     return _prediction(patcher.get_model_object("model_sampling"))
 
@@ -64,7 +65,7 @@ class TrainableDenoiser:
     latent_channels, latent_scale  of the autoencoder: channels, and pixels a latent cell
     """
 
-    def __init__(self, patcher, batch_shape: tuple[int, ...] | None = None, checkpointing: bool = False):
+    def __init__(self, patcher: Model, batch_shape: tuple[int, ...] | None = None, checkpointing: bool = False):
         """batch_shape: of the latents of one step, [n, c, h, w], from which the host's memory manager learns what to keep free."""
         supported_family(patcher)
         patcher = ordinary(patcher)
@@ -165,7 +166,7 @@ class TrainableDenoiser:
         return {name: condition.process_cond(batch_size=1, area=None) for name, condition in self.model.extra_conds(**given).items()}
 
 
-def training_memory(patcher, batch_shape: tuple[int, ...], checkpointing: bool = False) -> float:
+def training_memory(patcher: Model, batch_shape: tuple[int, ...], checkpointing: bool = False) -> float:
     """Bytes to keep free beside the weights for a step on latents of `batch_shape`, from the host's measure of a model's appetite.
 
     What the backward pass keeps, counted in bf16 on the real sizes, is 3.4 (SD 1.5) and 5.3 (SDXL) times the host's estimate of a

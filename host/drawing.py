@@ -11,16 +11,28 @@ import latent_preview
 import torch
 
 from . import page
+from .types import Clip, Conditioning, Model, Vae
 
 Step = Callable[[int, bytes | None], None]  # steps done, an encoded preview
 
 
-def conditioning(clip, prompt: str):
+def conditioning(clip: Clip, prompt: str) -> Conditioning:
     """The host's CONDITIONING of `prompt`."""
     return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
 
 
-def draw(model, vae, positive, negative, width: int, height: int, count: int, seed: int, sampling: dict, on_step: Step | None = None) -> torch.Tensor:
+def draw(
+    model: Model,
+    vae: Vae,
+    positive: Conditioning,
+    negative: Conditioning,
+    width: int,
+    height: int,
+    count: int,
+    seed: int,
+    sampling: dict,
+    on_step: Step | None = None,
+) -> torch.Tensor:
     """`count` pictures [count, height, width, 3] in 0..1 on the CPU, drawn together. The host's interrupt ends it within one step.
 
     sampling  steps, cfg, sampler_name, scheduler, as core's KSampler has them

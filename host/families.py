@@ -13,6 +13,8 @@ import comfy.utils
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
+from .types import Model
+
 UNDECLARED = "undeclared"  # what `Family.mixed_rows` says of a network whose layers nobody has compared
 UNET = f"{UNetModel.__module__}.{UNetModel.__qualname__}"
 
@@ -212,7 +214,7 @@ FAMILIES = (
 )
 
 
-def family(patcher) -> Family | None:
+def family(patcher: Model) -> Family | None:
     """The row of a MODEL: of its own class, else of the nearest class that it was made from; None where there is none."""
     model = patcher.model
     for base in type(model).__mro__:
@@ -224,7 +226,7 @@ def family(patcher) -> Family | None:
     return None
 
 
-def trained_family(patcher) -> Family | None:
+def trained_family(patcher: Model) -> Family | None:
     """The row of a MODEL that Train Concept takes; a class that was only made from such a family's does not count."""
     row, model = family(patcher), type(patcher.model)
     exact = row is not None and model.__name__ == row.model and model.__module__ == comfy.model_base.__name__
@@ -242,7 +244,7 @@ def diffusers_table(row: Family | None, config: dict) -> dict:
     return getattr(comfy.utils, row.diffusers)(config) if row and row.diffusers else {}
 
 
-def architecture(patcher, prediction: str) -> tuple[str, str]:
+def architecture(patcher: Model, prediction: str) -> tuple[str, str]:
     """(ModelSpec's architecture, kohya's base version) of a MODEL. A family without agreed names gets the host's own in small letters."""
     config = type(patcher.model.model_config).__name__
     if config == "SD20" and prediction == "v":

@@ -13,6 +13,7 @@ from ..formats.concept_file import Export
 from ..formats.layouts import LayerNames
 from . import families
 from .patcher import DIFFUSION, family, patched, weight_shapes
+from .types import Model
 
 _T5_LAYERS = [
     *(f"layer.0.SelfAttention.{name}" for name in "qkvo"),
@@ -20,7 +21,7 @@ _T5_LAYERS = [
 ]
 
 
-def layer_names(patcher) -> LayerNames:
+def layer_names(patcher: Model) -> LayerNames:
     """The names of the model's layers, and of its family's text encoders, in kohya's and diffusers' layouts."""
     model = patcher.model
     shapes = {key.removesuffix(".weight"): shape for key, shape in weight_shapes(patcher).items() if key.endswith(".weight")}
@@ -37,7 +38,7 @@ def layer_names(patcher) -> LayerNames:
     return LayerNames(family(patcher), kohya, one, split, shapes)
 
 
-def base_weight(patcher) -> Callable[[str], torch.Tensor]:
+def base_weight(patcher: Model) -> Callable[[str], torch.Tensor]:
     """A function from a layer's name to its weight as it came from the file, float32 on the CPU. KeyError where the model has no such layer."""
 
     def weight(layer: str) -> torch.Tensor:
@@ -46,7 +47,7 @@ def base_weight(patcher) -> Callable[[str], torch.Tensor]:
     return weight
 
 
-def export_for(patcher, layout: str, compress: float) -> Export:
+def export_for(patcher: Model, layout: str, compress: float) -> Export:
     """How a concept of the model is written; `patcher` may be None where `layout` is core's. Decomposes on the host's device, interruptible."""
     device = comfy.model_management.get_torch_device()
     interrupt = comfy.model_management.throw_exception_if_processing_interrupted
@@ -55,7 +56,7 @@ def export_for(patcher, layout: str, compress: float) -> Export:
     return Export(layout, compress, layer_names(patcher), base_weight(patcher), device, interrupt)
 
 
-def convert_for(patcher) -> Callable[[layouts.State, dict[str, str]], layouts.Loaded]:
+def convert_for(patcher: Model) -> Callable[[layouts.State, dict[str, str]], layouts.Loaded]:
     """A function that gives a state of any layout, with its file's metadata, core's names of the model's layers."""
     return lambda state, metadata: layouts.to_core(state, metadata, layer_names(patcher), base_weight(patcher))
 

@@ -14,6 +14,7 @@ from comfy.weight_adapter import BOFTAdapter, GLoRAAdapter, LoHaAdapter, LoKrAda
 from comfy.weight_adapter.base import weight_decompose
 
 from .patcher import DIFFUSION, patched, pristine, without_injections
+from .types import Clip, Model
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,8 @@ class Applied(NamedTuple):
     layers, texts  how many weights of the model and of the text encoders were changed
     """
 
-    model: object
-    clip: object
+    model: Model
+    clip: Clip | None
     notes: list[str]
     layers: int = 0
     texts: int = 0
@@ -60,14 +61,14 @@ class Applied(NamedTuple):
         return [f"Changed: {self.layers} weights of the model, {self.texts} of the text encoder", *self.notes]
 
 
-def apply_lora(model, clip, state: dict[str, torch.Tensor], strength: float = 1.0):
+def apply_lora(model: Model, clip: Clip, state: dict[str, torch.Tensor], strength: float = 1.0) -> tuple[Model, Clip]:
     """(model, clip) of `load_lora`, its notes in the log as warnings."""
     applied = load_lora(model, clip, state, strength)
     applied.report()
     return applied.model, applied.clip
 
 
-def load_lora(model, clip, state: dict[str, torch.Tensor], strength: float = 1.0) -> Applied:
+def load_lora(model: Model, clip: Clip | None, state: dict[str, torch.Tensor], strength: float = 1.0) -> Applied:
     """`model` and `clip` with the adapter patched in at `strength`, on the text encoders too; the incoming ones stay as they are.
 
     clip   None where only the model is wanted: what was learned on text encoders is then left out
@@ -86,7 +87,7 @@ def load_lora(model, clip, state: dict[str, torch.Tensor], strength: float = 1.0
         return _patched(model, clip, state, strength, notes)
 
 
-def _patched(model, clip, state: dict[str, torch.Tensor], strength: float, notes: list[str]) -> Applied:
+def _patched(model: Model, clip: Clip | None, state: dict[str, torch.Tensor], strength: float, notes: list[str]) -> Applied:
     known = comfy.lora.model_lora_keys_unet(model.model, {})
     shapes = {key: value.shape for key, value in model.model.state_dict().items()}
     if clip is not None:

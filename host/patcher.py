@@ -1,4 +1,4 @@
-"""The host's ModelPatcher: weights as they were loaded, weights as a patcher means them, and the layers that own them.
+"""The host's Model: weights as they were loaded, weights as a patcher means them, and the layers that own them.
 
 Clones of one patcher share ONE module. What is patched into the module at the moment belongs to the clone that was loaded last, so
 weights are never read from the module alone: the pristine ones are in the patchers' shared backup where the module holds patched ones.
@@ -18,8 +18,7 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy.quant_ops import QuantizedTensor
 
 from .adapters import Patch
-
-ModelPatcher = object  # the host's class; a name for signatures
+from .types import Model
 
 DIFFUSION = "diffusion_model."
 BYPASS = "bypass_lora"  # the key under which the host injects LoRAs in bypass mode
@@ -35,37 +34,37 @@ KNOWN_LAYERS = (
 )
 
 
-def share_module(a: ModelPatcher, b: ModelPatcher) -> bool:
+def share_module(a: Model, b: Model) -> bool:
     """Are the two clones of one loaded model?"""
     return a.model is b.model
 
 
-def family(patcher: ModelPatcher) -> str:
+def family(patcher: Model) -> str:
     """The host's name of the architecture: SD15, SDXL, Flux ..."""
     return type(patcher.model.model_config).__name__
 
 
-def weight_patches(patcher: ModelPatcher) -> dict[str, list[Patch]]:
+def weight_patches(patcher: Model) -> dict[str, list[Patch]]:
     """Weight key -> the patches that the patcher puts on it, in order. Keys of the diffusion model only."""
     return {key: list(patches) for key, patches in patcher.patches.items() if key.startswith(DIFFUSION) and patches}
 
 
-def has_bypass(patcher: ModelPatcher) -> bool:
+def has_bypass(patcher: Model) -> bool:
     """Does the patcher carry a LoRA in bypass mode, which changes layers by injection instead of by patches? Other injections do not count."""
     return bool(patcher.injections.get(BYPASS))
 
 
-def injections(patcher: ModelPatcher) -> list[str]:
+def injections(patcher: Model) -> list[str]:
     """The names under which packs put modules into the model for the time of a run."""
     return [str(key) for key, some in patcher.injections.items() if some]
 
 
-def weight_shapes(patcher: ModelPatcher) -> dict[str, torch.Size]:
+def weight_shapes(patcher: Model) -> dict[str, torch.Size]:
     """Weight key -> shape, of the diffusion model's parameters as they came from the file (a loaded patch may have widened one)."""
     return {DIFFUSION + key: pristine(patcher, DIFFUSION + key).shape for key, _ in patcher.model.diffusion_model.named_parameters()}
 
 
-def pristine(patcher: ModelPatcher, key: str) -> torch.Tensor:
+def pristine(patcher: Model, key: str) -> torch.Tensor:
     """The weight as it came from the file: as stored (maybe quantised), on any device. Not to be written to."""
     hooked, saved = patcher.hook_backup.get(key), patcher.backup.get(key)
     if saved is not None:
@@ -73,7 +72,7 @@ def pristine(patcher: ModelPatcher, key: str) -> torch.Tensor:
     return hooked[0] if hooked is not None else comfy.utils.get_attr(patcher.model, key)
 
 
-def is_packed(patcher: ModelPatcher, key: str) -> bool:
+def is_packed(patcher: Model, key: str) -> bool:
     """Is the weight stored in a form that only the loader of another pack can read (GGUF)? Its `shape` is true, its numbers are not weights."""
     return _is_packed(pristine(patcher, key))
 
@@ -95,7 +94,7 @@ def _values(stored: torch.Tensor) -> torch.Tensor:
     return stored.as_subclass(torch.Tensor)
 
 
-def patched(patcher: ModelPatcher, key: str, patches: list[Patch], device: torch.device, start: torch.Tensor | None = None) -> torch.Tensor:
+def patched(patcher: Model, key: str, patches: list[Patch], device: torch.device, start: torch.Tensor | None = None) -> torch.Tensor:
     """The weight `key` with `patches` as the host would merge them, in float32 on `device`; from `start` instead of the file's weight if given.
 
     Raises ValueError for a packed weight.
@@ -105,19 +104,19 @@ def patched(patcher: ModelPatcher, key: str, patches: list[Patch], device: torch
     return comfy.lora.calculate_weight(patches, start, key) if patches else start
 
 
-def storage_dtype(patcher: ModelPatcher, key: str) -> torch.dtype:
+def storage_dtype(patcher: Model, key: str) -> torch.dtype:
     """The dtype for another value of the weight `key`: its own, or the one it is computed in where it is stored in less than 16 bits."""
     stored = pristine(patcher, key)
     plain = not isinstance(stored, QuantizedTensor) and stored.dtype in (torch.float32, torch.float16, torch.bfloat16)
     return stored.dtype if plain else patcher.model.get_dtype_inference()
 
 
-def compute_dtype(patcher: ModelPatcher) -> torch.dtype:
+def compute_dtype(patcher: Model) -> torch.dtype:
     """The dtype of the activations."""
     return patcher.model.get_dtype_inference()
 
 
-def without_injections(patcher: ModelPatcher):
+def without_injections(patcher: Model):
     """A context in which the modules that other packs inject are out of the model: they move the places, and so the paths, of the model's own.
 
     The clone that was loaded last holds them, until another one is loaded; it need not be `patcher`.
@@ -126,7 +125,7 @@ def without_injections(patcher: ModelPatcher):
     return next((one for one in loaded if one.model is patcher.model and one.is_injected), patcher).use_ejected()
 
 
-def owner(patcher: ModelPatcher, key: str) -> tuple[torch.nn.Module, str]:
+def owner(patcher: Model, key: str) -> tuple[torch.nn.Module, str]:
     """The layer that owns the weight `key`, and the parameter's name in it."""
     path, _, name = key.rpartition(".")
     return comfy.utils.get_attr(patcher.model, path), name
@@ -185,7 +184,7 @@ def plain(x: torch.Tensor) -> torch.Tensor:
     return x.dequantize() if isinstance(x, QuantizedTensor) else x
 
 
-def wrap(patcher: ModelPatcher, key: str, **wrappers) -> None:
+def wrap(patcher: Model, key: str, **wrappers) -> None:
     """Put `wrappers` (by the host's names in lower case, such as sampler_sample) onto a clone, in place of earlier ones of the same key."""
     for name, wrapper in wrappers.items():
         kind = getattr(WrappersMP, name.upper())
@@ -193,7 +192,7 @@ def wrap(patcher: ModelPatcher, key: str, **wrappers) -> None:
         patcher.add_wrapper_with_key(kind, key, wrapper)
 
 
-def call_back(patcher: ModelPatcher, key: str, **callbacks) -> None:
+def call_back(patcher: Model, key: str, **callbacks) -> None:
     """Have a clone call `callbacks` (by the host's names in lower case, such as on_cleanup), in place of earlier ones of the same key."""
     for name, callback in callbacks.items():
         kind = getattr(CallbacksMP, name.upper())
@@ -201,12 +200,12 @@ def call_back(patcher: ModelPatcher, key: str, **callbacks) -> None:
         patcher.add_callback_with_key(kind, key, callback)
 
 
-def is_wrapped(patcher: ModelPatcher, key: str) -> bool:
+def is_wrapped(patcher: Model, key: str) -> bool:
     """Does `patcher` have wrappers under `key`?"""
     return any(wrappers.get(key) for wrappers in patcher.wrappers.values())
 
 
-def unwrap(patcher: ModelPatcher, key: str) -> None:
+def unwrap(patcher: Model, key: str) -> None:
     """Take all wrappers and callbacks of `key` off a clone."""
     for kind in list(patcher.wrappers):
         patcher.remove_wrappers_with_key(kind, key)
@@ -228,7 +227,7 @@ def same_weight(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.shape == b.shape and torch.equal(a, b.to(device=a.device, dtype=a.dtype))
 
 
-def interpolated_clone(base: ModelPatcher, tuned: ModelPatcher, keys: list[str], omega: float) -> ModelPatcher:
+def interpolated_clone(base: Model, tuned: Model, keys: list[str], omega: float) -> Model:
     """A clone of `base` whose weights `keys` are omega * tuned + (1 - omega) * base, merged by the host when it loads it.
 
     A weight of `tuned` may have more input channels than that of `base` (instruction editing): the base's are padded with zeros.
@@ -245,12 +244,12 @@ def interpolated_clone(base: ModelPatcher, tuned: ModelPatcher, keys: list[str],
     return clone
 
 
-def load_device(patcher: ModelPatcher) -> torch.device:
+def load_device(patcher: Model) -> torch.device:
     return patcher.load_device
 
 
 @contextmanager
-def following(source: ModelPatcher, second: ModelPatcher):
+def following(source: Model, second: Model):
     """While open, `second` (another module, already loaded) samples by the settings of `source`: noise schedule, compute dtype, conditioning hooks."""
     hooks = second.hook_patches, second.hook_mode
     second.hook_patches = {ref: {key: list(patches) for key, patches in by_key.items()} for ref, by_key in source.hook_patches.items()}

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import comfy.model_management
 import torch
 
+from .types import Model
+
 
 @contextmanager
 def sampling_mode() -> Iterator[None]:
@@ -22,6 +24,6 @@ def sampling_mode() -> Iterator[None]:
             torch.set_rng_state(random)
 
 
-def load_again(patcher) -> None:
+def load_again(patcher: Model) -> None:
     """Bring `patcher`'s own weights back into the module that it shares with the clone that has just drawn."""
     comfy.model_management.load_models_gpu([patcher])

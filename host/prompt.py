@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from . import page
 from . import text as encoders
-
-# The host's structures: a CONDITIONING is a list of [tensor [B, rows, width], dict]; a token list has one list of
-# (id or vector, weight) for each chunk, under the host's own name of the encoder.
-Conditioning = list[list]
-TokenLists = dict[str, list[list[tuple]]]
+from .types import Clip, Conditioning, TokenLists
 
 
-def encode(clip, tokens: TokenLists) -> Conditioning:
+def encode(clip: Clip, tokens: TokenLists) -> Conditioning:
     """As core's CLIPTextEncode encodes, hooks and their schedules included."""
     return clip.encode_from_tokens_scheduled(tokens)
 
 
-def by_encoder(clip, tokens: TokenLists) -> dict[str, list[list[tuple]]]:
+def by_encoder(clip: Clip, tokens: TokenLists) -> dict[str, list[list[tuple]]]:
     """The chunks of each encoder under its key (`clip_l`, ...) in place of the host's name (`l`)."""
     keys = encoders.encoder_tokenizers(clip)
     if isinstance(tokens, list):  # a tokenizer of its own, not one of several
@@ -25,7 +21,7 @@ def by_encoder(clip, tokens: TokenLists) -> dict[str, list[list[tuple]]]:
     return found or ({next(iter(keys)): next(iter(tokens.values()))} if len(keys) == len(tokens) == 1 else {})
 
 
-def pad_like(clip, tokens: TokenLists, model: TokenLists) -> TokenLists:
+def pad_like(clip: Clip, tokens: TokenLists, model: TokenLists) -> TokenLists:
     """`tokens` as long as `model` by each encoder's own rule: empty chunks for CLIP, padding tokens for T5. Never shorter than before."""
     parts, own, other = encoders.encoder_tokenizers(clip), by_encoder(clip, tokens), by_encoder(clip, model)
     padded = {}
@@ -51,7 +47,7 @@ def rows_of(chunks: list[list[tuple]]) -> list:
     return [entry[0] for chunk in chunks for entry in chunk]
 
 
-def special_ids(clip, key: str) -> tuple[int | None, int | None, int | None]:
+def special_ids(clip: Clip, key: str) -> tuple[int | None, int | None, int | None]:
     """Start, end and padding of the encoder `key`; None for what it does not have."""
     part = encoders.encoder_tokenizers(clip)[key]
     return part.start_token, part.end_token, part.pad_token

@@ -13,6 +13,7 @@ import torch
 from ..formats.token import LearnedToken
 from ..formats.token_text import mentions, replace_tokens, wrong_kinds
 from .carrying import carried_by, carrying, tokenizer_parts
+from .types import Clip
 
 __all__ = [
     "carried_tokens",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 
-def encoder_tokenizers(clip) -> dict[str, object]:
+def encoder_tokenizers(clip: Clip) -> dict[str, object]:
     """Encoder key (`clip_l`, `clip_g`, `t5xxl`, ...) -> the host's SDTokenizer of that encoder, in the host's order.
 
     Only encoders that are there: the host tokenizes for all of a family's (SD 3 without T5, the SDXL refiner).
@@ -42,12 +43,12 @@ def encoder_tokenizers(clip) -> dict[str, object]:
     return {part.embedding_key: part for name, part in tokenizer_parts(clip.tokenizer) if _model_of(model, name, part.embedding_key) is not None}
 
 
-def embedding_widths(clip) -> dict[str, int]:
+def embedding_widths(clip: Clip) -> dict[str, int]:
     """Encoder key -> width of its input embeddings, as embedding files are checked against it."""
     return {key: int(input_embeddings(clip, key).shape[-1]) for key in encoder_tokenizers(clip)}
 
 
-def embedding_folders(clip) -> list[str]:
+def embedding_folders(clip: Clip) -> list[str]:
     """Where the host looks for `embedding:name` on behalf of this CLIP."""
     for part in encoder_tokenizers(clip).values():
         if part.embedding_directory:
@@ -55,12 +56,12 @@ def embedding_folders(clip) -> list[str]:
     return []
 
 
-def encoder_model(clip, key: str) -> torch.nn.Module:
+def encoder_model(clip: Clip, key: str) -> torch.nn.Module:
     """The host's SDClipModel of the encoder `key`."""
     return part_of_model(clip.cond_stage_model, clip, key)
 
 
-def part_of_model(cond_stage_model: torch.nn.Module, clip, key: str) -> torch.nn.Module:
+def part_of_model(cond_stage_model: torch.nn.Module, clip: Clip, key: str) -> torch.nn.Module:
     """Like `encoder_model`, in another instance of the same text model (a training copy)."""
     for name, part in tokenizer_parts(clip.tokenizer):
         if part.embedding_key == key and (model := _model_of(cond_stage_model, name, key)) is not None:
@@ -68,19 +69,19 @@ def part_of_model(cond_stage_model: torch.nn.Module, clip, key: str) -> torch.nn
     raise ValueError(f"This CLIP has no encoder {key!r}; it has {', '.join(encoder_tokenizers(clip)) or 'none'}.")
 
 
-def word_ids(clip, key: str, text: str) -> list[int]:
+def word_ids(clip: Clip, key: str, text: str) -> list[int]:
     """The vocabulary ids of `text` in the encoder `key`, without start, end and padding."""
     part = encoder_tokenizers(clip)[key]
     end = -1 if part.tokenizer_adds_end_token else None
     return list(part.tokenizer(text)["input_ids"][part.tokens_start : end])
 
 
-def input_embeddings(clip, key: str) -> torch.Tensor:
+def input_embeddings(clip: Clip, key: str) -> torch.Tensor:
     """The vocabulary's embedding matrix of the encoder `key`: [vocabulary, width], as the host holds it (any device and dtype)."""
     return encoder_model(clip, key).transformer.get_input_embeddings().weight
 
 
-def embed_word(clip, key: str, text: str) -> torch.Tensor:
+def embed_word(clip: Clip, key: str, text: str) -> torch.Tensor:
     """The input embeddings of `text` in the encoder `key`: [count, width], float32 on the CPU, one row for each vocabulary piece."""
     ids = word_ids(clip, key, text)
     if not ids:
@@ -90,7 +91,7 @@ def embed_word(clip, key: str, text: str) -> torch.Tensor:
         return table(torch.tensor([ids], device=table.weight.device), out_dtype=torch.float32)[0].to("cpu", torch.float32)
 
 
-def misspelt(clip, words: str) -> list[str]:
+def misspelt(clip: Clip, words: str) -> list[str]:
     """A sentence for each of `words` that a CLIP reads in pieces although a word of its vocabulary is one slip of the pen away: "dgo".
 
     Rare words and names come in pieces, too, so this is a hint. Other encoders have no whole words to compare with.
@@ -120,7 +121,7 @@ def _one_slip_away(word: str) -> set[str]:
     return {other for other in swapped | same_start if len(other) > 2} - {word}
 
 
-def clash(clip, text: str) -> str | None:
+def clash(clip: Clip, text: str) -> str | None:
     """What `text` means already to this CLIP, in words for a message; None when a new token may take it."""
     if text in carried_tokens(clip):
         return "a token that this CLIP carries"
@@ -131,7 +132,7 @@ def clash(clip, text: str) -> str | None:
     return None
 
 
-def carry_tokens(clip, tokens: Iterable[LearnedToken]):
+def carry_tokens(clip: Clip, tokens: Iterable[LearnedToken]) -> Clip:
     """A clone of `clip` whose prompts may name `tokens`, besides those that it carries already (same text: the new one wins).
 
     An encoder for which a token has no vectors reads the class word instead, or nothing where the class word follows anyway.
@@ -153,7 +154,7 @@ def carry_tokens(clip, tokens: Iterable[LearnedToken]):
     return clone
 
 
-def carried_tokens(clip) -> dict[str, LearnedToken]:
+def carried_tokens(clip: Clip) -> dict[str, LearnedToken]:
     """Token text -> token, for all that `clip` carries."""
     return carried_by(clip.tokenizer)
 

@@ -12,6 +12,7 @@ from comfy.clip_model import CLIPTextModel
 from . import text
 from .checkpointing import make_differentiable
 from .training import ordinary, training_copy
+from .types import Clip
 
 
 class Encoded(NamedTuple):
@@ -31,7 +32,7 @@ class TrainableText:
     of 16 bits never has a second copy of 32, and one that no gradient reaches costs what it costs the host.
     """
 
-    def __init__(self, clip):
+    def __init__(self, clip: Clip):
         self.patcher = ordinary(clip.patcher)
         comfy.model_management.load_models_gpu([self.patcher])
         self.model = training_copy(self.patcher.model)
@@ -40,18 +41,18 @@ class TrainableText:
         self.device = self.patcher.load_device
         self.has_clip = bool(self._clip_parts(clip))
 
-    def encode(self, clip, prompt: str) -> Encoded:
+    def encode(self, clip: Clip, prompt: str) -> Encoded:
         """`prompt` as the model takes it, differentiable in the vectors of carried tokens and in what is attached to `model`."""
         self._options()
         conditioning, pooled, *rest = self.model.encode_token_weights(clip.tokenize(prompt))
         conditioning, pooled = conditioning.to(self.device), None if pooled is None else pooled.to(self.device)
         return Encoded(conditioning, pooled, dict(rest[0]) if rest else {})
 
-    def encode_many(self, clip, prompts: Iterable[str]) -> dict[str, Encoded]:
+    def encode_many(self, clip: Clip, prompts: Iterable[str]) -> dict[str, Encoded]:
         """Each different prompt once: prompt -> `encode`."""
         return {prompt: self.encode(clip, prompt) for prompt in dict.fromkeys(prompts)}
 
-    def eos_features(self, clip, prompt: str) -> list[torch.Tensor]:
+    def eos_features(self, clip: Clip, prompt: str) -> list[torch.Tensor]:
         """CLIP's text feature of `prompt`, one [width] for each CLIP encoder: the last layer at the first end-of-text token, after the
         final layer norm, not projected (ClassDiffusion's E). Other encoders of the family (T5) have no such feature and are passed over.
 
@@ -78,7 +79,7 @@ class TrainableText:
             features.append(_causal_feature(part.transformer.text_model, embedded))
         return features
 
-    def _clip_parts(self, clip) -> dict[str, tuple[str, torch.nn.Module]]:
+    def _clip_parts(self, clip: Clip) -> dict[str, tuple[str, torch.nn.Module]]:
         """Name of a list in what `clip.tokenize` returns (`l`) -> key (`clip_l`) and module of the CLIP encoder that reads it."""
         names, keys = list(clip.tokenize("")), list(text.encoder_tokenizers(clip))
         parts = {}
@@ -96,7 +97,7 @@ class TrainableText:
         self.model.set_clip_options({"execution_device": self.device})
 
 
-def initializer_ids(clip, key: str, word: str) -> list[int]:
+def initializer_ids(clip: Clip, key: str, word: str) -> list[int]:
     """The vocabulary ids whose embeddings stand for `word` as a token's start.
 
     A word that prompts read as several tokens may still be ONE entry of the vocabulary, as the inside of longer words: that is how

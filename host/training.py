@@ -16,6 +16,8 @@ import comfy.model_management
 import torch
 from comfy.quant_ops import QuantizedTensor
 
+from .types import Vae
+
 interrupt_check = comfy.model_management.throw_exception_if_processing_interrupted
 
 
@@ -56,7 +58,7 @@ def ordinary(patcher):
         ) from error
 
 
-def encode_pictures(vae, pixels: torch.Tensor) -> torch.Tensor:
+def encode_pictures(vae: Vae, pixels: torch.Tensor) -> torch.Tensor:
     """Pictures [n, height, width, 3] in 0..1 -> the VAE's latents [n, c, h, w], or [n, c, 1, h, w] where it is one for video.
 
     A video's autoencoder takes a batch for the frames of one film, so it is given one picture at a time.

@@ -17,6 +17,7 @@ from ..host import text
 from ..host import training as host
 from ..host.fingerprint import model_hash
 from ..host.trainable_text import TrainableText
+from ..host.types import Clip, Model, Vae
 from . import losses
 from .adapters.learned import Learned
 from .adapters.tokens import check_tokens
@@ -42,7 +43,7 @@ class Run:
     `state()` after a step holds all that the next one depends on; `restore` resumes from it, bit for bit.
     """
 
-    def __init__(self, model, clip, vae, concepts: list[Concept], settings: TrainSettings, processes: SingleProcess | None = None):
+    def __init__(self, model: Model, clip: Clip, vae: Vae, concepts: list[Concept], settings: TrainSettings, processes: SingleProcess | None = None):
         self.model, self.clip, self.vae, self.concepts, self.settings = model, clip, vae, concepts, settings
         self.processes = processes or SingleProcess()
         if settings.batch_size < self.processes.world:

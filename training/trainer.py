@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ..formats import names
 from ..host import denoiser as host_denoiser
 from ..host import training as host
+from ..host.types import Clip, Model, Vae
 from .advice import need_less
 from .data.concept import Concept
 from .distributed import SingleProcess
@@ -20,9 +21,9 @@ __all__ = ["CONTINUE", "NEW", "Keeping", "TrainSettings", "run_name", "train"]
 
 
 def train(
-    model,
-    clip,
-    vae,
+    model: Model,
+    clip: Clip,
+    vae: Vae,
     concepts: list[Concept],
     settings: TrainSettings,
     on_step: Callable[[Step], None] | None = None,

@@ -15,6 +15,7 @@ import torch
 from ...formats import picture_file
 from ...host import drawing
 from ...host.fingerprint import fingerprint
+from ...host.types import Clip, Model, Vae
 from .order import random_state
 
 
@@ -45,13 +46,13 @@ class PriorSettings:
             raise ValueError(f"cfg is {self.cfg}; expected a number.")
 
 
-def cache_name(model, clip, vae, settings: PriorSettings) -> str:
+def cache_name(model: Model, clip: Clip, vae: Vae, settings: PriorSettings) -> str:
     """The name of the folder for pictures that are made from exactly this. The number of pictures is not part of it: more can be added."""
     tokens = [clip.tokenize(prompt) for prompt in (settings.class_prompt, "")]  # with the vectors of embeddings and tokens that it names
     return fingerprint(model, clip.patcher, clip.layer_idx, tokens, vae.patcher, asdict(settings))[:32]
 
 
-def prior_images(model, clip, vae, settings: PriorSettings, count: int, folder: Path, node_id: str | None = None) -> list[torch.Tensor]:
+def prior_images(model: Model, clip: Clip, vae: Vae, settings: PriorSettings, count: int, folder: Path, node_id: str | None = None) -> list[torch.Tensor]:
     """`count` pictures, tensors [1, height, width, 3] in 0..1, from `folder`; those that are not there yet are drawn and written first.
 
     The result is what the files hold, so it is the same whether drawn now or before. Pictures are drawn in whole batches, each with a
