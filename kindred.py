@@ -23,6 +23,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 HOME = ROOT / ".kindred"
@@ -163,7 +164,8 @@ def fetch_host(version: str, place: Path, python: Path) -> None:
         members = [member for member in archive.getmembers() if member.name.startswith(prefix) and (member.isfile() or member.isdir())]
         for member in members:
             member.name = member.name[len(prefix) :]
-        archive.extractall(beside, members=members, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+        checked: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        archive.extractall(beside, members=members, **checked)
     beside.replace(place)
     found.unlink()
 

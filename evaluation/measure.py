@@ -128,8 +128,8 @@ def measure(
     if learned:
         adjusted = encoders.carry_tokens(clip, [adjust_token(learned, word, side.pieces, alpha, beta, norm)])
         versions.append((STATES[1], _features(adjusted, scenes), _features(adjusted, [f"a photo of a {subject}"])))
-    turned = [{key: adjust(x[key], y[key], alpha, beta, norm) for key in x} for x, y in ((a, side.prompts), (a0, side.bare))]
-    versions.append((STATES[2], *turned))
+    turned, bare = ({key: adjust(x[key], y[key], alpha, beta, norm) for key in x} for x, y in ((a, side.prompts), (a0, side.bare)))
+    versions.append((STATES[2], turned, bare))
     return Drift(
         token=token,
         class_word=word,

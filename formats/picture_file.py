@@ -101,7 +101,7 @@ def _decoded(file, formats: Sequence[str]) -> tuple[Image.Image, Image.Transpose
     """The picture, and how it must be turned."""
     opened = _opened(file, formats)
     jpeg = opened.format in ("JPEG", "MPO")
-    pixels, most = opened.width * opened.height, FORMATS["JPEG" if jpeg else opened.format][1]
+    pixels, most = opened.width * opened.height, FORMATS["JPEG" if jpeg else str(opened.format)][1]
     if jpeg and pixels > IN_SCANS and not _in_one_scan(file):
         most = IN_SCANS
     if pixels > most:
@@ -157,8 +157,8 @@ def _reduced(picture: Image.Image, factor: int) -> Image.Image:
     mode = "RGBA" if is_transparent(picture) else "RGB"
     size = -(-picture.width // factor), -(-picture.height // factor)
     rows = max(1, BAND // picture.width // factor) * factor
-    numbers = np.empty(size[::-1], np.float32) if deep else None
-    result = None if deep else Image.new(mode, size)
+    numbers = np.empty(size[::-1] if deep else (0, 0), np.float32)
+    result = Image.new(mode, (0, 0) if deep else size)
     for top in range(0, picture.height, rows):
         band = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
         if deep:

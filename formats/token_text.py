@@ -56,8 +56,7 @@ def wrong_kinds(text: str, class_words: Mapping[str, str]) -> list[str]:
     pattern, said = token_pattern(class_words), {}
     for match in pattern.finditer(text) if pattern else ():
         token = named(match)
-        word = other_kind(text, match.end(), class_words[token]) if token else None
-        if word:
+        if token and (word := other_kind(text, match.end(), class_words[token])):
             said[token, word] = (
                 f"The prompt says '{token} {word}', but the class word of {token} is '{class_words[token]}'. Write '{token} {class_words[token]}'."
             )

@@ -98,9 +98,10 @@ def patch_difference(key: str, shape, tuned: list[Patch], base: list[Patch]) -> 
     kinds = tuple(dict.fromkeys(adapters.kind_of(patch) for patch, here, there in pairs if here != there))
     grows = any(abs(here) > abs(there) for _, here, there in pairs)
     read = [(adapters.additive((1.0, *patch[1:]), shape), here - there) for patch, here, there in pairs]
-    if any(found is None for found, _ in read):
+    known = [(found, strength) for found, strength in read if found is not None]
+    if len(known) < len(read):
         return Change(key, None, kinds, shared, () if base else tuple(tuned)), grows
-    terms = tuple((found[0] * strength, found[1]) for found, strength in read if strength != 0.0)
+    terms = tuple((found[0] * strength, found[1]) for found, strength in known if strength != 0.0)
     return (Change(key, terms, kinds) if terms else None), grows
 
 

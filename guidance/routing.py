@@ -26,7 +26,7 @@ def attach(model: Model, weak: WeakModel, sides: tuple[str, ...] = WEAK_SIDES) -
     host.wrap(clone, KEY, sampler_sample=routing.sampler_sample)
     host.call_back(clone, KEY, on_pre_run=routing.pre_run, on_cleanup=routing.cleanup)
     clone.remove_additional_models(SECOND)
-    if weak.separate:
+    if weak.second is not None:
         clone.set_additional_models(SECOND, [weak.second])
     return clone
 

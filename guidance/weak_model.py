@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 
 from ..host import adapters
 from ..host import patcher as host
+from ..host.adapters import Full
 from ..host.types import Model
 from .difference import Change, Difference, compare, multiplied, shared_patches
 from .layers import Correction, SecondDelta, SecondWeight, Weakened
@@ -42,12 +45,12 @@ class WeakModel:
         return list(dict.fromkeys(key.removeprefix(host.DIFFUSION).rpartition(".")[0] for key in self.difference.changes))
 
     @contextmanager
-    def installed(self, patcher: Model, rows: Rows, moving: bool):
+    def installed(self, patcher: Model, rows: Rows, moving: bool) -> Iterator[list[Weakened]]:
         """While open, the module of `patcher` (a clone of `tuned`) computes the rows that `rows` names with the weak weights.
 
         `moving`: the tuned weights may change during the run (conditioning hooks). Afterwards the module is as before, whatever happened.
         """
-        placed: list[tuple[torch.nn.Module, object, Weakened]] = []
+        placed: list[tuple[torch.nn.Module, Any, Weakened]] = []
         try:
             with host.without_injections(patcher):
                 built = [
@@ -85,7 +88,7 @@ class WeakModel:
             layers.setdefault(path, {})[name] = change
         return layers
 
-    def _forward(self, patcher: Model, layer, changes: dict[str, Change], rows: Rows, moving: bool):
+    def _forward(self, patcher: Model, layer, changes: dict[str, Change], rows: Rows, moving: bool) -> Weakened:
         """The layer's forward for the run."""
         original = _bare(layer.forward)
         device = host.load_device(patcher)
@@ -95,12 +98,12 @@ class WeakModel:
             place = {"device": device, "dtype": host.compute_dtype(patcher)}
             parts = factored(layer, terms, host.pristine(patcher, weight.key).shape, place) if weight else []
             if parts is not None:
-                added = sum(term.value.to(device, torch.float32) * factor for factor, term in bias.terms) if bias else None
+                added = _sum_of(bias, device) if bias else None
                 tuned = self._patched(patcher, layer, f"{weight.key.rpartition('.')[0]}.bias", device) if weight else None
                 return Correction(rows, original, layer, parts, added, tuned)
         packed = any(host.is_packed(patcher, change.key) for change in changes.values())  # only the difference is at hand then
         delta = moving or not self.schedule.constant or packed
-        values = {name: self._value(patcher, changes[name], delta, device) for name in changes}
+        values: dict[str, torch.Tensor | None] = {name: self._value(patcher, changes[name], delta, device) for name in changes}
         for name in {"weight", "bias"} - values.keys():
             values[name] = self._unchanged(patcher, layer, next(iter(changes.values())).key, name, delta, device)
         second = host.twin(layer, values["weight"], values["bias"])
@@ -141,7 +144,7 @@ class WeakModel:
         if layer._parameters.get(name) is None:
             return None
         value = torch.zeros(host.pristine(patcher, key).shape, device=device) if delta else self._patched(patcher, layer, key, device)
-        return value.to(host.storage_dtype(patcher, key))
+        return None if value is None else value.to(host.storage_dtype(patcher, key))
 
     def _patched(self, patcher: Model, layer, key: str, device) -> torch.Tensor | None:
         """A parameter of the layer with all patches that it has now, in float32; None where the layer has none of that name."""
@@ -169,6 +172,12 @@ class WeakModel:
         if not self.told:
             self.told = True
             log.info("%s", describe(self, layers, size, apart))
+
+
+def _sum_of(bias: Change, device) -> torch.Tensor:
+    """The change of a bias. A vector has no factors, so its terms are whole."""
+    values = [term.value.to(device, torch.float32) * factor for factor, term in cast("tuple[tuple[float, Full], ...]", bias.terms)]
+    return sum(values[1:], values[0])
 
 
 def describe(weak: WeakModel, layers, size: int, apart: str | None = None) -> str:

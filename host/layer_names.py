@@ -47,7 +47,7 @@ def base_weight(patcher: Model) -> Callable[[str], torch.Tensor]:
     return weight
 
 
-def export_for(patcher: Model, layout: str, compress: float) -> Export:
+def export_for(patcher: Model | None, layout: str, compress: float) -> Export:
     """How a concept of the model is written; `patcher` may be None where `layout` is core's. Decomposes on the host's device, interruptible."""
     device = comfy.model_management.get_torch_device()
     interrupt = comfy.model_management.throw_exception_if_processing_interrupted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import comfy.lora
 import comfy.lora_convert
@@ -49,7 +49,7 @@ class Applied(NamedTuple):
     """
 
     model: Model
-    clip: Clip | None
+    clip: Any  # a CLIP; None where none was given
     notes: list[str]
     layers: int = 0
     texts: int = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import comfy.ops
 import comfy.weight_adapter
 import torch
@@ -33,7 +35,7 @@ def restore_weight(layer: torch.nn.Module, before: dict) -> None:
         del layer.comfy_force_cast_weights
 
 
-def create(kind: str, layer: torch.nn.Module, rank: int, alpha: float, seed: int) -> torch.nn.Module:
+def create(kind: str, layer: torch.nn.Module, rank: int, alpha: float, seed: int) -> Any:
     """The host's trainable adapter `kind` (LoHa, LoKr, OFT) for `layer`, float32 on the CPU.
 
     Its start is a function of `seed` alone; the host itself would take it from the global random state, which stays as it was.

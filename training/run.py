@@ -124,6 +124,7 @@ class Run:
         Raises FloatingPointError before the optimizer step if the loss or its gradient is not finite.
         """
         settings, parts = self.settings, []
+        first: tuple[torch.Tensor, list[torch.Tensor]] = torch.zeros(()), []
         for turn in range(settings.accumulation):
             with self._precision():
                 instance, prior, preserved = self._denoising_losses(step * settings.accumulation + turn)
@@ -138,14 +139,14 @@ class Run:
             if turn == 0:
                 first = spl.detach(), [value.detach() for value in drifts]
         norm = self._gradient(step, torch.stack(parts))
-        measured, rates = self._measure(torch.stack(parts), *first, norm), self.schedule.get_last_lr()
+        measured, rates = self._measure(torch.stack(parts), first[0], first[1], norm), self.schedule.get_last_lr()
         self.consistent = False
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         self.learned.after_step(step)
-        self.history.add(step + 1, measured, rates[0])
+        self.history.add(step + 1, measured, float(rates[0]))
         self.consistent = True
         return self.history.steps[-1]
 

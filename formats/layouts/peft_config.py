@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from .. import text_file
 
@@ -18,6 +19,9 @@ _DEFAULTS = {"LORA": ("lora_alpha", 8.0), "LOHA": ("alpha", 8.0), "LOKR": ("alph
 _STARTS = ("", "none", "true", "false", "gaussian", "eva", "orthogonal", "mica")  # all other ways to start an adapter may have changed the base model's weights
 _UNREAD = ("layer_replication", "use_qalora", "alora_invocation_tokens", "arrow_config", "use_bdlora", "monteclora_config", "kasa_config")
 _LONGEST = 200  # characters of a pattern
+
+
+_Usual = TypeVar("_Usual", bound="float | None")
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,10 @@ class Settings:
 
     def scale(self, name: str, rank: int | None = None) -> float:
         """What up @ down of the layer `name` (as the file calls it, without the component) is multiplied by. `rank`: of its tensors, where they say it."""
-        rank = rank or _by_pattern(self.ranks, name, self.rank)
-        if not rank or not rank > 0:
+        divisor = rank or _by_pattern(self.ranks, name, self.rank)
+        if not divisor or not divisor > 0:
             raise ValueError(f"PEFT's configuration gives no rank for the layer {name!r}. Export the adapter again.")
-        return _by_pattern(self.alphas, name, self.alpha) / (math.sqrt(rank) if self.rank_stable else rank)
+        return _by_pattern(self.alphas, name, self.alpha) / (math.sqrt(divisor) if self.rank_stable else divisor)
 
 
 def read(metadata: Mapping[str, str]) -> dict[str, Settings]:
@@ -101,7 +105,7 @@ def _pattern(value: object, name: str) -> dict[str, float]:
     return {str(key): _number(number, f"{name}[{key!r}]") for key, number in value.items()}
 
 
-def _by_pattern(patterns: Mapping[str, float], name: str, usual: float | None) -> float | None:
+def _by_pattern(patterns: Mapping[str, float], name: str, usual: _Usual) -> float | _Usual:
     """PEFT's rule: the first pattern that is the end of the layer's name, as a regular expression."""
     for pattern, value in patterns.items():
         if name == pattern or name.endswith(f".{pattern}"):

@@ -45,7 +45,7 @@ class Learned:
 
     def groups(self) -> list[dict]:
         """The optimizer's parameter groups, each with its own learning rate."""
-        rates = dict(zip(("network", "tokens", "text"), self.settings.rates(), strict=True))
+        rates: dict[str, float] = dict(zip(("network", "tokens", "text"), self.settings.rates(), strict=True))
         return [{"params": list(part.parameters.values()), "lr": rates[name]} for name, part in self._parts.items()]
 
     def before_step(self) -> None:

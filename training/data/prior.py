@@ -76,7 +76,9 @@ def prior_images(model: Model, clip: Clip, vae: Vae, settings: PriorSettings, co
             for path, picture in zip(paths[start : start + size], pictures, strict=True):
                 if path not in kept:
                     _write(picture, path, settings)
-                    kept[path] = picture_file.read(path)
+                    written = picture_file.read(path)
+                    assert written is not None  # `_write` raises if it fails
+                    kept[path] = written
             progress.batch(min(start + size, count))
     return [torch.from_numpy(kept[path])[None] for path in paths[:count]]
 
