@@ -66,7 +66,8 @@ def choose(encoders: list[Features], target: float) -> Choice:
     low, high = 0.0, 1.0
     while high - low > TOLERANCE:
         middle = (low + high) / 2
-        low, high = (low, middle) if kept(encoders, middle) >= target else (middle, high)
+        share = kept(encoders, middle)
+        low, high = (low, middle) if share is not None and share >= target else (middle, high)
     return Choice(high, kept(encoders, high), before)
 
 

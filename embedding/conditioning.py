@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import torch
 
+from ..host.types import Conditioning
 from .align import NONE
 from .layout import Block, blocks, pooled_parts
 from .slerp import adjust, check_share
@@ -18,8 +19,8 @@ _GAP = 1e-5  # the host's sampler compares with < and >: without a gap, two adja
 
 
 def adjust_conditioning(
-    conditioning: list,
-    class_conditioning: list,
+    conditioning: Conditioning,
+    class_conditioning: Conditioning,
     alpha: float = 0.2,
     beta: float = 0.5,
     norm: str = "midpoint",

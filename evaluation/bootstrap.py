@@ -23,7 +23,9 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def mean(values: Sequence[float], groups: Sequence[object] | None = None, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+def mean(
+    values: Sequence[float] | np.ndarray, groups: Sequence[object] | None = None, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Interval:
     """The mean of ``values`` with its percentile interval.
 
     Images of one prompt or of one trained subject are not independent: give their labels as ``groups`` and whole groups are drawn.
@@ -66,7 +68,7 @@ def share(right: Sequence[bool], confidence: float = 0.95) -> Interval:
     return Interval(float(values.mean()), float(interval.low), float(interval.high), len(values), confidence)
 
 
-def _checked(values: Sequence[float]) -> np.ndarray:
+def _checked(values: Sequence[float] | np.ndarray) -> np.ndarray:
     x = np.asarray(values, float)
     if x.ndim != 1 or not len(x) or not np.isfinite(x).all():
         raise ValueError(f"values: expected a list of finite numbers, found shape {x.shape} with {int((~np.isfinite(x)).sum())} that are not finite.")

@@ -51,7 +51,7 @@ def parse(metadata: Mapping[str, str]) -> list[Entry]:
         entries = text_file.parse_json(metadata.get(KEY, "[]"))
         if not isinstance(entries, list):
             raise ValueError("not a list")
-        return [Entry(*(str(entry[key]) for key in ("token", "class_word", "file")), tuple(map(str, entry.get("vectors", ())))) for entry in entries]
+        return [Entry(str(entry["token"]), str(entry["class_word"]), str(entry["file"]), tuple(map(str, entry.get("vectors", ())))) for entry in entries]
     except KeyError as error:
         raise ValueError(f"an entry has no {error}") from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:

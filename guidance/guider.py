@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..host import sampling
+from ..host.types import Conditioning, Model
 from .modes import DEFAULT, MODES
 from .routing import attach, detach
 from .schedule import Schedule
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 WEAK = "weak"
 
 
-def personalize(model, base_model, schedule: Schedule):
+def personalize(model: Model, base_model: Model, schedule: Schedule) -> Model:
     """A clone of `model` whose negative side is predicted by the weights between `base_model` and `model`: any sampler and guider may use it.
 
     At omega 1 from start to end that is plain CFG, and `model` itself comes back, once the pair is known to fit. A model that is
@@ -44,14 +45,14 @@ def personalize(model, base_model, schedule: Schedule):
 class PersonalizationGuider(sampling.CFGGuider):
     """The host's CFG guider on a personalized model."""
 
-    def __init__(self, model, base_model, schedule: Schedule):
+    def __init__(self, model: Model, base_model: Model, schedule: Schedule):
         super().__init__(personalize(model, base_model, schedule))
 
 
 class ThirdPredictionGuider(sampling.CFGGuider):
     """CFG plus `scale` times the step from a third prediction to the positive one (autoguidance, subject-agnostic guidance)."""
 
-    def __init__(self, model):
+    def __init__(self, model: Model):
         super().__init__(model)
         self.scale = 1.0
 
@@ -67,12 +68,12 @@ class ThirdPredictionGuider(sampling.CFGGuider):
 class Inputs:
     """What a mode makes its guider of; MODEL, CONDITIONING and numbers as the node has them."""
 
-    model: Any
-    base_model: Any
-    positive: Any
-    negative: Any
+    model: Model
+    base_model: Model
+    positive: Conditioning
+    negative: Conditioning
     schedule: Schedule
-    subject_agnostic: Any
+    subject_agnostic: Conditioning | None
     scale: float
 
 
@@ -95,7 +96,7 @@ def _subject_agnostic(given: Inputs):
     return _third(given, given.model, given.subject_agnostic)
 
 
-def _third(given: Inputs, model, third):
+def _third(given: Inputs, model: Model, third: Conditioning):
     if not math.isfinite(given.scale):
         raise ValueError(f"`scale` is {given.scale}; expected a finite number.")
     guider = ThirdPredictionGuider(model)
@@ -113,7 +114,17 @@ if MAKERS.keys() != MODES.keys():
     raise RuntimeError(f"guidance modes that are offered but not made, or made but not offered: {MAKERS.keys() ^ MODES.keys()}")
 
 
-def make_guider(model, base_model, positive, negative, cfg: float, schedule: Schedule, mode: str = DEFAULT, subject_agnostic=None, scale: float = 1.0):
+def make_guider(
+    model: Model,
+    base_model: Model,
+    positive: Conditioning,
+    negative: Conditioning | None,
+    cfg: float,
+    schedule: Schedule,
+    mode: str = DEFAULT,
+    subject_agnostic: Conditioning | None = None,
+    scale: float = 1.0,
+):
     """The guider of `mode` with its conditionings set. Raises ValueError, one sentence, if an input is missing or does not fit."""
     if mode not in MAKERS:
         raise ValueError(f"`mode` is {mode!r}; expected one of {', '.join(MAKERS)}.")

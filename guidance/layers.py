@@ -9,6 +9,8 @@ a sampling run and leave no trace after it. `Rows` says which rows are weak.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ..host import patcher as host_patcher
@@ -18,6 +20,8 @@ from .rows import Rows
 
 class Weakened:
     """A layer's `forward` for one run. original: the forward below it; ran: whether a weak row has passed."""
+
+    layer: Any  # weight, bias and stride are the layer's own
 
     def __init__(self, rows: Rows, original, layer: torch.nn.Module):
         self.rows, self.original, self.layer, self.ran, self.retired = rows, original, layer, False, False
@@ -55,7 +59,10 @@ class Correction(Weakened):
         super().__init__(rows, original, layer)
         self.parts, self.bias = parts, bias
         taken = [of for of in (part.of_bias(tuned_bias) for part in parts if tuned_bias is not None) if of is not None]
-        self.shift = bias if not taken else (0 if bias is None else bias) - sum(taken)
+        self.shift: torch.Tensor | None = bias
+        if taken:
+            total = sum(taken[1:], taken[0])
+            self.shift = -total if bias is None else bias - total
 
     def weaken(self, x, spans, *args, **kwargs):
         scale = self.rows.omega - 1.0

@@ -69,7 +69,8 @@ class Schedule:
             return self.omega
         curve = CURVES[self.curve] if isinstance(self.curve, str) else self.curve
         mix = min(max(float(curve(min(max(percent, 0.0), 1.0))), 0.0), 1.0)
-        return self.omega + (self.omega_end - self.omega) * mix
+        last = self.omega if self.omega_end is None else self.omega_end
+        return self.omega + (last - self.omega) * mix
 
     def guides(self, sigma: float, percent_to_sigma: Callable[[float], float]) -> bool:
         """Is `sigma` inside the interval? Compared in sigma, like the host compares its own timestep ranges."""

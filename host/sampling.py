@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import comfy.samplers
 
-CFGGuider = comfy.samplers.CFGGuider
+CFGGuider: Any = comfy.samplers.CFGGuider  # takes any `types.Model`; its own signature asks for the host's class
 SAMPLERS: list[str] = comfy.samplers.KSampler.SAMPLERS
 SCHEDULERS: list[str] = comfy.samplers.KSampler.SCHEDULERS
 

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io, ui
 
+from ..host.types import Clip, Conditioning
 from .concept import CATEGORY
 from .training import TokensType
 
@@ -110,7 +111,18 @@ class KindredConditioningSLERP(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, conditioning, class_conditioning, alpha, beta, norm, align, start_percent=0.0, end_percent=1.0, clip=None, text="", class_text=""
+        cls,
+        conditioning: Conditioning,
+        class_conditioning: Conditioning,
+        alpha,
+        beta,
+        norm,
+        align,
+        start_percent=0.0,
+        end_percent=1.0,
+        clip: Clip | None = None,
+        text="",
+        class_text="",
     ) -> io.NodeOutput:
         from ..embedding.conditioning import adjust_conditioning
         from ..embedding.prompt import text_partners
@@ -154,7 +166,7 @@ class KindredTokenSLERP(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip, token, class_word, alpha, beta, norm="midpoint", tokens=None) -> io.NodeOutput:
+    def execute(cls, clip: Clip, token, class_word, alpha, beta, norm="midpoint", tokens=None) -> io.NodeOutput:
         from ..embedding.carried import adjust_clip
         from ..host.text import carry_tokens
 
@@ -225,12 +237,12 @@ class KindredTextEncode(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        clip,
+        clip: Clip,
         text,
         alpha,
         beta,
         auto_alpha=False,
-        class_clip=None,
+        class_clip: Clip | None = None,
         tokens=None,
         keep=0.8,
         norm="midpoint",

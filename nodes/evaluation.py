@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io, ui
 
+from ..host.types import Clip
 from .concept import CATEGORY
 
 
@@ -70,7 +71,18 @@ class KindredDrift(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, clip, token, class_word, base_clip=None, prompts="", alpha=0.2, beta=0.5, norm="midpoint", with_class=True, temperature=0.1, theme="dark"
+        cls,
+        clip: Clip,
+        token,
+        class_word,
+        base_clip: Clip | None = None,
+        prompts="",
+        alpha=0.2,
+        beta=0.5,
+        norm="midpoint",
+        with_class=True,
+        temperature=0.1,
+        theme="dark",
     ) -> io.NodeOutput:
         from ..evaluation.drift_plot import plots
         from ..evaluation.drift_report import report

@@ -4,6 +4,7 @@ import logging
 
 from comfy_api.latest import io, ui
 
+from ..host.types import Clip, Model
 from .concept import CATEGORY
 from .training import LoraModelType, TokensType
 
@@ -81,7 +82,7 @@ class KindredSave(io.ComfyNode):
             return str(error)
 
     @classmethod
-    def execute(cls, lora, tokens, name, overwrite=False, dtype="float16", layout="comfyui", compress=0.0, model=None) -> io.NodeOutput:
+    def execute(cls, lora, tokens, name, overwrite=False, dtype="float16", layout="comfyui", compress=0.0, model: Model | None = None) -> io.NodeOutput:
         import torch
 
         from ..formats import concept_file
@@ -159,7 +160,7 @@ class KindredLoad(io.ComfyNode):
         return paths.concept_fingerprint(name)
 
     @classmethod
-    def execute(cls, model, clip, name, strength) -> io.NodeOutput:
+    def execute(cls, model: Model, clip: Clip, name, strength) -> io.NodeOutput:
         from ..formats import concept_file
         from ..host import paths, text
         from ..host.layer_names import convert_for

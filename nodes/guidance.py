@@ -2,6 +2,8 @@
 
 from comfy_api.latest import io
 
+from ..host.types import Conditioning, Model
+
 CATEGORY = "personalization"
 ALIASES = ["personalization guidance", "steering guidance", "weak model guidance", "autoguidance", "dreambooth guidance", "lora guidance", "cfg", "PG"]
 
@@ -130,7 +132,7 @@ class KindredPersonalizationGuidance(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, base_model, omega, **course) -> io.NodeOutput:
+    def execute(cls, model: Model, base_model: Model, omega, **course) -> io.NodeOutput:
         from ..guidance.guider import personalize
 
         return io.NodeOutput(personalize(model, base_model, _schedule(omega, **course)))
@@ -175,7 +177,17 @@ class KindredGuider(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, base_model, positive, cfg, omega, mode="personalization", scale=1.0, negative=None, subject_agnostic=None, **course
+        cls,
+        model: Model,
+        base_model: Model,
+        positive: Conditioning,
+        cfg,
+        omega,
+        mode="personalization",
+        scale=1.0,
+        negative: Conditioning | None = None,
+        subject_agnostic: Conditioning | None = None,
+        **course,
     ) -> io.NodeOutput:
         from ..guidance.guider import make_guider
 
@@ -197,7 +209,21 @@ class KindredKSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, base_model, omega, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=1.0) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: Model,
+        base_model: Model,
+        omega,
+        seed,
+        steps,
+        cfg,
+        sampler_name,
+        scheduler,
+        positive: Conditioning,
+        negative: Conditioning,
+        latent_image,
+        denoise=1.0,
+    ) -> io.NodeOutput:
         from ..guidance.guider import personalize
         from ..host import sampling
 
@@ -235,8 +261,8 @@ class KindredKSamplerAdvanced(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model,
-        base_model,
+        model: Model,
+        base_model: Model,
         omega,
         add_noise,
         noise_seed,
@@ -244,8 +270,8 @@ class KindredKSamplerAdvanced(io.ComfyNode):
         cfg,
         sampler_name,
         scheduler,
-        positive,
-        negative,
+        positive: Conditioning,
+        negative: Conditioning,
         latent_image,
         start_at_step,
         end_at_step,

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from ..host.types import Clip, Model, Vae
 from .concept import CATEGORY
 
 
@@ -59,7 +60,7 @@ class KindredPriorImages(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, clip, vae, count, **settings) -> io.NodeOutput:
+    def execute(cls, model: Model, clip: Clip, vae: Vae, count, **settings) -> io.NodeOutput:
         from ..host import paths
         from ..training.data.prior import PriorSettings, cache_name, prior_images
 

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from ..host.types import Clip, Model, Vae
 from . import training_inputs as inputs
 from .concept import CATEGORY, ConceptType
 
@@ -46,7 +47,7 @@ class KindredTrain(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, clip, vae, concepts, method, **settings) -> io.NodeOutput:
+    def execute(cls, model: Model, clip: Clip, vae: Vae, concepts, method, **settings) -> io.NodeOutput:
         from ..host.lora import apply_lora
         from ..host.loss_map import loss_map
         from ..host.paths import run_folder

@@ -1,5 +1,7 @@
 """The inputs of Train Concept, made from the settings' declarations (`training/settings.py`)."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..training.declare import GROUPS, Setting
@@ -17,10 +19,12 @@ def make_input(setting: Setting):
         return io.Boolean.Input(setting.name, **given)
     if setting.type is str:
         return io.String.Input(setting.name, **given)
-    limits = {"min": setting.type(setting.least), "max": setting.type(setting.most), "step": setting.step}
+    limits: dict[str, Any] = {"min": setting.type(setting.least), "max": setting.type(setting.most), "step": setting.step}
     if setting.type is int:
-        return io.Int.Input(setting.name, **given, **limits, control_after_generate=io.ControlAfterGenerate.fixed if setting.seed else None)
-    return io.Float.Input(setting.name, **given, **limits, round=1e-8 if setting.step < 1e-4 else None)
+        limits["control_after_generate"] = io.ControlAfterGenerate.fixed if setting.seed else None
+        return io.Int.Input(setting.name, **given, **limits)
+    limits["round"] = 1e-8 if setting.step is not None and setting.step < 1e-4 else None
+    return io.Float.Input(setting.name, **given, **limits)
 
 
 def group(name: str) -> list:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from ..host import text
 from ..host.denoiser import latent_scale, training_memory
+from ..host.types import Clip, Model
 from .adapters.kinds import KINDS
 from .data.concept import Concept
 from .settings import TrainSettings
 
 
-def step_shape(model, concepts: list[Concept], settings: TrainSettings) -> tuple[int, int, int, int]:
+def step_shape(model: Model, concepts: list[Concept], settings: TrainSettings) -> tuple[int, int, int, int]:
     """[n, channels, h, w] of the latents of one batch, prior images included, without the frame dimension of video models."""
     rows = settings.batch_size * (2 if any(concept.prior_images for concept in concepts) else 1)
     side = settings.resolution // latent_scale(model)
     return rows, 4, side, side
 
 
-def hints(clip, concepts: list[Concept]) -> list[str]:
+def hints(clip: Clip, concepts: list[Concept]) -> list[str]:
     """Likely mistakes in the words of `concepts`: a misspelled class word, a caption that names another class."""
     class_words = {concept.token: concept.class_word for concept in concepts}
     said = [sentence for concept in concepts for sentence in text.spelling_hints(clip, concept.class_word)]
@@ -24,7 +25,7 @@ def hints(clip, concepts: list[Concept]) -> list[str]:
     return list(dict.fromkeys(said + [sentence for prompt in prompts for sentence in text.wrong_classes(prompt, class_words)]))
 
 
-def need_less(model, concepts: list[Concept], settings: TrainSettings) -> str:
+def need_less(model: Model, concepts: list[Concept], settings: TrainSettings) -> str:
     """The out-of-memory message: changes that need less memory, the mildest first, each with what a step then needs on top of the weights."""
 
     def gigabytes(changed: TrainSettings) -> str:

@@ -61,7 +61,7 @@ class Setting:
             raise ValueError(f"{self.name} is {value!r}; expected {_WORDS[self.type]}.")
         if self.choices and value not in self.choices:
             raise ValueError(f"{self.name} is {value!r}; expected one of {', '.join(map(repr, self.choices))}.")
-        if self.least is None:
+        if self.least is None or self.most is None:
             return
         if not math.isfinite(value):
             raise ValueError(f"{self.name} is {value}; expected a number.")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from ..formats.metadata import count_captions, training_metadata
 from ..host import families
+from ..host.types import Model
 from .adapters.kinds import KINDS, LYCORIS
 from .data.concept import Concept
 from .settings import TrainSettings
 
 
-def describe(model, prediction: str, concepts: list[Concept], settings: TrainSettings, precision: str, base_hash: str) -> dict[str, str]:
+def describe(model: Model, prediction: str, concepts: list[Concept], settings: TrainSettings, precision: str, base_hash: str) -> dict[str, str]:
     """The metadata of a run's result; a function of the arguments alone."""
     network, tokens, text = settings.rates()
     architecture, base_version = families.architecture(model, prediction)

@@ -7,6 +7,7 @@ same global batch, up to the order of additions.
 from __future__ import annotations
 
 import os
+from typing import cast
 
 import torch
 
@@ -39,18 +40,21 @@ class Distributed(SingleProcess):
 
     def all_reduce_sum(self, gradients: list[torch.Tensor]) -> None:
         """Replace each gradient with its sum over the processes, in one exchange."""
-        flat = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
+        flat = self._sum(torch.cat([gradient.flatten() for gradient in gradients]))
         for gradient, total in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(total.view_as(gradient))
 
     def any(self, flag: bool) -> bool:
         """Is the flag set in any process? All processes must call this."""
-        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum").item())
+        return bool(self._sum(torch.tensor(float(flag), device=self.accelerator.device)).item())
 
     def broadcast(self, numbers: list[int]) -> list[int]:
         """The first process's integers, in all processes. All processes must call this."""
         mine = torch.tensor(numbers if self.rank == 0 else [0] * len(numbers), device=self.accelerator.device)
-        return self.accelerator.reduce(mine, "sum").tolist()
+        return self._sum(mine).tolist()
+
+    def _sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, self.accelerator.reduce(tensor, "sum"))
 
 
 def processes() -> SingleProcess:

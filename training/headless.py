@@ -40,7 +40,7 @@ def run(files: list[Path], resume: bool = False) -> int:
     first = processes.rank == 0
     with _asked_to_stop() as asked:
         for file in files:
-            problem, alike = None, True
+            problem, alike, saved = None, True, None
             try:
                 saved = _train(file, resume, processes, asked, loaded)
             except Exception as error:
@@ -52,7 +52,7 @@ def run(files: list[Path], resume: bool = False) -> int:
                     print(f"kindred: stopped in {file.name}{f': {error}' if str(error) else '.'}", file=sys.stderr, flush=True)
                 return 130
             if problem is None:
-                if first:
+                if saved is not None:  # the first process saves
                     _report(file, saved)
                 continue
             failed.append(file.name)
@@ -87,7 +87,8 @@ def _train(file: Path, resume: bool, processes, asked: list[int], loaded: dict):
     keeping = Keeping(paths.run_folder(), plan.name, plan.save_every, CONTINUE if resume else NEW, line.tell)
     preview = make_preview(line.preview, plan.watch)
     with torch.inference_mode():
-        result = train(*loaded[key], concepts, plan.settings, on_step, line.encoding, keeping, preview, processes)
+        model, clip, vae = loaded[key]
+        result = train(model, clip, vae, concepts, plan.settings, on_step, line.encoding, keeping, preview, processes)
     if processes.rank:
         return None
     try:

@@ -63,7 +63,7 @@ class Keeper:
 
     @property
     def writes(self) -> bool:
-        return self.folder is not None and self.keeping.every > 0
+        return self.folder is not None and self.keeping is not None and self.keeping.every > 0
 
     def begin(self) -> tuple[int, dict | None]:
         """(steps done, state or None). Before the photos are encoded: what cannot be continued is said at once."""
@@ -74,14 +74,14 @@ class Keeper:
         if first:
             resume.clear_leftovers(keeping.root)
         if keeping.resume == CONTINUE:
-            return self._continue(first)
+            return self._continue(keeping, first)
         if first:
             self._use(RunFolder.new(keeping.root, keeping.name))
         return 0, None
 
-    def _continue(self, first: bool) -> tuple[int, dict]:
+    def _continue(self, keeping: Keeping, first: bool) -> tuple[int, dict]:
         """The first process chooses; the others load what it has chosen."""
-        root, name, notes = self.keeping.root, self.keeping.name, []
+        root, name, notes = keeping.root, keeping.name, []
         choice = [0, 0]
         if first:
             found = resume.find(root, name, self.identity)
@@ -103,11 +103,11 @@ class Keeper:
 
     def ready(self) -> None:
         """Before the first step: is there room for what will be kept?"""
-        if self.writes:
+        if self.folder is not None and self.writes:
             self.folder.probe(self.run.state_size())
 
     def due(self, done: int) -> bool:
-        return self.writes and done % self.keeping.every == 0 and done < self.run.settings.steps
+        return self.keeping is not None and self.writes and done % self.keeping.every == 0 and done < self.run.settings.steps
 
     def draw(self, preview: Callable[[Run, int], None], done: int) -> None:
         """Call `preview`. A picture that the disk does not take is told once; it is no reason to end a training."""
@@ -129,7 +129,7 @@ class Keeper:
 
     def finish(self, done: int) -> None:
         """The whole result stays on the disk, so that a later node that fails cannot lose it. Without it the result goes on all the same."""
-        if not self.writes:
+        if self.keeping is None or not self.writes:
             return
         if self._save(done, finished=True):
             resume.clear_finished(self.keeping.root)
@@ -138,15 +138,16 @@ class Keeper:
 
     def rescue(self, done: int) -> None:
         """After an interrupt or an error: keep what was learned and say where. The files of the concept come first: they are small, and load anywhere."""
-        if not self.writes:
+        folder = self.folder
+        if folder is None or not self.writes:
             return
         if not self.run.consistent:
             self.tell(f"The training stopped in the middle of step {done + 1}, when the weights were half moved.{self.said()}")
             return
         said = f"The training stopped after step {done} of {self.run.settings.steps}."
         try:
-            result, place = self.run.result(), self.folder.path / "concept"
-            name = f"{self.folder.path.name}-step{done}"
+            result, place = self.run.result(), folder.path / "concept"
+            name = f"{folder.path.name}-step{done}"
             saved = concept_file.save(result.lora, result.tokens, name, place / "loras", place / "embeddings", dtype=torch.float32, overwrite=True)
             said += f" What it had learned is in {saved.lora}."
         except Exception as error:  # the first error is the one to tell
@@ -157,18 +158,24 @@ class Keeper:
         self.tell(f"{said}{self.said()}")
 
     def _save(self, done: int, finished: bool = False) -> bool:
+        folder = self.folder
+        assert folder is not None  # callers ask `writes` first
         try:
-            self.folder.save(done, self.identity, self.run.state(finished))
+            folder.save(done, self.identity, self.run.state(finished))
         except Exception as error:  # a result in memory is worth more than why a copy of it failed
             log.warning("Kindred: the state after step %d could not be kept.", done, exc_info=not isinstance(error, OSError))
             self.failing = str(error)
             return False
-        self.failing, self.kept, self.run.folder = "", done, self.folder.path
+        self.failing, self.kept, self.run.folder = "", done, folder.path
         return True
 
     def said(self) -> str:
         """From where `continue` would go on."""
-        return f" Its state after step {self.kept} is kept in {self.folder.path.name!r}; resume 'continue' goes on from there." if self.kept else ""
+        return (
+            f" Its state after step {self.kept} is kept in {self.folder.path.name!r}; resume 'continue' goes on from there."
+            if self.kept and self.folder
+            else ""
+        )
 
     def end(self) -> None:
         if self.folder:

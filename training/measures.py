@@ -60,7 +60,7 @@ class History:
     def add(self, step: int, values: list[float], learning_rate: float) -> Step:
         """values: loss, reconstruction, prior, preservation, spl, gradient norm, then one drift for each token, or none."""
         drift = dict(zip(self.tokens, values[6:], strict=False)) or (self.steps[-1].drift if self.steps else {})
-        self.steps.append(Step(step, *values[:6], learning_rate, drift))
+        self.steps.append(Step(step, **dict(zip(_COLUMNS, (*values[:6], learning_rate), strict=True)), drift=drift))
         return self.steps[-1]
 
     @property
@@ -81,4 +81,4 @@ class History:
         self.steps = []
         for index, row in enumerate(rows.tolist()):
             drift = {token: value for token, value in zip(self.tokens, row[len(_COLUMNS) :], strict=True) if value == value}
-            self.steps.append(Step(index + 1, *row[: len(_COLUMNS)], drift))
+            self.steps.append(Step(index + 1, **dict(zip(_COLUMNS, row, strict=False)), drift=drift))

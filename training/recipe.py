@@ -97,7 +97,7 @@ def read(path: Path) -> Recipe:
         import tomllib
     except ImportError:  # Python 3.10
         try:
-            import tomli as tomllib
+            import tomli as tomllib  # pyright: ignore[reportMissingImports]  (an optional package)
         except ImportError:
             raise ValueError("Reading TOML files needs Python 3.11 or newer, or the Python package tomli (pip install tomli).") from None
     path = path.expanduser().resolve()
@@ -179,4 +179,4 @@ def _typed(name: str, value: Any, kind: type) -> Any:
 
 
 _WORDS = {int: "a whole number", float: "a number", str: "a text in quotes", bool: "true or false"}
-HELP = inspect.cleandoc(__doc__)
+HELP = inspect.cleandoc(__doc__ or "")

@@ -280,4 +280,5 @@ def _states(folder: Path) -> list[Path]:
 
 
 def _step(path: Path) -> int:
-    return int(_STATE.fullmatch(path.name)[1])
+    found = _STATE.fullmatch(path.name)
+    return int(found[1]) if found else 0

@@ -17,6 +17,7 @@ from ..host import text
 from ..host import training as host_training
 from ..host.fingerprint import model_hash
 from ..host.trainable_text import TrainableText
+from ..host.types import Clip, Model, Vae
 from . import losses
 from .adapters.learned import Learned
 from .adapters.tokens import check_tokens
@@ -42,7 +43,7 @@ class Run:
     `state()` after a step holds all that the next one depends on; `restore` resumes from it, bit for bit.
     """
 
-    def __init__(self, model, clip, vae, concepts: list[Concept], settings: TrainSettings, processes: SingleProcess | None = None):
+    def __init__(self, model: Model, clip: Clip, vae: Vae, concepts: list[Concept], settings: TrainSettings, processes: SingleProcess | None = None):
         self.model, self.clip, self.vae, self.concepts, self.settings = model, clip, vae, concepts, settings
         self.processes = processes or SingleProcess()
         if settings.batch_size < self.processes.world:
@@ -123,6 +124,7 @@ class Run:
         Raises FloatingPointError before the optimizer step if the loss or its gradient is not finite.
         """
         settings, parts = self.settings, []
+        first: tuple[torch.Tensor, list[torch.Tensor]] = torch.zeros(()), []
         for turn in range(settings.accumulation):
             with self._precision():
                 instance, prior, preserved = self._denoising_losses(step * settings.accumulation + turn)
@@ -137,14 +139,14 @@ class Run:
             if turn == 0:
                 first = spl.detach(), [value.detach() for value in drifts]
         norm = self._gradient(step, torch.stack(parts))
-        measured, rates = self._measure(torch.stack(parts), *first, norm), self.schedule.get_last_lr()
+        measured, rates = self._measure(torch.stack(parts), first[0], first[1], norm), self.schedule.get_last_lr()
         self.consistent = False
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         self.learned.after_step(step)
-        self.history.add(step + 1, measured, rates[0])
+        self.history.add(step + 1, measured, float(rates[0]))
         self.consistent = True
         return self.history.steps[-1]
 

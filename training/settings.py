@@ -174,7 +174,7 @@ class TrainSettings:
     def rates(self) -> tuple[float, float, float]:
         """The learning rates of (network, tokens, text encoder), with the usual ones where the artist left 0."""
         if self.optimizer == "Prodigy":
-            return tuple(given or PRODIGY_RATE for given in (self.learning_rate, self.token_learning_rate, self.text_learning_rate))
+            return self.learning_rate or PRODIGY_RATE, self.token_learning_rate or PRODIGY_RATE, self.text_learning_rate or PRODIGY_RATE
         usual = KINDS[self.adapter].rate if self.how.rate is None else self.how.rate
         given = self.learning_rate
         return given or usual, self.token_learning_rate or given or self.how.token_rate, self.text_learning_rate or given / 2 or USUAL_TEXT_RATE

@@ -10,6 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def model(name: str) -> ScoringModel:
     return MODELS[name]
 
 
-def load(folders: Mapping[str, Path], device: str = "cpu") -> list:
+def load(folders: Mapping[str, Path], device: str | torch.device = "cpu") -> list:
     """The scorers of the models in the user's `folders`, by name, in the register's order. ValueError where a folder holds no such model."""
     for name in folders:
         model(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -14,12 +15,12 @@ from .transformers_folder import local_folder, pixels
 class Blip2:
     """BLIP2-T: the image-text contrastive score of BLIP-2's retrieval model (Li et al. 2023), best query against the prompt."""
 
-    def __init__(self, folder: Path, device: str = "cpu"):
+    def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         from transformers import AutoProcessor, Blip2ForImageTextRetrieval
 
         place = local_folder(folder, "a BLIP-2 retrieval model")
         self.name, self.device = "BLIP2-T", device
-        self.model = Blip2ForImageTextRetrieval.from_pretrained(place, local_files_only=True).eval().to(device)
+        self.model = cast(Any, Blip2ForImageTextRetrieval.from_pretrained(place, local_files_only=True)).eval().to(device)  # its `to` is typed without self
         self.processor = AutoProcessor.from_pretrained(place, local_files_only=True)
 
     @torch.inference_mode()
@@ -31,5 +32,5 @@ class Blip2:
         return torch.stack(out).cpu()
 
 
-def load(folder: Path, device: str) -> list[Scorer]:
+def load(folder: Path, device: str | torch.device) -> list[Scorer]:
     return [Blip2(folder, device)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -14,16 +15,16 @@ from .transformers_folder import features, local_folder, pixels
 class Clip:
     """CLIP-T (``against="prompt"``) or CLIP-I (``against="references"``); the papers use ViT-B/32 or ViT-L/14 (Radford et al. 2021)."""
 
-    def __init__(self, folder: Path, against: str = "prompt", device: str = "cpu"):
+    def __init__(self, folder: Path, against: str = "prompt", device: str | torch.device = "cpu"):
         from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
         if against not in ("prompt", "references"):
             raise ValueError(f"against: found {against!r}, expected 'prompt' or 'references'.")
         place = local_folder(folder, "a CLIP model")
         self.name, self.against, self.device = {"prompt": "CLIP-T", "references": "CLIP-I"}[against], against, device
-        self.model = CLIPModel.from_pretrained(place, local_files_only=True).eval().to(device)
+        self.model = cast(Any, CLIPModel.from_pretrained(place, local_files_only=True)).eval().to(device)  # its `to` is typed without self
         self.processor = CLIPImageProcessor.from_pretrained(place, local_files_only=True)
-        self.tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True) if against == "prompt" else None
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(place, local_files_only=True) if against == "prompt" else None
 
     def _images(self, images: torch.Tensor) -> torch.Tensor:
         return features(self.model.get_image_features(**self.processor(pixels(images), return_tensors="pt").to(self.device)))
@@ -37,5 +38,5 @@ class Clip:
         return torch.nn.functional.cosine_similarity(seen, features(self.model.get_text_features(**words)), dim=-1).cpu()
 
 
-def load(folder: Path, device: str) -> list[Scorer]:
+def load(folder: Path, device: str | torch.device) -> list[Scorer]:
     return [Clip(folder, "prompt", device), Clip(folder, "references", device)]

@@ -14,7 +14,7 @@ from .transformers_folder import local_folder, pixels
 class Dino:
     """DINO-I: mean cosine of ViT-S/16 class tokens with the references' (Caron et al. 2021), the measure most sensitive to identity."""
 
-    def __init__(self, folder: Path, device: str = "cpu"):
+    def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         from transformers import AutoImageProcessor, AutoModel
 
         place = local_folder(folder, "a DINO vision transformer")
@@ -30,5 +30,5 @@ class Dino:
         return mean_cosine(self._images(images), self._images(references)).cpu()
 
 
-def load(folder: Path, device: str) -> list[Scorer]:
+def load(folder: Path, device: str | torch.device) -> list[Scorer]:
     return [Dino(folder, device)]

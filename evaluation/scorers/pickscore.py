@@ -14,7 +14,7 @@ from .clip import Clip
 class PickScore(Clip):
     """exp(logit_scale) * cos(text, picture), as its authors compute it (section 4): about 17 to 24, higher is better."""
 
-    def __init__(self, folder: Path, device: str = "cpu"):
+    def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         super().__init__(folder, "prompt", device)
         self.name = "PickScore"
 
@@ -23,5 +23,5 @@ class PickScore(Clip):
         return self.model.logit_scale.exp().cpu() * super().__call__(images, references, prompts)
 
 
-def load(folder: Path, device: str) -> list[Scorer]:
+def load(folder: Path, device: str | torch.device) -> list[Scorer]:
     return [PickScore(folder, device)]

@@ -60,12 +60,15 @@ def to_core(state: Mapping[str, object], names: LayerNames, base: Callable[[str]
         if not isinstance(value, torch.Tensor) or value.numel() == 0:
             continue
         match, published = _KEY.fullmatch(key), _PUBLISHED.fullmatch(key)
-        if match is None and published is None:
+        if published:
+            layer = published["layer"]
+        elif match:
+            layer = layers.get(f"unet.{match['attention']}.to_{match['part']}")
+        else:
             raise ValueError(
                 f"The weight {key!r} is not K or V of a cross-attention ('..._custom_diffusion.weight'). "
                 "Only the weights that Custom Diffusion trains by default can be loaded."
             )
-        layer = published["layer"] if published else layers.get(f"unet.{match['attention']}.to_{match['part']}")
         layer = layer if layer in names.shapes else None
         weight = None if layer is None else base(layer).float().cpu()
         if weight is None or weight.shape != value.shape:

@@ -85,7 +85,8 @@ class LayerNames:
         dotted = [rest] if rest else []
         if layer.startswith(_TEXT):
             encoder, _, own = layer.removeprefix(_TEXT).partition(".transformer.")
-            number = re.match(r"(?:lora_te\d*)?", self.kohya.get(layer, ""))[0]
+            numbered = re.match(r"lora_te\d*", self.kohya.get(layer, ""))
+            number = numbered[0] if numbered else ""
             own = own.removeprefix("text_model.")
             older = own.replace(".self_attn.out_proj", ".self_attn.to_out").replace("_proj", "") if ".self_attn." in own else own  # diffusers before PEFT
             older = re.sub(r"\.self_attn\.([qkv])$", r".self_attn.to_\1", older)

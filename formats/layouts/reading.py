@@ -60,7 +60,7 @@ def to_core(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str], name
         if own is not None and "alpha" not in tensors:
             tensors = _scaled(tensors, own, plain.removeprefix(f"{component}.") if component else plain)
         if "magnitude" in tensors:
-            tensors["dora_scale"] = _over_outputs(tensors.pop("magnitude"), names.shapes.get(layer))
+            tensors["dora_scale"] = _over_outputs(tensors.pop("magnitude"), None if layer is None else names.shapes.get(layer))
         if "bias" in tensors and (layer is not None or own is not None):
             tensors["diff_b"] = tensors.pop("bias")
         if "oft_blocks" in tensors and "alpha" in tensors and layer is not None and name != layer:

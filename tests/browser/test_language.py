@@ -4,11 +4,11 @@ import json
 import uuid
 
 import pytest
-from kindred_testing import ROOT
+from kindred_testing import ROOT, script
 from kindred_testing.browser import missing
-from kindred_testing.locales import collect as locales
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=missing() or "")]
+locales = script("dev/build/locales.py")
 
 SAID = """async () => {
     const [train, sampler] = ["KindredTrain", "KindredKSampler"].map((type) => app.graph._nodes.find((node) => node.type === type));

@@ -10,6 +10,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ...formats.token import LearnedToken
 from ...host.families import TEXT_LAYERS
+from ...host.types import Clip
 from ..data.concept import Concept
 from ..declare import implemented
 from ..methods import METHODS
@@ -27,7 +28,7 @@ class Learned:
     tokens      None if the method trains no token vectors
     """
 
-    def __init__(self, settings: TrainSettings, denoiser, text, clip, concepts: list[Concept]):
+    def __init__(self, settings: TrainSettings, denoiser, text, clip: Clip, concepts: list[Concept]):
         self.settings = settings
         self.network = self.text = self.tokens = None
         if settings.how.network:
@@ -44,7 +45,7 @@ class Learned:
 
     def groups(self) -> list[dict]:
         """The optimizer's parameter groups, each with its own learning rate."""
-        rates = dict(zip(("network", "tokens", "text"), self.settings.rates(), strict=True))
+        rates: dict[str, float] = dict(zip(("network", "tokens", "text"), self.settings.rates(), strict=True))
         return [{"params": list(part.parameters.values()), "lr": rates[name]} for name, part in self._parts.items()]
 
     def before_step(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from torch.nn import functional
 from .base import Adapter
 from .kinds import side_class
 from .layers import target_layers
+
+Layer = torch.nn.Linear | torch.nn.Conv2d
 
 
 class Side:
@@ -28,8 +31,9 @@ class Side:
 
     parameters: dict[str, torch.nn.Parameter]
     alpha: float | None = None
+    layer: Layer
 
-    def __init__(self, layer: torch.nn.Module, rank: int, alpha: float, generator: torch.Generator, device: torch.device):
+    def __init__(self, layer: Layer, rank: int, alpha: float, generator: torch.Generator, device: torch.device):
         raise NotImplementedError
 
     def input(self, x: Tensor) -> Tensor:
@@ -118,7 +122,7 @@ def attach_adapter(
     return SideAdapter(target_layers(network, targets, patterns), kind, rank, alpha, seed, prefix, device)
 
 
-def add_low_rank(layer: torch.nn.Module, x: Tensor, y: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+def add_low_rank(layer: Layer, x: Tensor, y: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
     """y + scale * up(down(x)) in y's dtype: two thin products, and no copy of y besides the result."""
     hidden = apply_weight(layer, x, down).to(y.dtype)
     if down.ndim == 4:
@@ -126,10 +130,11 @@ def add_low_rank(layer: torch.nn.Module, x: Tensor, y: Tensor, down: Tensor, up:
     return torch.addmm(y.flatten(0, -2), hidden.flatten(0, -2), up.to(y.dtype).t(), alpha=scale).view(y.shape)
 
 
-def apply_weight(layer: torch.nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+def apply_weight(layer: Layer, x: Tensor, weight: Tensor) -> Tensor:
     """`layer` with another weight and no bias: [..., in] -> [..., out], or a convolution with the layer's stride and padding."""
     if weight.ndim == 4:
-        return functional.conv2d(x, weight.to(x.dtype), None, layer.stride, layer.padding, layer.dilation, layer.groups)
+        convolution: Any = layer
+        return functional.conv2d(x, weight.to(x.dtype), None, convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
     return functional.linear(x, weight.to(x.dtype))
 
 

@@ -10,6 +10,7 @@ import torch
 from ...formats.token import LearnedToken
 from ...host import text
 from ...host.trainable_text import initializer_ids
+from ...host.types import Clip
 from ..data.concept import Concept
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class TokenVectors:
         return LearnedToken(concept.token, concept.class_word, vectors, dict(metadata or {}))
 
 
-def check_tokens(clip, concepts: list[Concept]) -> None:
+def check_tokens(clip: Clip, concepts: list[Concept]) -> None:
     """Raises ValueError if a token already means something to this CLIP, or if no training prompt names it.
 
     Prompts are read as the encoder will read them with all tokens: "<v1>" inside another token's "my<v1>" names only that one.
@@ -112,7 +113,7 @@ def check_tokens(clip, concepts: list[Concept]) -> None:
             )
 
 
-def check_token(clip, token: str) -> None:
+def check_token(clip: Clip, token: str) -> None:
     """Raises ValueError if `token` already means something to this CLIP."""
     taken = text.clash(clip, token)
     if taken:
@@ -121,7 +122,7 @@ def check_token(clip, token: str) -> None:
         )
 
 
-def trained_encoders(clip) -> list[str]:
+def trained_encoders(clip: Clip) -> list[str]:
     """The encoders whose token vectors are trained by default: the CLIP ones, or all if there is no CLIP.
 
     T5 beside CLIP (SD 3, Flux) reads the class word instead, as in diffusers' pivotal tuning of these models: a backward pass through
@@ -131,13 +132,13 @@ def trained_encoders(clip) -> list[str]:
     return [key for key in keys if hasattr(text.encoder_model(clip, key).transformer, "text_model")] or keys
 
 
-def mean_length(clip, key: str) -> float:
+def mean_length(clip: Clip, key: str) -> float:
     """The mean norm of the vocabulary's embeddings in the encoder `key`, without rows of zeros: Directional Textual Inversion's magnitude."""
     lengths = torch.linalg.vector_norm(text.input_embeddings(clip, key).float(), dim=-1)
     return float(lengths[lengths > 0].double().mean())
 
 
-def _initial_vectors(clip, key: str, concept: Concept, vectors: int, generator: torch.Generator) -> torch.Tensor:
+def _initial_vectors(clip: Clip, key: str, concept: Concept, vectors: int, generator: torch.Generator) -> torch.Tensor:
     """[vectors, width] float32: the initializer's embeddings in order.
 
     An initializer of more tokens than `vectors` gives the means of as many runs of them; one of fewer is repeated, with a little noise

@@ -56,7 +56,7 @@ def cut(picture: torch.Tensor, canvas: tuple[int, int]) -> torch.Tensor:
     rows, columns = min(height, max(1, round(width * canvas[0] / canvas[1]))), min(width, max(1, round(height * canvas[1] / canvas[0])))
     top, left = (height - rows) // 2, (width - columns) // 2
     middle = picture[:, top : top + rows, left : left + columns]
-    largest = tuple(round(LARGEST * side) for side in canvas)
+    largest = round(LARGEST * canvas[0]), round(LARGEST * canvas[1])
     return resize(middle, largest) if rows > largest[0] and columns > largest[1] else middle
 
 

@@ -176,7 +176,7 @@ def fingerprint(concept: Concept) -> str:
             is_picture = isinstance(entry, torch.Tensor)
             digest.update(repr(tuple(entry.shape) if is_picture else entry).encode())
             if is_picture:
-                digest.update(entry.contiguous().numpy())
+                digest.update(entry.contiguous().numpy().data)
     return digest.hexdigest()
 
 

@@ -171,6 +171,7 @@ class Dataset:
                 self._progress(done, len(missing))
 
     def _latents(self, view: View) -> torch.Tensor:
+        assert self._to_latents is not None  # `_hold` refuses it
         latents = self._to_latents(self.pixels(view)[None])
         found = list(latents.shape)
         if self.latent_dimensions == 2 and latents.ndim == 5 and latents.shape[2] == 1:  # from a video VAE

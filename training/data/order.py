@@ -82,7 +82,7 @@ class BucketOrder:
         self.concepts, self.batch_size, self.seed = concepts, batch_size, seed
         self.turns = RoundRobin([concept.repeats for concept in concepts])
         sizes = bucket_sizes(resolution, latent_scale)
-        self.buckets = [[nearest_bucket(*picture.shape[:2], sizes) for picture in concept.images] for concept in concepts]
+        self.buckets = [[nearest_bucket(picture.shape[0], picture.shape[1], sizes) for picture in concept.images] for concept in concepts]
 
     def samples(self, index: int) -> list[Sample]:
         """As `SquareOrder.samples`."""

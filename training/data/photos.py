@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -202,7 +203,7 @@ def _arrays(picture: Image.Image, matte: int) -> tuple[np.ndarray, np.ndarray | 
     for top in range(0, picture.height, rows):
         part = slice(top, min(top + rows, picture.height))
         band = picture.crop((0, part.start, picture.width, part.stop))
-        if transparent:
+        if alpha is not None:
             band = band.convert("RGBA")
             cover = band.getchannel("A")
             alpha[part] = np.asarray(cover, dtype=np.float32) / 255
@@ -220,6 +221,6 @@ def _scale(picture: Image.Image) -> float | None:
     """What is white in a picture of 16 or 32 bits, which Pillow's own conversion would cut at 255; None for 8 bits."""
     if picture.mode == "F":
         return 1.0
-    if picture.mode == "I" and picture.getextrema()[1] <= 255:
+    if picture.mode == "I" and cast(int, picture.getextrema()[1]) <= 255:
         return 255.0
     return 65535.0 if picture.mode.startswith("I") else None
