@@ -1,4 +1,4 @@
-"""Confidence intervals by the bootstrap (Efron 1979), for shares of right images, mean scores and differences of paired runs."""
+"""Bootstrap confidence intervals (Efron 1979) of mean scores and of differences of paired runs; Wilson's interval of shares."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def mean(
 ) -> Interval:
     """The mean of ``values`` with its percentile interval.
 
-    Images of one prompt or of one trained subject are not independent: give their labels as ``groups`` and whole groups are drawn.
-    Raises ValueError for no values, values that are not finite, or as many groups as there are not values.
+    Images of one prompt or of one trained subject are not independent: pass their labels as ``groups``, and whole groups are resampled.
+    Raises ValueError if there are no values, a value is not finite, or groups and values differ in number.
     """
     x = _checked(values)
     if groups is None:
@@ -48,18 +48,18 @@ def mean(
 
 
 def difference(after: Sequence[float], before: Sequence[float], confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
-    """Mean of ``after`` - ``before`` for pairs that share prompt and seed; an interval without zero is a difference.
+    """Mean of ``after`` - ``before`` for pairs that share prompt and seed; an interval without zero is a significant difference.
 
-    Raises ValueError when the two are not pairs.
+    Raises ValueError if the two differ in number.
     """
     a, b = _checked(after), _checked(before)
     if len(a) != len(b):
-        raise ValueError(f"pairs: found {len(a)} values after and {len(b)} before, expected as many of both, in the same order.")
+        raise ValueError(f"pairs: found {len(a)} values after and {len(b)} before, expected equally many, in the same order.")
     return mean(a - b, confidence=confidence, resamples=resamples, seed=seed)
 
 
 def share(right: Sequence[bool], confidence: float = 0.95) -> Interval:
-    """A share of right answers with Wilson's interval: near 100% the bootstrap's is too narrow, and of 64 right in 64 it says [1, 1]."""
+    """A share of right answers with Wilson's interval. Near 100% the bootstrap's is too narrow: for 64 of 64 it is [1, 1]."""
     values = np.asarray(list(right), bool)
     if not len(values):
         raise ValueError("share: found no answers, expected at least one.")

@@ -1,4 +1,4 @@
-"""Semantic drift of a learned token, in numbers. Pure torch.
+"""Metrics of a learned token's semantic drift. Pure torch.
 
 Distances between the sentence features A [N, D] of prompts with V* and B [N, D] of the same prompts with the class word, and within A, after
 "Mitigating Semantic Collapse in Generative Personalization" (TEA), section 3.2 and equations 6 to 10. Inter-set distances grow as V* leaves
@@ -47,7 +47,7 @@ def mahalanobis(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Distance of each row of a [N, D] from the distribution of b [M, D]: sqrt((a - m)^T S^-1 (a - m)), [N] (equation 8).
 
     There are far fewer prompts than dimensions, so the sample covariance has no inverse. S is the estimate of Ledoit and Wolf (2004),
-    which shrinks it toward a multiple of the identity by the share that minimises the expected error; it is never singular
+    which shrinks it toward a multiple of the identity by the share that minimizes the expected error; it is never singular
     (unless all of b is one point: then the distance is 0 at that point and infinite elsewhere). Solved in the span of b, O(M^2 D).
     """
     a, b = a.double(), b.double()
@@ -56,7 +56,7 @@ def mahalanobis(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     share, scale = ledoit_wolf(x)
     if scale == 0:
         return torch.where(d.norm(dim=-1) > 0, torch.inf, 0.0)
-    if share == 0:  # more samples than dimensions need: the plain inverse is right
+    if share == 0:  # so many samples that the plain inverse is right
         return torch.einsum("nd,de,ne->n", d, torch.linalg.pinv(x.T @ x / len(x), hermitian=True), d).clamp(min=0).sqrt()
     _, s, v = torch.linalg.svd(x, full_matrices=False)
     inside = d @ v.T
@@ -72,7 +72,7 @@ def ledoit_wolf(x: torch.Tensor) -> tuple[float, float]:
     With the symbols of the paper: scale = m = tr(S)/D, d^2 = |S - mI|^2/D, b^2 = the mean of |x_k x_k^T - S|^2/D over M, share = min(b^2, d^2)/d^2.
     """
     count, width = x.shape
-    gram = x @ x.T  # all traces follow from the inner products, so nothing of size D x D is made
+    gram = x @ x.T  # all traces follow from the inner products, without a D x D matrix
     scale = gram.diagonal().sum().item() / count / width
     s_squared = (gram**2).sum().item() / count**2  # tr(S^2)
     d_squared = s_squared / width - scale**2
@@ -94,7 +94,7 @@ def kl_between(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
 
 
 def rank(value: float, others: torch.Tensor) -> int:
-    """The place of `value` among itself and `others`, 1 = smallest."""
+    """The rank of `value` among itself and `others`, 1 = smallest."""
     return int((others < value).sum()) + 1
 
 

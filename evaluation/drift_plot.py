@@ -1,4 +1,4 @@
-"""The drift plot: a token's length and meaning among ordinary words, and what TEA does to both."""
+"""Plot of a token's drift: its length and meaning among ordinary words, before and after TEA."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _METRICS = (("L2", "l2"), ("Hausdorff", "hausdorff"), ("Mahalanobis", "mahalanob
 
 
 def plots(drifts: list[Drift], theme: str = "dark") -> torch.Tensor:
-    """One picture for each drift, as a batch."""
+    """One plot for each token, as a batch."""
     return torch.cat([plot(drift, theme) for drift in drifts])
 
 
 def plot(drift: Drift, theme: str = "dark") -> torch.Tensor:
-    """[1, 1120, 1000, 3], legible at the size of a node. `theme` is `dark` or `light`."""
+    """The plot of one token, [1, 1120, 1000, 3], legible at the size of a node. `theme` is `dark` or `light`."""
     if theme not in THEMES:
         raise ValueError(f"theme is {theme!r}; expected one of {', '.join(map(repr, THEMES))}.")
     canvas = Canvas(WIDTH, HEIGHT, THEMES[theme])
@@ -35,14 +35,14 @@ def _header(canvas: Canvas, drift: Drift) -> None:
     x = MARGIN + canvas.width_of(_short(drift.token, 18), 46) + 18
     canvas.text(x, 66, f"against  {_short(drift.class_word, 18)}", 34, canvas.theme.faint)
     x = MARGIN
-    for name, colour in _series(canvas, drift):
-        canvas.dot(x + 9, 107, 9, colour)
+    for name, color in _series(canvas, drift):
+        canvas.dot(x + 9, 107, 9, color)
         canvas.text(x + 28, 107, name, 26, anchor="lm")
         x += canvas.width_of(name, 26) + 64
 
 
 def _norms(canvas: Canvas, drift: Drift, top: float, bottom: float) -> None:
-    """Histogram of the vocabulary's norms for each encoder, with the token's own before and after, on a logarithmic axis."""
+    """Histogram of the vocabulary's norms for each encoder, with the token's norm before and after TEA, on a logarithmic axis."""
     encoders = list(dict.fromkeys(vector.encoder for vector in drift.vectors))
     width = (WIDTH - 2 * MARGIN - 16 * (len(encoders) - 1)) / max(len(encoders), 1)
     for index, key in enumerate(encoders):
@@ -63,65 +63,65 @@ def _histogram(canvas: Canvas, drift: Drift, key: str, left: float, top: float, 
     high = max(torch.quantile(words, 0.999).item(), *marks) * 1.1
     scale = (right - left) / math.log(high / low)
 
-    def place(value: float) -> float:
+    def x_of(value: float) -> float:
         return left + math.log(max(value, low) / low) * scale
 
     count = max(12, int((right - left) / 9))
     bins = torch.histc(words.clamp(low, high).log(), count, math.log(low), math.log(high)).tolist()
     step = (right - left) / count
     for i, number in enumerate(bins):
-        # Height by the square root: the few words of unusual length stay visible.
+        # square root: the few words of unusual length stay visible
         canvas.box(left + i * step + 1, bottom - (bottom - top - 34) * math.sqrt(number / max(bins)), left + (i + 1) * step - 1, bottom, theme.bars, 2)
     canvas.line(left, bottom, right, bottom, theme.line)
     for tick in ticks(low, high, 6, logarithmic=high > 10 * low):
-        canvas.text(place(tick), bottom + 27, f"{tick:g}", 22, theme.faint, "ms")
+        canvas.text(x_of(tick), bottom + 27, f"{tick:g}", 22, theme.faint, "ms")
     adjusted = vectors if _has_token_slerp(drift) else []
     lines = [(vector.adjusted_norm, theme.series[1]) for vector in adjusted] + [(vector.norm, theme.series[0]) for vector in vectors]
-    origin, label = place(drift.class_norms[key]), _short(drift.class_word, 16)
-    crowded = any(-8 < place(value) - origin < canvas.width_of(label, 22) + 24 for value, _ in lines)
+    origin, label = x_of(drift.class_norms[key]), _short(drift.class_word, 16)
+    crowded = any(-8 < x_of(value) - origin < canvas.width_of(label, 22) + 24 for value, _ in lines)
     side = -1 if crowded and origin - canvas.width_of(label, 22) - 16 > left else 1
     canvas.text(origin + 14 * side, top + 18, label, 22, theme.ink, "lm" if side > 0 else "rm")
-    for value, colour in [(drift.class_norms[key], theme.ink), *lines]:
-        canvas.line(place(value), top + 18, place(value), bottom, colour, 4)
-        canvas.dot(place(value), top + 18, 8, colour, theme.panel)
+    for value, color in [(drift.class_norms[key], theme.ink), *lines]:
+        canvas.line(x_of(value), top + 18, x_of(value), bottom, color, 4)
+        canvas.dot(x_of(value), top + 18, 8, color, theme.panel)
 
 
 def _ranks(canvas: Canvas, drift: Drift, top: float, bottom: float) -> None:
-    """Distances of seventy adjectives from the class word, and the token's rank among them."""
+    """Distances of the adjectives' phrases from the class word, and the token's rank among them."""
     theme, left, right = canvas.theme, MARGIN + 24, WIDTH - MARGIN - 24
     _panel(canvas, MARGIN, top, WIDTH - MARGIN, bottom, f"Distance from “{_short(drift.class_word, 24)}”, among {len(drift.adjectives)} kinds of it")
     values = [*drift.adjectives.tolist(), *(state.distance for state in drift.states)]
     room = (max(values) - min(values)) * 0.06 or 1.0
     low, high, axis = max(0.0, min(values) - room), max(values) + room, bottom - 44
 
-    def place(value: float) -> float:
+    def x_of(value: float) -> float:
         return left + (value - low) / (high - low) * (right - left)
 
     for value in drift.adjectives.tolist():
-        canvas.line(place(value), axis - 38, place(value), axis - 6, theme.bars, 2.5)
+        canvas.line(x_of(value), axis - 38, x_of(value), axis - 6, theme.bars, 2.5)
     canvas.line(left, axis, right, axis, theme.line)
     for tick in ticks(low, high, 6):
-        canvas.text(place(tick), axis + 30, f"{tick:g}", 22, theme.faint, "ms")
+        canvas.text(x_of(tick), axis + 30, f"{tick:g}", 22, theme.faint, "ms")
     edge = right + 1
-    for state, (_, colour) in sorted(zip(drift.states, _series(canvas, drift), strict=True), key=lambda item: -item[0].distance):
-        x, label = place(state.distance), f"{state.rank} of {len(drift.adjectives) + 1}"
-        canvas.line(x, axis - 76, x, axis - 2, colour, 4)
-        canvas.dot(x, axis - 76, 9, colour, theme.panel)
-        middle = min(x, edge - canvas.width_of(label, 24) / 2 - 4)  # keeps clear of the label at its right
-        canvas.text(middle, axis - 94, label, 24, colour, "ms", bold=True)
+    for state, (_, color) in sorted(zip(drift.states, _series(canvas, drift), strict=True), key=lambda item: -item[0].distance):
+        x, label = x_of(state.distance), f"{state.rank} of {len(drift.adjectives) + 1}"
+        canvas.line(x, axis - 76, x, axis - 2, color, 4)
+        canvas.dot(x, axis - 76, 9, color, theme.panel)
+        middle = min(x, edge - canvas.width_of(label, 24) / 2 - 4)  # left of the label at its right
+        canvas.text(middle, axis - 94, label, 24, color, "ms", bold=True)
         edge = middle - canvas.width_of(label, 24) / 2 - 14
 
 
 def _sets(canvas: Canvas, drift: Drift, top: float, bottom: float) -> None:
-    """Scene kept, distance from the class's prompts and spread of the token's own, state by state."""
+    """Scene kept, distance from the class's prompts and spread within the token's own, the states side by side."""
     theme, split, half = canvas.theme, MARGIN + 300, (top + bottom) / 2
     _panel(canvas, MARGIN, top, split, bottom, "Scene kept")
     step = (bottom - top - 70) / len(drift.states)
-    for i, (state, (_, colour)) in enumerate(zip(drift.states, _series(canvas, drift), strict=True)):
+    for i, (state, (_, color)) in enumerate(zip(drift.states, _series(canvas, drift), strict=True)):
         y, share = top + 66 + i * step, max(0.0, min(1.0, state.kept))
-        canvas.text(MARGIN + 24, y + 38, f"{max(0.0, state.kept):.0%}", 40, colour, bold=True)
+        canvas.text(MARGIN + 24, y + 38, f"{max(0.0, state.kept):.0%}", 40, color, bold=True)
         canvas.box(MARGIN + 24, y + 54, split - 24, y + 72, theme.line, 9)
-        canvas.box(MARGIN + 24, y + 54, MARGIN + 24 + share * (split - MARGIN - 48), y + 72, colour, 9)
+        canvas.box(MARGIN + 24, y + 54, MARGIN + 24 + share * (split - MARGIN - 48), y + 72, color, 9)
     first = drift.states[0]
     rows = (
         (top, half - 8, "Distance from the class’s prompts", [state.inter for state in drift.states], first.inter),
@@ -140,8 +140,8 @@ def _bars(canvas: Canvas, drift: Drift, sets: list, unit, left: float, top: floa
     width = (group - 34) / len(STATES)
     for index, ((label, _), row) in enumerate(zip(_METRICS, values, strict=True)):
         x = left + index * group + 17
-        for i, (value, (_, colour)) in enumerate(zip(row, _series(canvas, drift), strict=True)):
-            canvas.box(x + i * width + 2, bottom - (bottom - top) * value / high, x + (i + 1) * width - 2, bottom, colour, 4)
+        for i, (value, (_, color)) in enumerate(zip(row, _series(canvas, drift), strict=True)):
+            canvas.box(x + i * width + 2, bottom - (bottom - top) * value / high, x + (i + 1) * width - 2, bottom, color, 4)
         canvas.text(x + width * len(row) / 2, bottom + 28, label, 22, canvas.theme.faint, "ms")
     canvas.line(left, bottom, right, bottom, canvas.theme.line)
     canvas.line(left, bottom - (bottom - top) / high, right, bottom - (bottom - top) / high, canvas.theme.faint, 1.5)
@@ -153,7 +153,7 @@ def _panel(canvas: Canvas, left: float, top: float, right: float, bottom: float,
 
 
 def _series(canvas: Canvas, drift: Drift) -> list[tuple[str, str]]:
-    """(name, colour) of each state; a plain word has no Token SLERP."""
+    """(name, color) of each state; a plain word has no Token SLERP."""
     return [(state.name, canvas.theme.series[STATES.index(state.name)]) for state in drift.states]
 
 

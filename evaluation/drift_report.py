@@ -1,4 +1,4 @@
-"""The drift report as text: the summary first, then all numbers."""
+"""Text report of a drift measurement: a summary first, then every number."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _COLUMNS = (("L2", "l2"), ("Hausdorff", "hausdorff"), ("Mahalanobis", "mahalanob
 
 
 def report(drift: Drift) -> str:
-    """Plain text, a few lines wide enough for a text preview."""
+    """Plain text for a preview node."""
     first, others = drift.states[0], len(drift.adjectives)
     lines = [
         f"{drift.token} against {drift.class_word}, {drift.contexts} scenes, alpha {drift.alpha:g}, beta {drift.beta:g}",
-        f"{max(0.0, first.kept):.0%} of a scene survives next to {drift.token}; in meaning it stands at place {first.rank} of {others + 1} from {drift.class_word}.",
+        f"{max(0.0, first.kept):.0%} of a scene survives next to {drift.token}; by distance in meaning from {drift.class_word} it is at place {first.rank} of {others + 1}.",
         "",
         "token                   length   percentile   cosine      adjusted: length   cosine",
     ]

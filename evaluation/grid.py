@@ -1,4 +1,4 @@
-"""Pictures side by side under their labels: a sweep of one setting, or several ways to draw one prompt."""
+"""Labelled grids of pictures: a sweep of one setting, or several methods on one prompt."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from PIL import ImageColor
 
 from .canvas import THEMES, Canvas
 
-MARGIN, GAP, SMALLEST = 24, 12, 256  # pixels; the last is the least width of a cell, so that a label can be read
+MARGIN, GAP, SMALLEST = 24, 12, 256  # pixels; SMALLEST is the minimum width of a cell, so that labels are legible
 
 
 def grid(images: Sequence[torch.Tensor], labels: Sequence[str], title: str = "", columns: int = 0, theme: str = "dark") -> torch.Tensor:
-    """One picture [1, height, width, 3] in 0..1, pixels as they are; pictures narrower than 256 are enlarged by a whole factor.
+    """One picture [1, height, width, 3] in 0..1, pixels unchanged; pictures narrower than 256 are enlarged by an integer factor.
 
-    images   one [pictures, height, width, 3] for each label; the pictures of one (several seeds) stand below each other
-    columns  images in a row, the rest goes below; 0 = all in one row
-    ValueError where there are more labels than images.
+    images   one [pictures, height, width, 3] for each label; the pictures of one label (several seeds) are stacked
+    columns  images in a row; 0 = all in one row
+
+    Raises ValueError if there are more labels than images.
     """
     if theme not in THEMES:
         raise ValueError(f"theme is {theme!r}; expected one of {', '.join(map(repr, THEMES))}.")
@@ -33,19 +34,19 @@ def grid(images: Sequence[torch.Tensor], labels: Sequence[str], title: str = "",
     full = 2 * MARGIN + columns * width + (columns - 1) * GAP
     head = 3 * size if title.strip() else 0
     tall = 2 * MARGIN + head + sum(band + depth * (height + GAP) for depth in depths) - GAP + (len(rows) - 1) * GAP
-    colours = THEMES[theme]
-    sheet = torch.tensor(ImageColor.getrgb(colours.paper)).div(255).expand(tall, full, 3).clone()
+    colors = THEMES[theme]
+    sheet = torch.tensor(ImageColor.getrgb(colors.paper)).div(255).expand(tall, full, 3).clone()
     if head:
-        _write(sheet, title.strip(), MARGIN, MARGIN, full - 2 * MARGIN, head, round(size * 1.3), colours, colours.ink)
+        _write(sheet, title.strip(), MARGIN, MARGIN, full - 2 * MARGIN, head, round(size * 1.3), colors, colors.ink)
     top = MARGIN + head
     for number, (row, depth) in enumerate(zip(rows, depths, strict=True)):
         for index, cell in enumerate(row):
             left = MARGIN + index * (width + GAP)
             label = (*labels, *[""] * len(images))[number * columns + index].strip()
             if label:
-                _write(sheet, label, left, top, width, band, size, colours, colours.ink)
-            for place, picture in enumerate(cell):
-                down = top + band + place * (height + GAP) + (height - picture.shape[0]) // 2
+                _write(sheet, label, left, top, width, band, size, colors, colors.ink)
+            for level, picture in enumerate(cell):
+                down = top + band + level * (height + GAP) + (height - picture.shape[0]) // 2
                 across = left + (width - picture.shape[1]) // 2
                 sheet[down : down + picture.shape[0], across : across + picture.shape[1]] = picture
         top += band + depth * (height + GAP) + GAP
@@ -58,12 +59,12 @@ def _enlarged(image: torch.Tensor) -> torch.Tensor:
     return image[..., :3].float().cpu().clamp(0, 1).repeat_interleave(factor, 1).repeat_interleave(factor, 2)
 
 
-def _write(sheet: torch.Tensor, text: str, left: int, top: int, width: int, height: int, size: int, theme, colour: str) -> None:
-    """`text` in the middle of a strip of the sheet; smaller, then shortened, where it is too long."""
+def _write(sheet: torch.Tensor, text: str, left: int, top: int, width: int, height: int, size: int, theme, color: str) -> None:
+    """Write `text` in the middle of a strip of the sheet. Text that is too long gets smaller, then shortened."""
     canvas = Canvas(width, height, theme)
     while size > 12 and canvas.width_of(text, size) > width:
         size -= 1
     while len(text) > 2 and canvas.width_of(text, size) > width:
         text = text.rstrip("…")[:-1] + "…"
-    canvas.text(width / 2, height / 2, text, size, colour, anchor="mm")
+    canvas.text(width / 2, height / 2, text, size, color, anchor="mm")
     sheet[top : top + height, left : left + width] = canvas.tensor()[0]

@@ -1,4 +1,4 @@
-"""Semantic drift of a token on a CLIP: encodes prompts and computes the metrics of `drift`, before and after TEA."""
+"""Semantic drift of a token in a CLIP: encode the prompts, and compute the metrics of `drift` before and after TEA."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TokenState:
 
 @dataclass(frozen=True)
 class Drift:
-    """The drift of one token, for report and plot."""
+    """The drift of one token, as the report and the plot show it."""
 
     token: str
     class_word: str
@@ -63,7 +63,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class ClassSide:
-    """The class word's part: its input embeddings, the features of its prompts, and the adjectives' distances."""
+    """The class word's data: its input embeddings, its prompts' features, and the adjectives' distances."""
 
     pieces: dict[str, torch.Tensor]  # encoder -> [vocabulary pieces, width]
     prompts: dict[str, torch.Tensor]  # encoder -> [contexts, width]
@@ -75,12 +75,12 @@ def measure_all(clip, tokens: str, class_words: str = "", base_clip=None, prompt
     """`measure` for each of `tokens`, written as for Token SLERP."""
     names = split_names(tokens) or list(host_text.carried_tokens(clip))
     if not names:
-        raise ValueError("token is empty and this CLIP carries none. Write it as prompts do, for example '<v1>'.")
+        raise ValueError("token is empty, and this CLIP carries none. Write it as in prompts, for example '<v1>'.")
     sides: dict[str, ClassSide] = {}
-    found = []
+    drifts = []
     for name, word in zip(names, one_for_each(names, class_words), strict=True):
-        found.append(measure(clip, name, word, base_clip, prompts, sides=sides, **settings))
-    return found
+        drifts.append(measure(clip, name, word, base_clip, prompts, sides=sides, **settings))
+    return drifts
 
 
 def measure(
@@ -101,9 +101,9 @@ def measure(
 
     token        carried by `clip`, an `embedding:name`, or a plain word (for tuned encoders such as DreamBooth's)
     base_clip    encodes the prompts with the class word; None: `clip`
-    prompts      one a line, `{}` where the subject stands; "" for the shipped ones
+    prompts      one a line, `{}` in place of the subject; "" for the built-in ones
     with_class   the subject reads "<v1> dog"; False: "<v1>" alone, as textual inversion trains it
-    sides        what was encoded for class words before, on the same base and prompts; filled here
+    sides        a cache of class words for the same base and prompts; filled here
     """
     for name, value in (("alpha", alpha), ("beta", beta)):
         check_share(name, value)
@@ -118,7 +118,7 @@ def measure(
     if word not in sides:
         b0 = _features(base, [f"a photo of a {word}"])
         if {key: value.shape[-1] for key, value in a0.items()} != {key: value.shape[-1] for key, value in b0.items()}:
-            raise ValueError("clip and base_clip belong to different model families.")
+            raise ValueError("clip and base_clip belong to different model families. Connect the base model's CLIP to base_clip.")
         sides[word] = _class_side(base, word, templates, b0)
     side = sides[word]
     scenes = [t.replace("{}", subject) for t in templates]
@@ -127,8 +127,8 @@ def measure(
     if learned:
         adjusted = host_text.carry_tokens(clip, [adjust_token(learned, word, side.pieces, alpha, beta, norm)])
         versions.append((STATES[1], _features(adjusted, scenes), _features(adjusted, [f"a photo of a {subject}"])))
-    turned = [{key: adjust(x[key], y[key], alpha, beta, norm) for key in x} for x, y in ((a, side.prompts), (a0, side.bare))]
-    versions.append((STATES[2], *turned))
+    rotated = [{key: adjust(x[key], y[key], alpha, beta, norm) for key in x} for x, y in ((a, side.prompts), (a0, side.bare))]
+    versions.append((STATES[2], *rotated))
     return Drift(
         token=token,
         class_word=word,
@@ -145,12 +145,12 @@ def measure(
 
 
 def _class_side(base, word: str, templates: list[str], bare: dict[str, torch.Tensor]) -> ClassSide:
-    kinds = _features(base, [f"a photo of a {adjective} {word}" for adjective in ADJECTIVES])
+    phrases = _features(base, [f"a photo of a {adjective} {word}" for adjective in ADJECTIVES])
     return ClassSide(
         pieces={key: host_text.embed_word(base, key, word) for key in host_text.embedding_widths(base)},
         prompts=_features(base, [t.replace("{}", word) for t in templates]),
         bare=bare,
-        adjectives=(_joined(kinds) - _joined(bare)).norm(dim=-1),
+        adjectives=(_joined(phrases) - _joined(bare)).norm(dim=-1),
     )
 
 
@@ -170,7 +170,7 @@ def _state(name: str, x: dict[str, torch.Tensor], x0: dict[str, torch.Tensor], s
 
 
 def _norms(table: torch.Tensor) -> torch.Tensor:
-    """Norms of all rows, float32 on the CPU; in parts, since T5's table is large and may be held in eight bits."""
+    """Norms of all rows, float32 on the CPU; in parts, because T5's table is large and may be stored in eight bits."""
     return torch.cat([part.detach().float().norm(dim=-1).cpu() for part in table.split(8192)])
 
 
@@ -192,7 +192,7 @@ def _learned(clip, token: str, class_word: str) -> tuple[LearnedToken | None, st
         find_token(clip, token)  # raises, with what the clip carries
     word = class_word.strip() or (learned.class_word if learned else "")
     if not word:
-        raise ValueError(f"The class word of {token!r} is not known. Write it, for example 'dog'.")
+        raise ValueError(f"{token!r} has no class word. Write it in class_word, for example 'dog'.")
     return learned, word
 
 
@@ -200,14 +200,14 @@ def _templates(prompts: str) -> list[str]:
     templates = [line.strip() for line in prompts.splitlines() if line.strip()] or list(CONTEXTS)
     without = [line for line in templates if "{}" not in line]
     if without:
-        raise ValueError(f"The prompt {without[0]!r} does not say where the subject stands. Write {{}} there, for example 'a photo of a {{}} on the beach'.")
+        raise ValueError(f"The prompt {without[0]!r} has no {{}} in place of the subject. Write it there, for example 'a photo of a {{}} on the beach'.")
     if len(templates) < 2:
-        raise ValueError("prompts has 1 line; distances within a set need 2 at least.")
+        raise ValueError("prompts has 1 line, but distances within a set need at least 2. Write another prompt, or leave prompts empty.")
     return templates
 
 
 def _features(clip, prompts: list[str]) -> dict[str, torch.Tensor]:
-    """Encoder -> sentence features [prompts, width], float32 on the CPU; in batches where all prompts are equally long."""
+    """Encoder -> sentence features [prompts, width], float32 on the CPU; in batches if all prompts are equally long."""
     parts: list[dict[str, torch.Tensor]] = []
     tokens = [clip.tokenize(prompt) for prompt in prompts]
     for batch in (tokens[i : i + BATCH] for i in range(0, len(tokens), BATCH)):

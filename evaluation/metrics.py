@@ -1,4 +1,4 @@
-"""Subject fidelity and prompt fidelity of generated pictures, for any scorer.
+"""Subject fidelity and prompt fidelity of generated pictures, for any scorer (CLIP, DINO, BLIP-2, the miniature world's judge).
 
 The protocol is DreamBooth's (Ruiz et al. 2023, section 4.1): subject fidelity is the mean cosine between a picture and every reference,
 prompt fidelity the agreement of picture and prompt with V* replaced by the class word.
@@ -29,7 +29,7 @@ class Report:
 
     scores: dict[str, list[float]]
     groups: list[object] = field(default_factory=list)
-    prompts: list[str] = field(default_factory=list)  # one a picture, as they were written
+    prompts: list[str] = field(default_factory=list)  # one a picture, as written
 
     def intervals(self) -> dict[str, Interval]:
         return {name: mean(values, self.groups or None) for name, values in self.scores.items()}
@@ -57,7 +57,7 @@ class Report:
 
 
 def mean_cosine(images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
-    """Mean cosine of each feature row [B, D] with all reference rows [R, D], [B]. Raises ValueError when the widths differ."""
+    """Mean cosine of each feature row [B, D] with all reference rows [R, D], [B]. Raises ValueError if the widths differ."""
     if images.shape[-1] != references.shape[-1]:
         raise ValueError(f"features: the images have {images.shape[-1]} values, the references {references.shape[-1]}; both must come from one model.")
     return (torch.nn.functional.normalize(images, dim=-1) @ torch.nn.functional.normalize(references, dim=-1).T).mean(-1)
@@ -68,12 +68,12 @@ def evaluate(
 ) -> Report:
     """Scores ``images`` [B, 3, H, W] against ``references`` [R, 3, H', W'] and one prompt each (or one for all).
 
-    ``groups`` names what is not independent (the prompt, the subject), so that the intervals are honest. Raises ValueError when the
-    numbers of pictures, prompts and groups do not fit, or values leave [0, 1].
+    ``groups`` labels images that are not independent (one prompt, one subject), for the intervals. Raises ValueError if pictures and
+    prompts differ in number, or values are outside [0, 1].
     """
     prompts = list(prompts) * (len(images) if len(prompts) == 1 else 1)
     if len(prompts) != len(images):
-        raise ValueError(f"prompts: found {len(prompts)} for {len(images)} images; give one for each, or one for all.")
+        raise ValueError(f"prompts: found {len(prompts)} for {len(images)} images; write one for each, or one for all.")
     if not len(images) or not len(references):
         raise ValueError(f"found {len(images)} images and {len(references)} references, expected at least one of both.")
     for what, x in (("images", images), ("references", references)):

@@ -1,4 +1,4 @@
-"""The prompts of Semantic Drift: scenes for any subject, and seventy adjectives."""
+"""The prompts of Semantic Drift: scenes for any subject, and adjectives."""
 
 # `{}` is the subject. Half are short captions, half are sentences in which the scene has most of the words.
 CONTEXTS = (

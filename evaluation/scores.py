@@ -1,4 +1,4 @@
-"""Evaluation of pictures: sizes made equal, tokens replaced by class words, scorers called, a report."""
+"""Score pictures and prompts: equalize sizes, replace tokens by class words, call the scorers, return a report."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ def score(images, references, prompts: str, scorers: Sequence[Scorer], token: st
 
     images, references  lists of batches [n, height, width, 3 or 4] in 0..1; sizes may differ
     prompts             one a line: one for each picture, in order, or one for all
-    token, class_word   the class word stands in the token's place when a prompt is compared with a picture (DreamBooth, section 4.1)
-    Pictures of one prompt are drawn together in the bootstrap where several prompts have several pictures each. Raises ValueError as
-    `evaluate` does, and for no prompt.
+    token, class_word   the class word replaces the token when a prompt is compared with a picture (DreamBooth, section 4.1)
+
+    If several prompts have several pictures each, the bootstrap resamples whole prompts. Raises ValueError as `evaluate` does, and
+    if there is no prompt.
     """
     lines = [line.strip() for line in prompts.splitlines() if line.strip()]
     if not lines:
-        raise ValueError("prompts is empty. Write the prompt that the pictures were drawn with, or one a line for each picture.")
+        raise ValueError("prompts is empty. Write the prompt of the pictures, or one line for each picture.")
     pictures = together(images, "images")
     lines = lines * (len(pictures) if len(lines) == 1 else 1)
     class_words = {check_token_text(token.strip()): class_word} if token.strip() else {}
@@ -35,7 +36,7 @@ def score(images, references, prompts: str, scorers: Sequence[Scorer], token: st
 
 
 def together(batches, name: str) -> torch.Tensor:
-    """One tensor [n, 3, height, width] of all pictures. Where sizes differ, their middle squares at the smallest one's side."""
+    """One tensor [n, 3, height, width] of all pictures. If sizes differ: their center squares, scaled to the smallest one's side."""
     pictures = [picture[..., :3].movedim(-1, 0).float() for batch in batches for picture in batch]  # HWC -> CHW
     if not pictures:
         raise ValueError(f"{name} is empty. Connect at least one picture.")

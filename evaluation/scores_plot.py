@@ -1,4 +1,4 @@
-"""The plot of a report: for each measure every picture's score, the mean with its interval, and the lowest and highest picture."""
+"""Plot of a report: for each measure all scores, the mean with its interval, and the lowest and highest picture."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH, MARGIN, PANEL, GAP, THUMB = 1000, 36, 208, 16, 112
 
 
 def plot(report: Report, images: torch.Tensor, theme: str = "dark") -> torch.Tensor:
-    """[1, height, 1000, 3], one panel a measure. `images` [n, 3, height, width] are those that were scored, in order; `theme` is `dark` or `light`."""
+    """[1, height, 1000, 3], one panel a measure. `images` [n, 3, height, width] are the scored pictures, in order; `theme` is `dark` or `light`."""
     if theme not in THEMES:
         raise ValueError(f"theme is {theme!r}; expected one of {', '.join(map(repr, THEMES))}.")
     canvas = Canvas(WIDTH, 96 + (PANEL + GAP) * len(report.scores) + MARGIN - GAP, THEMES[theme])
@@ -28,12 +28,12 @@ def plot(report: Report, images: torch.Tensor, theme: str = "dark") -> torch.Ten
     return canvas.tensor()
 
 
-def _panel(canvas: Canvas, top: float, name: str, values: list[float], interval, images: torch.Tensor, colour: str) -> None:
+def _panel(canvas: Canvas, top: float, name: str, values: list[float], interval, images: torch.Tensor, color: str) -> None:
     theme = canvas.theme
     canvas.box(MARGIN, top, WIDTH - MARGIN, top + PANEL, theme.panel, 14)
     canvas.text(MARGIN + 24, top + 40, name, 28)
-    told = f"{interval.value:.3f}   [{interval.low:.3f}, {interval.high:.3f}]"
-    canvas.text(WIDTH - MARGIN - 24, top + 40, told, 28, colour, "rs", bold=True)
+    summary = f"{interval.value:.3f}   [{interval.low:.3f}, {interval.high:.3f}]"
+    canvas.text(WIDTH - MARGIN - 24, top + 40, summary, 28, color, "rs", bold=True)
     worst, best = min(range(len(values)), key=values.__getitem__), max(range(len(values)), key=values.__getitem__)
     y = top + 62
     _thumbnail(canvas, images[worst], MARGIN + 24, y)
@@ -42,22 +42,22 @@ def _panel(canvas: Canvas, top: float, name: str, values: list[float], interval,
     room = (max(values) - min(values)) * 0.05 or 0.01
     low, high = min(values) - room, max(values) + room
 
-    def place(value: float) -> float:
+    def x_of(value: float) -> float:
         return left + (value - low) / (high - low) * (right - left)
 
     canvas.line(left, axis, right, axis, theme.line)
     for tick in ticks(low, high, 6):
-        canvas.text(place(tick), axis + 30, f"{tick:g}", 22, theme.faint, "ms")
-    scatter = random.Random(0)  # equal scores would lie on top of each other
+        canvas.text(x_of(tick), axis + 30, f"{tick:g}", 22, theme.faint, "ms")
+    scatter = random.Random(0)  # so that equal scores do not overlap
     for value in values:
-        canvas.dot(place(value), axis - 12 - scatter.random() * 44, 4, theme.bars)
+        canvas.dot(x_of(value), axis - 12 - scatter.random() * 44, 4, theme.bars)
     middle = axis - 34
-    canvas.box(place(interval.low) - 2, middle - 5, place(interval.high) + 2, middle + 5, colour, 5)
-    canvas.dot(place(interval.value), middle, 10, colour, theme.panel)
+    canvas.box(x_of(interval.low) - 2, middle - 5, x_of(interval.high) + 2, middle + 5, color, 5)
+    canvas.dot(x_of(interval.value), middle, 10, color, theme.panel)
 
 
 def _thumbnail(canvas: Canvas, picture: torch.Tensor, x: float, y: float) -> None:
-    """Pastes `picture` [3, h, w] as a square; small ones are enlarged without blur."""
+    """Paste `picture` [3, h, w] as a square; small ones are enlarged without blur."""
     side = THUMB * OVERSAMPLE
     small = max(picture.shape[1:]) < THUMB
     scaled = functional.interpolate(picture[None].float(), (side, side), mode="nearest" if small else "area")[0]

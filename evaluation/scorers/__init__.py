@@ -1,7 +1,7 @@
-"""The register of scoring models: Evaluate Pictures, the list of folders, messages and documentation read it.
+"""The table of scoring models, for Evaluate Pictures, the list of folders, messages and documentation.
 
 To add a model, write its file in this folder with `load(folder, device) -> list[Scorer]` and add its row here. docs/adding.md walks
-through it. Nothing is ever downloaded: weights come from a folder of the user's.
+through it. Nothing is ever downloaded: the user provides a folder with weights.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScoringModel:
-    """One kind of model.
+    """One type of scoring model.
 
     module    the file in this folder; imported when a picture is scored, never at start-up
     what      what to put into the folder, with its article
     types     `model_type` in the folder's config.json
-    measures  measure -> what it asks, for the documentation
+    measures  measure -> the question that it answers, for the documentation
     """
 
     module: str
@@ -33,10 +33,10 @@ class ScoringModel:
 
     def __post_init__(self):
         if not (self.module and self.what and self.types and self.measures):
-            raise TypeError(f"The scoring model {self.module or self.what!r} is not registered whole.")
+            raise TypeError(f"The scoring model {self.module or self.what!r} is incomplete: it needs a module, a description, types and measures.")
 
 
-MODELS: dict[str, ScoringModel] = {  # the node's input -> its model, in the order of the inputs; a new one goes to the end
+MODELS: dict[str, ScoringModel] = {  # the node's input -> its model, in the order of the inputs; add new ones at the end
     "clip": ScoringModel(
         "clip",
         "a CLIP model",
@@ -63,14 +63,14 @@ MODELS: dict[str, ScoringModel] = {  # the node's input -> its model, in the ord
 
 
 def model(name: str) -> ScoringModel:
-    """The row of a scoring model. ValueError with the known names if there is none."""
+    """The row of a scoring model. Raises ValueError with the known names if there is none."""
     if name not in MODELS:
         raise ValueError(f"There is no scoring model {name!r}; expected one of {', '.join(MODELS)}.")
     return MODELS[name]
 
 
 def load(folders: Mapping[str, Path], device: str | torch.device = "cpu") -> list:
-    """The scorers of the models in the user's `folders`, by name, in the register's order. ValueError where a folder holds no such model."""
+    """The scorers of the models in the user's `folders`, by name, in the table's order. Raises ValueError if a folder does not hold its model."""
     for name in folders:
         model(name)
     chosen = [(name, folders[name]) for name in MODELS if name in folders]

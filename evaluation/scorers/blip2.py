@@ -18,10 +18,10 @@ class Blip2:
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         from transformers import AutoProcessor, Blip2ForImageTextRetrieval
 
-        place = local_folder(folder, "a BLIP-2 retrieval model")
+        path = local_folder(folder, "a BLIP-2 retrieval model")
         self.name, self.device = "BLIP2-T", device
-        self.model = cast(Any, Blip2ForImageTextRetrieval.from_pretrained(place, local_files_only=True)).eval().to(device)  # its `to` is typed without self
-        self.processor = AutoProcessor.from_pretrained(place, local_files_only=True)
+        self.model = cast(Any, Blip2ForImageTextRetrieval.from_pretrained(path, local_files_only=True)).eval().to(device)  # its `to` is typed without self
+        self.processor = AutoProcessor.from_pretrained(path, local_files_only=True)
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor, references: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:

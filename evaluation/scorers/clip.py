@@ -20,11 +20,11 @@ class Clip:
 
         if against not in ("prompt", "references"):
             raise ValueError(f"against: found {against!r}, expected 'prompt' or 'references'.")
-        place = local_folder(folder, "a CLIP model")
+        path = local_folder(folder, "a CLIP model")
         self.name, self.against, self.device = {"prompt": "CLIP-T", "references": "CLIP-I"}[against], against, device
-        self.model = cast(Any, CLIPModel.from_pretrained(place, local_files_only=True)).eval().to(device)  # its `to` is typed without self
-        self.processor = CLIPImageProcessor.from_pretrained(place, local_files_only=True)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(place, local_files_only=True) if against == "prompt" else None
+        self.model = cast(Any, CLIPModel.from_pretrained(path, local_files_only=True)).eval().to(device)  # its `to` is typed without self
+        self.processor = CLIPImageProcessor.from_pretrained(path, local_files_only=True)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True) if against == "prompt" else None
 
     def _images(self, images: torch.Tensor) -> torch.Tensor:
         return features(self.model.get_image_features(**self.processor(pixels(images), return_tensors="pt").to(self.device)))

@@ -17,10 +17,10 @@ class Dino:
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         from transformers import AutoImageProcessor, AutoModel
 
-        place = local_folder(folder, "a DINO vision transformer")
+        path = local_folder(folder, "a DINO vision transformer")
         self.name, self.device = "DINO", device
-        self.model = AutoModel.from_pretrained(place, local_files_only=True).eval().to(device)
-        self.processor = AutoImageProcessor.from_pretrained(place, local_files_only=True)
+        self.model = AutoModel.from_pretrained(path, local_files_only=True).eval().to(device)
+        self.processor = AutoImageProcessor.from_pretrained(path, local_files_only=True)
 
     def _images(self, images: torch.Tensor) -> torch.Tensor:
         return self.model(**self.processor(pixels(images), return_tensors="pt").to(self.device)).last_hidden_state[:, 0]

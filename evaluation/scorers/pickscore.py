@@ -1,4 +1,4 @@
-"""PickScore (Kirstain et al. 2023, arXiv 2305.01569): a CLIP ViT-H/14 trained on which of two pictures people prefer for a prompt."""
+"""PickScore (Kirstain et al. 2023, arXiv 2305.01569): a CLIP ViT-H/14 trained on people's choices between two pictures of a prompt."""
 
 from __future__ import annotations
 

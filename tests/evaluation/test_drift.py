@@ -103,9 +103,9 @@ def test_a_plain_word_and_what_cannot_be_measured():
         assert pack("evaluation.drift_plot").plots([word, word]).shape[0] == 2
         for arguments, match in (
             (("<v9>", "dog"), "no token '<v9>'"),
-            (("sks", ""), "class word of 'sks'"),
-            (("<v1>", "", None, "no place"), "'no place' does not say"),
-            (("<v1>", "", None, "one {}"), "2 at least"),
+            (("sks", ""), "'sks' has no class word"),
+            (("<v1>", "", None, "no place"), "'no place' has no"),
+            (("<v1>", "", None, "one {}"), "at least 2"),
             (("<v1>", "", text_models.sd2(), prompts), "different model families"),
         ):
             with pytest.raises(ValueError, match=match):

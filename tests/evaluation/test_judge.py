@@ -166,7 +166,7 @@ def test_the_real_scorers_through_transformers(tiny_models):
         scorers.load({"dino": tiny_models / "nowhere"})
     with pytest.raises(ValueError, match=r"no scoring model 'lpips'; expected one of clip, dino"):
         scorers.load({"lpips": tiny_models})
-    with pytest.raises(TypeError, match="not registered whole"):
+    with pytest.raises(TypeError, match="is incomplete"):
         scorers.ScoringModel("half", "half a model", ("half",), {})
     with pytest.raises(ValueError, match="found 2 for 3 images"):
         metrics.evaluate(images, images, ["a", "b"], measures)
