@@ -45,11 +45,6 @@ def pad_like(clip, tokens: TokenLists, model: TokenLists) -> TokenLists:
     return padded if isinstance(tokens, dict) else padded[""]
 
 
-def rows_of(chunks: list[list[tuple]]) -> list:
-    """The token id or vector of each row, chunk after chunk, without weights."""
-    return [entry[0] for chunk in chunks for entry in chunk]
-
-
 def special_ids(clip, key: str) -> tuple[int | None, int | None, int | None]:
     """The ids of the encoder's start, end and padding tokens; None for a token that it does not have."""
     part = text.encoder_tokenizers(clip)[key]

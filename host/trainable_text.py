@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import comfy.model_management
@@ -47,10 +46,6 @@ class TrainableText:
         conditioning, pooled, *rest = self.model.encode_token_weights(clip.tokenize(prompt))
         conditioning, pooled = conditioning.to(self.device), None if pooled is None else pooled.to(self.device)
         return EncodedPrompt(conditioning, pooled, dict(rest[0]) if rest else {})
-
-    def encode_many(self, clip, prompts: Iterable[str]) -> dict[str, EncodedPrompt]:
-        """Encode each different prompt once: prompt -> its encoding."""
-        return {prompt: self.encode(clip, prompt) for prompt in dict.fromkeys(prompts)}
 
     def eos_features(self, clip, prompt: str) -> list[torch.Tensor]:
         """CLIP's text feature of `prompt` (ClassDiffusion's E), one [width] per CLIP encoder.

@@ -77,7 +77,7 @@ def test_sd3_rows_of_clip_and_t5_are_told_apart():
         ]
         out = pack("embedding.conditioning").adjust_conditioning(plain, anchor, 0.3, 0.5, partners=partners)[0][0]
         assert torch.equal(out[:, :154, 2048:], v[:, :154, 2048:])
-        offset = len(pack("host.prompt").rows_of(pack("host.prompt").by_encoder(clip, clip.tokenize(CLASS_TEXT + " and so on" * 40))["clip_l"]))
+        offset = sum(map(len, pack("host.prompt").by_encoder(clip, clip.tokenize(CLASS_TEXT + " and so on" * 40))["clip_l"]))
         for key, start, class_start, columns in (("clip_l", 0, 0, slice(0, 768)), ("clip_g", 0, 0, slice(768, 2048)), ("t5xxl", 154, offset, slice(0, 4096))):
             for row in (4, 6, 7, 9, 20):
                 partner = int(partners[key][row])
