@@ -57,7 +57,7 @@ def run(files: list[Path], resume: bool = False) -> int:
                 continue
             failed.append(file.name)
             print(f"kindred: {problem}", file=sys.stderr, flush=True)
-            if not alike:  # the error's traceback, which holds the run's objects, is gone here
+            if not alike:  # here the error's traceback, which holds the run's objects, is gone
                 loaded.clear()
                 checkpoint.unload()
                 if processes.world > 1:
@@ -70,9 +70,9 @@ def run(files: list[Path], resume: bool = False) -> int:
 
 def _train(file: Path, resume: bool, processes, asked: list[int], loaded: dict):
     plan = recipe.read(file)
-    names.safe_name(plan.name)  # now, and not when the training is done
+    names.safe_name(plan.name)  # now, not after the training
     key = (plan.checkpoint, plan.file.parent)
-    if key not in loaded:  # the models stay as they were, so that the next run may have them
+    if key not in loaded:  # training does not change the models, so the next run can use them
         loaded.clear()
         loaded[key] = _load(*key)
     concepts, line = plan.concepts(), _Line(plan.settings.steps, processes.rank == 0)

@@ -53,8 +53,8 @@ class Keeper:
         self.run, self.keeping = run, keeping
         self.folder: RunFolder | None = None  # of the process that writes
         self.identity: dict[str, str] = {}
-        self.kept = 0  # the steps of the newest state on the disk
-        self.failing = ""  # why the last one could not be written
+        self.kept = 0  # steps of the newest saved state
+        self.failing = ""  # why the last state could not be written
         self.undrawn = False
 
     @property
@@ -66,7 +66,7 @@ class Keeper:
         return self.folder is not None and self.keeping is not None and self.keeping.every > 0
 
     def begin(self) -> tuple[int, dict | None]:
-        """(steps done, state or None). Before the photos are encoded: what cannot be continued is said at once."""
+        """(steps done, state or None). Called before the photos are encoded, so that a run that cannot be resumed fails at once."""
         keeping, first = self.keeping, self.run.processes.rank == 0
         if keeping is None or (not keeping.every and keeping.resume == NEW):
             return 0, None
@@ -80,7 +80,7 @@ class Keeper:
         return 0, None
 
     def _continue(self, keeping: Keeping, first: bool) -> tuple[int, dict]:
-        """The first process chooses; the others load what it has chosen."""
+        """The first process chooses the state; the others load the same one."""
         root, name, notes = keeping.root, keeping.name, []
         choice = [0, 0]
         if first:
@@ -102,7 +102,7 @@ class Keeper:
         self.folder, self.run.folder = folder, folder.path
 
     def ready(self) -> None:
-        """Before the first step: is there room for what will be kept?"""
+        """Check before the first step that the disk has room for the states."""
         if self.folder is not None and self.writes:
             self.folder.probe(self.run.state_size())
 
@@ -110,7 +110,7 @@ class Keeper:
         return self.keeping is not None and self.writes and done % self.keeping.every == 0 and done < self.run.settings.steps
 
     def draw(self, preview: Callable[[Run, int], None], done: int) -> None:
-        """Call `preview`. A picture that the disk does not take is told once; it is no reason to end a training."""
+        """Call `preview`. If a picture cannot be written, report it once and go on training."""
         try:
             preview(self.run, done)
         except OSError as error:
@@ -119,7 +119,7 @@ class Keeper:
             self.undrawn = True
 
     def keep(self, done: int) -> None:
-        """Write a state on the way. A disk that does not take it is told once, and the next one is tried all the same."""
+        """Write a state. If it cannot be written, report it once; the next one is tried again."""
         before = self.failing
         if self._save(done):
             if before:
@@ -128,7 +128,7 @@ class Keeper:
             self.tell(f"The state after step {done} could not be kept ({self.failing}). Training goes on. Make room.{self.said()}")
 
     def finish(self, done: int) -> None:
-        """The whole result stays on the disk, so that a later node that fails cannot lose it. Without it the result goes on all the same."""
+        """Save the whole result, so that a later node that fails cannot lose it. If that fails, the result is returned all the same."""
         if self.keeping is None or not self.writes:
             return
         if self._save(done, finished=True):
@@ -137,7 +137,7 @@ class Keeper:
             self.tell(f"The training is done, but its result could not be kept for 'continue' ({self.failing}). Save it now, with Save Concept. Make room.")
 
     def rescue(self, done: int) -> None:
-        """After an interrupt or an error: keep what was learned and say where. The files of the concept come first: they are small, and load anywhere."""
+        """After an interrupt or an error: save the run and report where. The concept's files come first: they are small, and load anywhere."""
         folder = self.folder
         if folder is None or not self.writes:
             return
@@ -150,7 +150,7 @@ class Keeper:
             name = f"{folder.path.name}-step{done}"
             saved = concept_file.save(result.lora, result.tokens, name, place / "loras", place / "embeddings", dtype=torch.float32, overwrite=True)
             said += f" What it had learned is in {saved.lora}."
-        except Exception as error:  # the first error is the one to tell
+        except Exception as error:  # report the first error
             log.warning("Kindred: what was learned until step %d could not be written as a concept.", done, exc_info=True)
             said += f" What it had learned could not be written as files ({error})."
         if done > self.kept and not self._save(done):
@@ -162,7 +162,7 @@ class Keeper:
         assert folder is not None  # callers ask `writes` first
         try:
             folder.save(done, self.identity, self.run.state(finished))
-        except Exception as error:  # a result in memory is worth more than why a copy of it failed
+        except Exception as error:  # a failed copy must not lose the result in memory
             log.warning("Kindred: the state after step %d could not be kept.", done, exc_info=not isinstance(error, OSError))
             self.failing = str(error)
             return False
@@ -170,7 +170,7 @@ class Keeper:
         return True
 
     def said(self) -> str:
-        """From where `continue` would go on."""
+        """A sentence that says where `continue` resumes from."""
         return (
             f" Its state after step {self.kept} is kept in {self.folder.path.name!r}; resume 'continue' goes on from there."
             if self.kept and self.folder

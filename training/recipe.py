@@ -54,7 +54,7 @@ DTYPES = ("float16", "bfloat16", "float32")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a file says, checked; `concepts()` reads the photos."""
+    """A checked recipe. `concepts()` reads the photos."""
 
     file: Path
     checkpoint: str
@@ -67,7 +67,7 @@ class Recipe:
     overwrite: bool = False
 
     def concepts(self) -> list[Concept]:
-        """The concepts, with every photo read. ValueError that names this file and the photo or entry that is wrong."""
+        """Read the photos and make the concepts. Raises ValueError that names this file and the wrong photo or entry."""
         with _named(self.file):
             return [self._concept(table) for table in self.tables]
 
@@ -92,7 +92,7 @@ class Recipe:
 
 
 def read(path: Path) -> Recipe:
-    """The recipe in the file `path`. ValueError begins with the file's name, and says the entry and what was expected."""
+    """The recipe in the file `path`. Raises ValueError with the file's name, the entry, and what was expected."""
     try:
         import tomllib
     except ImportError:  # Python 3.10
@@ -119,7 +119,7 @@ def read(path: Path) -> Recipe:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Put the recipe's name before whatever is wrong in it."""
+    """Put the recipe's name in front of every error."""
     try:
         yield
     except (ValueError, TypeError, OverflowError) as error:

@@ -29,13 +29,13 @@ from ..formats.state_file import StateHeader
 log = logging.getLogger(__name__)
 
 KEPT = 2  # states of a run: the newest may be damaged
-FINISHED = 3  # finished runs whose result can be had again
+FINISHED = 3  # finished runs that keep their result
 _STATE = re.compile(r"state-(\d{8,})\.safetensors")
 _LOCK = "lock"
 
 
 class RunFolder:
-    """Where one run keeps its states; locked, so that no other process trains in it or clears it.
+    """The folder of one run's states. It is locked, so that no other process trains in it or clears it.
 
     damaged  states that were left aside; they go when the next one is written
     """
@@ -46,7 +46,7 @@ class RunFolder:
 
     @classmethod
     def new(cls, root: Path, name: str) -> RunFolder:
-        """A folder of its own below `root`: a name that is taken gets a number (`dog`, `dog_2`, ...)."""
+        """A new folder below `root`. A taken name gets a number (`dog`, `dog_2`, ...)."""
         name = names.safe_name(name)
         count = 1
         while True:
@@ -64,7 +64,7 @@ class RunFolder:
             count += 1
 
     def probe(self, size: int) -> None:
-        """Find out before the first step whether states of about `size` bytes can be written here."""
+        """Check before the first step that states of about `size` bytes can be written here."""
         try:
             safefile.write({"probe": torch.zeros(1)}, self.path / "probe.safetensors").unlink()
         except OSError as error:
@@ -77,7 +77,7 @@ class RunFolder:
             )
 
     def save(self, step: int, identity: dict[str, str], state: dict) -> None:
-        """Write the state after `step` steps; the one before it stays until the next. OSError from the disk, with the states before untouched."""
+        """Write the state after `step` steps, and keep the one before. An OSError leaves the earlier states untouched."""
         self._hold()
         path = state_file.write(self.path / f"state-{step:08d}.safetensors", step, identity, state)
         states = [old for old in _states(self.path) if old not in self.damaged or old == path]
@@ -89,7 +89,7 @@ class RunFolder:
                     old.unlink()
 
     def _hold(self) -> None:
-        """Somebody may have deleted the folder in mid-run: make it again, under another name where that one is taken by now."""
+        """Make the folder again if it was deleted during the run, under another name if that one is taken by now."""
         if self.lock is None or self.lock.is_there():
             return
         self.path.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ class RunFolder:
         self.path, self.lock = taken.path, taken.lock
 
     def release(self) -> None:
-        """Let go; a run that kept nothing leaves no empty folder behind."""
+        """Release the lock, and remove the folder if it is empty."""
         if self.lock:
             self.lock.release()
             self.lock = None
@@ -109,7 +109,7 @@ class RunFolder:
 
 @dataclass
 class Found:
-    """A run to go on with: its folder (locked), the steps done, the state, and sentences for the artist about what was wrong on the way."""
+    """A run to resume: its folder (locked), steps done, state, and sentences about states that could not be used."""
 
     folder: RunFolder
     step: int
@@ -118,7 +118,7 @@ class Found:
 
 
 def find(root: Path, name: str, identity: dict[str, str]) -> Found:
-    """The run `identity` among `name`, `name_2`, ...: of several the one that has come furthest, then the one with the exact name, then the newest.
+    """The run `identity` among `name`, `name_2`, ...: the one with most steps, then the one with the exact name, then the newest.
 
     A state that is damaged is left aside for the one before it. ValueError, never a start from zero, when there is none: with each
     difference to the nearest run, or with what is wrong with its states.
@@ -157,7 +157,7 @@ def find(root: Path, name: str, identity: dict[str, str]) -> Found:
 
 
 def load(folder: Path, step: int, identity: dict[str, str]) -> dict:
-    """The state after exactly `step` steps: what another process of the same run has found. ValueError as `find`."""
+    """The state after exactly `step` steps, which another process of the same run has chosen. Raises ValueError as `find` does."""
     head, state = state_file.read(folder / f"state-{step:08d}.safetensors")
     if head.identity != identity:
         raise ValueError(f"The processes of this training differ: {'; '.join(differences(head.identity, identity))}.")
@@ -165,7 +165,7 @@ def load(folder: Path, step: int, identity: dict[str, str]) -> dict:
 
 
 def clear_leftovers(root: Path) -> None:
-    """Remove what killed processes left half-written in the folders of all runs, and finish what they saved of a stopped one."""
+    """Remove half-written files of killed processes from all runs, and complete the concept files that they were saving."""
     leftovers.clear_below(root)
     for path in _folders(root):
         loras, embeddings = concept = path / "concept" / "loras", path / "concept" / "embeddings"
@@ -178,7 +178,7 @@ def clear_leftovers(root: Path) -> None:
 
 
 def clear_finished(root: Path) -> None:
-    """Remove the states of finished runs but the last `FINISHED`, unless a process is at work in their folders."""
+    """Remove the states of all but the last `FINISHED` finished runs, except in folders that a process uses."""
     finished = []
     for path in _folders(root):
         run = _look(path)
@@ -193,7 +193,7 @@ def clear_finished(root: Path) -> None:
 
 
 def differences(saved: dict[str, str], now: dict[str, str]) -> list[str]:
-    """What differs between the run that was saved and the one that wants to go on, a clause each."""
+    """The differences between the saved run and this one, one clause each."""
     return [f"{key} was {saved.get(key, 'not there')}, is {now.get(key, 'not there')}" for key in {**saved, **now} if saved.get(key) != now.get(key)]
 
 
@@ -203,14 +203,14 @@ def numbered(root: Path, name: str, count: int) -> Path:
 
 
 def number(path: Path, name: str) -> int | None:
-    """Which of `name`, `name_2`, ... the folder is; None where it is none of them."""
+    """The number of the folder among `name`, `name_2`, ...; None if it is not one of them."""
     match = re.fullmatch(re.escape(name) + r"(?:_([2-9]|[1-9]\d+))?", unicodedata.normalize("NFC", path.name))  # some disks spell an é in two
     return int(match[1] or 1) if match else None
 
 
 @dataclass
 class _Run:
-    """A folder with states, oldest first; the headers of those that have one, and what is wrong with the others; `number` as in `dog_2`, 1 for the exact name."""
+    """A folder with its states (oldest first), their headers, and the problems of those without one. number: as in `dog_2`; 1 for the exact name."""
 
     path: Path
     number: int
@@ -266,7 +266,7 @@ def _newest_good(folder: RunFolder, identity: dict[str, str], notes: list[str]) 
 
 
 def _folders(root: Path, name: str = "") -> list[Path]:
-    """The runs' folders below `root`; with `name` only those that are called so, numbers included. No links."""
+    """The run folders below `root`, without links; with `name` only `name`, `name_2`, ..."""
     try:
         found = [path for path in root.iterdir() if not path.is_symlink() and path.is_dir()]
     except OSError:

@@ -13,7 +13,7 @@ from ...formats.token_text import mentions
 SMALLEST_SIDE = 16  # two latent cells: less carries no picture
 MOST_REPEATS = 1000
 _ROUNDING = 1e-3  # how far a mask may lie outside of 0..1
-_OVERSHOOT = 0.5  # how far a picture may: sharp resizing leaves 0..1 at edges, and 0..255 or -1..1 is another scale
+_OVERSHOOT = 0.5  # how far a picture may: sharp resizing overshoots at edges; 0..255 or -1..1 is another scale
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _masks(batches) -> list[torch.Tensor]:
 
 
 def _checked_mask(mask: torch.Tensor, number: int) -> torch.Tensor:
-    """`mask`, in 0..1. A loss that is multiplied by anything else trains on garbage."""
+    """`mask` in 0..1. A loss multiplied by anything else trains on garbage."""
     if not torch.isfinite(mask).all():
         raise ValueError(f"masks: mask {number} contains values that are not numbers. Make or paint it again.")
     low, high = mask.min().item(), mask.max().item()
@@ -136,11 +136,11 @@ def _checked_mask(mask: torch.Tensor, number: int) -> torch.Tensor:
 
 
 def _lines(captions, count: int) -> list[str]:
-    """One caption for each of `count` images, or fewer or more as they were given; none where all are empty."""
+    """One caption for each of `count` images (or fewer or more, as given); empty if all are empty."""
     given = [captions] if isinstance(captions, str) else [text for entry in captions for text in ([entry] if isinstance(entry, str) else entry)]
     if len(given) == 1 and count > 1:  # a text box
         given = given[0].split("\n")
-    while len(given) > count and not given[-1].strip():  # the line breaks that end it
+    while len(given) > count and not given[-1].strip():  # trailing line breaks
         given.pop()
     lines = [" ".join(text.split()) for text in given]
     return lines if any(lines) else []
@@ -167,7 +167,7 @@ def _fill(template: str, token: str, class_word: str, name: str, must_name_token
 
 
 def fingerprint(concept: Concept) -> str:
-    """Changes when anything that is learned from does: a photo, a mask, a prompt, the token."""
+    """A fingerprint of everything that is learned from: photos, masks, prompts, token."""
     digest = hashlib.sha256()
     for field_ in fields(concept):
         value = getattr(concept, field_.name)

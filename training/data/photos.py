@@ -35,7 +35,7 @@ _NAMED = 4  # files for each reason, in a remark
 
 @dataclass(frozen=True)
 class Photo:
-    """pixels [height, width, 3] float32 in 0..1; alpha [height, width] likewise, transparency and mask file in one, or None; caption "" without a file."""
+    """pixels: [height, width, 3] float32 in 0..1; alpha: [height, width] in 0..1 from transparency and mask file, or None; caption: "" = no file."""
 
     name: str
     pixels: np.ndarray
@@ -58,10 +58,10 @@ class PhotoFolder:
 
 
 def look(folder: Path) -> PhotoFolder:
-    """Sort the files of `folder` by name, so that a seed means the same everywhere, and by what they are. Nothing is opened.
+    """Sort the files of `folder` by name (so that a seed means the same everywhere) and by type. Opens no file.
 
     NAME-masklabel.png, NAME_mask.png, NAME-mask.png and NAME.mask.png are the mask of the photo NAME where there is one.
-    ValueError when there is no photo: it names what lies there instead.
+    Raises ValueError if there is no photo, naming the files that are there.
     """
     if not os.path.isdir(folder):  # noqa: PTH112 (Path's own raises for a name that is too long)
         raise ValueError(f"There is no folder {str(folder)[:300]!r}.")
@@ -74,7 +74,7 @@ def look(folder: Path) -> PhotoFolder:
     stems = {path.stem for path in pictures}
     owners = {path: owner for path in pictures if (owner := _owner(path.stem)) is not None}
     orphans = [path for path, owner in owners.items() if owner not in stems]
-    lonely = [path for path in orphans if path.stem.endswith(MASKS[0])]  # that name says what it is, whatever else is there
+    lonely = [path for path in orphans if path.stem.endswith(MASKS[0])]  # this ending is only used for masks
     for path in orphans:
         del owners[path]
     found = PhotoFolder([path for path in pictures if path not in owners and path not in lonely])
@@ -112,12 +112,12 @@ def look(folder: Path) -> PhotoFolder:
 
 
 def photo_files(folder: Path) -> list[Path]:
-    """The photos in `folder`, without masks, sorted by name. ValueError when there are none."""
+    """The photos in `folder` without masks, sorted by name. Raises ValueError if there are none."""
     return look(folder).photos
 
 
 def read_photos(folder: Path, tell: Callable[[str], None] | None = None) -> list[Photo]:
-    """Every photo of `folder`, read whole, with its mask and its caption. What is left out goes to `tell`, or to the log.
+    """Read every photo of `folder` with its mask and caption. Skipped files are reported to `tell`, or to the log.
 
     ValueError names the file that cannot be read and why: all of them are read before anything is trained.
     """
@@ -128,7 +128,7 @@ def read_photos(folder: Path, tell: Callable[[str], None] | None = None) -> list
 
 
 def read_photo(path: Path, mask: Path | None = None, caption: Path | None = None) -> Photo:
-    """One photo: turned as its camera says, its alpha kept apart, any colour mode or bit depth brought to RGB in 0..1.
+    """One photo: rotated as its EXIF says, alpha apart, any color mode and bit depth converted to RGB in 0..1.
 
     mask  a picture of the same size, white where the subject is. ValueError begins with the name of the file that is wrong.
     """
@@ -146,7 +146,7 @@ def read_photo(path: Path, mask: Path | None = None, caption: Path | None = None
 
 
 def read_caption(file: Path) -> str:
-    """The text in one line. ValueError begins with the file's name."""
+    """The text in one line. Raises ValueError that begins with the file's name."""
     try:
         return " ".join(text_file.read(file, LARGEST_CAPTION, "the caption of a photo").split())
     except OSError as error:
@@ -154,7 +154,7 @@ def read_caption(file: Path) -> str:
 
 
 def fingerprint(folder: Path) -> str:
-    """Changes when a photo, mask or caption in `folder` does."""
+    """A fingerprint that changes with every photo, mask and caption in `folder`."""
     digest = hashlib.sha256()
     for path in look(folder).files():
         content = hashlib.sha256()
@@ -166,12 +166,12 @@ def fingerprint(folder: Path) -> str:
 
 
 def _owner(stem: str) -> str | None:
-    """The name of the photo whose mask a picture of that name would be."""
+    """The name of the photo that a mask of this name would belong to."""
     return next((stem.removesuffix(ending) for ending in MASKS if stem.endswith(ending) and stem != ending), None)
 
 
 def _why(path: Path, found: PhotoFolder) -> str:
-    """Why a file is left out."""
+    """Why a file is skipped."""
     ending = path.suffix.lower()
     if ending in _OTHER_PICTURES:
         return _OTHER_PICTURES[ending]
@@ -194,7 +194,7 @@ def _read(path: Path, matte: int = 128) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _arrays(picture: Image.Image, matte: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """(pixels [height, width, 3], alpha [height, width] or None) in 0..1, a band of rows at a time; where it is transparent, grey of `matte`."""
+    """(pixels [height, width, 3], alpha [height, width] or None) in 0..1, a band of rows at a time. Transparent pixels become gray of `matte`."""
     transparent = picture_file.is_transparent(picture)
     scale = _scale(picture)
     pixels = np.empty((picture.height, picture.width, 3), np.float32)
@@ -218,7 +218,7 @@ def _arrays(picture: Image.Image, matte: int) -> tuple[np.ndarray, np.ndarray | 
 
 
 def _scale(picture: Image.Image) -> float | None:
-    """What is white in a picture of 16 or 32 bits, which Pillow's own conversion would cut at 255; None for 8 bits."""
+    """The white value of a picture of 16 or 32 bits, which Pillow's own conversion would clip at 255; None for 8 bits."""
     if picture.mode == "F":
         return 1.0
     if picture.mode == "I" and cast(int, picture.getextrema()[1]) <= 255:

@@ -1,6 +1,6 @@
-"""Prior images: ordinary pictures of a class, drawn by the base model itself, once, and kept on disk by what they were made from.
+"""Prior images: ordinary pictures of a class, drawn once by the base model and cached on disk by their inputs.
 
-Prior preservation (DreamBooth, Custom Diffusion) trains on them beside the subject's photos, so that the class stays as it was.
+Prior preservation (DreamBooth, Custom Diffusion) trains on them beside the subject's photos, so that the class does not change.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .order import random_state
 
 @dataclass(frozen=True)
 class PriorSettings:
-    """What the pictures show and how they are drawn. `batch_size` pictures are drawn together, which changes their last bits."""
+    """Prompt and sampling settings. `batch_size` pictures are drawn together, which changes their last bits."""
 
     class_prompt: str
     width: int = 512
@@ -46,13 +46,13 @@ class PriorSettings:
 
 
 def cache_name(model, clip, vae, settings: PriorSettings) -> str:
-    """The name of the folder for pictures that are made from exactly this. The number of pictures is not part of it: more can be added."""
+    """The folder name for pictures with exactly these inputs. The number of pictures is not part of it, so more can be added."""
     tokens = [clip.tokenize(prompt) for prompt in (settings.class_prompt, "")]  # with the vectors of embeddings and tokens that it names
     return content_hash(model, clip.patcher, clip.layer_idx, tokens, vae.patcher, asdict(settings))[:32]
 
 
 def prior_images(model, clip, vae, settings: PriorSettings, count: int, folder: Path, node_id: str | None = None) -> list[torch.Tensor]:
-    """`count` pictures, tensors [1, height, width, 3] in 0..1, from `folder`; those that are not there yet are drawn and written first.
+    """`count` pictures, tensors [1, height, width, 3] in 0..1, from `folder`. Missing ones are drawn and written first.
 
     The result is what the files hold, so it is the same whether drawn now or before. Pictures are drawn in whole batches, each with a
     seed of its own: an interrupted run goes on where it ended, and a larger `count` begins with the same pictures. Damaged files are
@@ -92,8 +92,8 @@ def _write(picture: torch.Tensor, path: Path, settings: PriorSettings) -> None:
 
 
 def _writable(folder: Path) -> None:
-    """Fail before anything is drawn, not after the first batch."""
-    probe = folder / f".{secrets.token_hex(8)}.part"  # of this process alone: another one may be probing the same folder
+    """Raise OSError before anything is drawn, not after the first batch."""
+    probe = folder / f".{secrets.token_hex(8)}.part"  # a name of this process: another one may be probing the same folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"\0" * 4096)
