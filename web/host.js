@@ -22,6 +22,9 @@ export function findNode(executionId) {
   return node ?? null;
 }
 
+/** The outputs that the front end still holds of the node's last run in this workflow, or undefined. */
+export const lastOutput = (node) => app.nodeOutputs?.[node.id];
+
 /** Tell the front end that the workflow is another than before, so that its own draft keeps the change. */
 export function noteChange() {
   const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;

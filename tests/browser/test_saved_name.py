@@ -40,3 +40,9 @@ def test_the_name_that_was_used_stands_first_on_the_node(page, tmp_path):
     assert shown["texts"][0].splitlines()[:2] == [f"Saved as {name}_2", f"The name '{name}' was taken: kindred/{name}.safetensors."]
     page.page.wait_for_timeout(600)
     page.screenshot(f"saved-name-{page.renderer}")
+    page.page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    page.page.wait_for_function("() => app.graph._nodes.every((node) => node.type !== 'KindredSave')")
+    page.page.locator(".workflow-tab", has_text=file.stem).first.click()
+    page.page.wait_for_function("() => app.graph._nodes.some((node) => node.type === 'KindredSave')")
+    page.probe("look", ["KindredSave"], 1.4)
+    page.page.wait_for_function(f"() => ({SHOWN})().texts.some((text) => text.startsWith('Saved as {name}_2\\n'))", timeout=60_000)

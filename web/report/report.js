@@ -1,15 +1,15 @@
 /** What a node reports after a run, as text on the node: the name that Save Concept used, what Load Concept found, the numbers of the measures. */
-import { addElement, after, fit, fixHeight } from "../host.js";
+import { addElement, after, fit, fixHeight, lastOutput } from "../host.js";
 import { html } from "../panel/dom.js";
 
-const REPORTING = { KindredSave: "", KindredLoad: "", KindredTextEncode: "", KindredDrift: "table", KindredEvaluate: "table" };
+const REPORTING = { KindredSave: "", KindredLoad: "", KindredDrift: "table", KindredEvaluate: "table" };
 const LINE = 15, PADDING = 24, MOST = 260; // pixels
 
 export function addReport(node) {
   const look = REPORTING[node.comfyClass];
   if (look === undefined) return;
   let element = null, height = 0;
-  after(node, "onExecuted", (output) => {
+  const show = (output) => {
     const text = output?.text?.join?.("\n") ?? "";
     if (!element) {
       if (!text) return;
@@ -23,7 +23,10 @@ export function addReport(node) {
     height = Math.min(PADDING + LINE * lines(text, look ? Infinity : node.size[0]), MOST);
     element.style.minHeight = `${height - 12}px`;
     fit(node);
-  });
+  };
+  after(node, "onExecuted", show);
+  // Another workflow was looked at: the front end hands out the outputs again after it has made the nodes.
+  after(node, "onConfigure", () => setTimeout(() => node.graph && lastOutput(node)?.text && show(lastOutput(node)), 500));
 }
 
 /** Lines of the text in a node of this width, at about six pixels a letter. */
