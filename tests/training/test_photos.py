@@ -195,7 +195,7 @@ def test_what_is_left_out_is_named_and_masks_are_masks(tmp_path):
     assert [photo.alpha is None for photo in read] == [True, False, False, False, True]
     assert read[1].alpha[0].tolist() == [0] * 20 + [1] * 20 and read[1].caption == "asleep"
     said = "\n".join(said)
-    for words in ("IMG_1.HEIC", "HEIC is not read here: convert it", "not a photo): notes.md", "a film", "typo.txt", "gas_mask.png", "lost-masklabel.png"):
+    for words in ("IMG_1.HEIC", "HEIC is not read here: convert it", "not a photo): notes.md", "a video", "typo.txt", "gas_mask.png", "lost-masklabel.png"):
         assert words in said
     assert "Thumbs" not in said and "hidden" not in said
     before = photos.fingerprint(tmp_path)

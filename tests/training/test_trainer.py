@@ -8,7 +8,7 @@ import pytest
 import torch
 from kindred_testing import pack
 from kindred_testing.models import sd15
-from kindred_testing.training import held_out_loss, untrained_token
+from kindred_testing.training import beyond_limits, held_out_loss, untrained_token
 from PIL import Image
 
 SETTINGS = {"steps": 24, "resolution": 64, "learning_rate": 1e-3, "seed": 7}
@@ -25,10 +25,11 @@ def concept(dog_photos):
     return pack("training.data.concept").make_concept(pictures, "<v1>", "dog")
 
 
-def run(base, concepts, **changes):
+def run(base, concepts, beyond=None, **changes):
     trainer = pack("training.trainer")
+    settings = beyond_limits(trainer.TrainSettings(**{**SETTINGS, **changes}), **(beyond or {}))
     with torch.inference_mode():
-        return trainer.train(*base, concepts, trainer.TrainSettings(**{**SETTINGS, **changes}))
+        return trainer.train(*base, concepts, settings)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,7 @@ def test_prior_images_and_several_concepts(base, concept):
 
 def test_a_loss_that_is_no_number_stops_before_the_step(base, concept):
     with pytest.raises(FloatingPointError, match="learning_rate"):
-        run(base, [concept], steps=6, learning_rate=1e30, clip_norm=0.0)
+        run(base, [concept], beyond={"learning_rate": 1e30}, steps=6, clip_norm=0.0)
 
 
 def test_an_interrupt_leaves_everything_as_it_was(base, concept):
@@ -209,7 +210,7 @@ def test_fp16_that_always_overflows_ends_in_a_sentence(base, concept):
             pytest.raises(FloatingPointError, match=rf"overflows in precision 'fp16': the last {row} steps were skipped.*'bf16' or 'fp32'"),
             torch.inference_mode(),
         ):
-            settings = trainer.TrainSettings(**{**SETTINGS, "steps": steps, "precision": "fp16", "spl_weight": 1e30, "batch_size": 1})
+            settings = beyond_limits(trainer.TrainSettings(**{**SETTINGS, "steps": steps, "precision": "fp16", "batch_size": 1}), spl_weight=1e30)
             trainer.train(*base, [concept], settings, seen.append)
         assert len(seen) == row and all(step.skipped for step in seen)
 

@@ -35,6 +35,13 @@ def untrained_token(clip):
     return pack("formats.token").LearnedToken("<v1>", "dog", {"clip_l": start})
 
 
+def beyond_limits(settings, **values):
+    """`settings` with values that nobody can enter: they reach within a few steps what may happen to a long run."""
+    for name, value in values.items():
+        object.__setattr__(settings, name, value)
+    return settings
+
+
 @contextlib.contextmanager
 def saved_bytes(network):
     """Bytes that autograd keeps for the backward pass, the network's own weights left out."""
