@@ -70,8 +70,9 @@ def encode_concept(
     choice = None
     if alpha is None:
         check_share("keep", keep)
-        encoded = {"prompt": (tokens, conditioning), "class_prompt_": (class_tokens, class_conditioning) if align != "position" else None}  # padded there
-        choice = auto.choose(concept_features(clip, class_clip, text, **encoded), keep)
+        padded = align == "position"  # then the class prompt was encoded longer than it is
+        other = None if padded else (class_tokens, class_conditioning)
+        choice = auto.choose(concept_features(clip, class_clip, text, (tokens, conditioning), other), keep)
         alpha = choice.alpha
     partners = token_partners(clip, tokens, class_tokens) if align == "token" else None
     adjusted = adjust_conditioning(conditioning, class_conditioning, alpha, beta, norm, partners, start, end)
@@ -130,17 +131,17 @@ def sentence_features(clip, tokens, conditioning) -> dict[str, torch.Tensor]:
     return features
 
 
-def concept_features(clip, class_clip, text: str, prompt=None, class_prompt_=None) -> list[auto.Features]:
+def concept_features(clip, class_clip, text: str, own=None, other=None) -> list[auto.Features]:
     """The four prompts of `auto` for `text`, encoded; one for each encoder that the conditioning shows.
 
-    prompt, class_prompt_  (tokens, conditioning) of `text` and of its class prompt where they are encoded already
+    own, other  (tokens, conditioning) of `text` and of its class prompt, if they are already encoded
     """
     carried = host_text.carried_tokens(clip)
     named = [carried[name] for name in host_text.mentions(text, carried)]
     bare = "a photo of a " + " and a ".join(f"{token.text} {token.class_word}" for token in named)
     wanted = (
-        (clip, text, prompt),
-        (class_clip, class_prompt(text, carried), class_prompt_),
+        (clip, text, own),
+        (class_clip, class_prompt(text, carried), other),
         (clip, bare, None),
         (class_clip, class_prompt(bare, carried), None),
     )
@@ -152,11 +153,11 @@ def concept_features(clip, class_clip, text: str, prompt=None, class_prompt_=Non
         four.append(sentence_features(each, *encoded))
     features = []
     for key in (key for key in four[0] if key in four[1]):
-        own, other = four[0][key], four[1][key]
-        if own.shape[-1] != other.shape[-1]:
-            raise ValueError(f"The conditioning is {own.shape[-1]} wide and the class conditioning {other.shape[-1]}: class_clip is of another model family.")
-        count = min(len(own), len(other))
-        features.append(auto.Features(own[:count], other[:count], four[2][key], four[3][key]))
+        v, c = four[0][key], four[1][key]
+        if v.shape[-1] != c.shape[-1]:
+            raise ValueError(f"The conditioning is {v.shape[-1]} wide and the class conditioning {c.shape[-1]}: class_clip is of another model family.")
+        count = min(len(v), len(c))
+        features.append(auto.Features(v[:count], c[:count], four[2][key], four[3][key]))
     return features
 
 

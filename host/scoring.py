@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 import comfy.model_management
@@ -15,9 +14,9 @@ from . import listing
 FOLDER = "evaluation"
 
 
-def models(types: Collection[str]) -> list[str]:
-    """Names of the folders in transformers' layout that hold a model of one of `types` (`model_type` in config.json), sorted."""
-    return [name for name in listing.folders(root()) if _model_type(root() / name / "config.json") in types]
+def models() -> dict[str, str]:
+    """Name -> `model_type` in config.json, for every folder; sorted by name. "" for a folder that is not in transformers' layout."""
+    return {name: _model_type(root() / name / "config.json") for name in listing.folders(root())}
 
 
 def root() -> Path:

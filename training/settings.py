@@ -15,6 +15,7 @@ CROPS = ("square", "buckets")
 OPTIMIZERS = ("AdamW", "AdamW 8-bit", "Prodigy", "Adafactor")
 SCHEDULES = ("constant", "linear", "cosine", "cosine with restarts")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+MAX_VECTORS = 8  # of one token
 
 USUAL_TEXT_RATE = 5e-5
 PRODIGY_RATE = 1.0  # Prodigy finds the rate itself and expects 1
@@ -47,7 +48,7 @@ class TrainSettings:
         0.0, "Learning rate of the token vectors. 0 = the method's default, or learning_rate if that is set.", "token", **_RATE, advanced=True
     )
     vectors: int = setting(
-        1, "Vectors for each token. More hold more of the subject and drift further from its class.", "token", least=1, most=8, advanced=True
+        1, "Vectors for each token. More hold more of the subject and drift further from its class.", "token", least=1, most=MAX_VECTORS, advanced=True
     )
     direction_only: bool = setting(
         False,

@@ -62,16 +62,10 @@ MODELS: dict[str, ScoringModel] = {  # the node's input -> its model, in the ord
 }
 
 
-def model(name: str) -> ScoringModel:
-    """The row of a scoring model. Raises ValueError with the known names if there is none."""
-    if name not in MODELS:
-        raise ValueError(f"There is no scoring model {name!r}; expected one of {', '.join(MODELS)}.")
-    return MODELS[name]
-
-
 def load(folders: Mapping[str, Path], device: str | torch.device = "cpu") -> list:
     """The scorers of the models in the user's `folders`, by name, in the table's order. Raises ValueError if a folder does not hold its model."""
     for name in folders:
-        model(name)
+        if name not in MODELS:
+            raise ValueError(f"There is no scoring model {name!r}; expected one of {', '.join(MODELS)}.")
     chosen = [(name, folders[name]) for name in MODELS if name in folders]
     return [scorer for name, folder in chosen for scorer in import_module(f".{MODELS[name].module}", __package__).load(folder, device)]

@@ -12,10 +12,10 @@ from ...host import text
 from ...host.trainable_text import initializer_ids
 from ...host.types import Clip
 from ..data.concept import Concept
+from ..settings import MAX_VECTORS
 
 log = logging.getLogger(__name__)
 
-MOST_VECTORS = 8
 NOISE = 0.05  # of a vector's length, on the copies of an initializer that has fewer vectors than the token
 
 
@@ -42,8 +42,8 @@ class TokenVectors:
         kappa: float = 1e-4,
         seed: int = 0,
     ):
-        if not 1 <= vectors <= MOST_VECTORS:
-            raise ValueError(f"vectors is {vectors}; expected 1 to {MOST_VECTORS}.")
+        if not 1 <= vectors <= MAX_VECTORS:
+            raise ValueError(f"vectors is {vectors}; expected 1 to {MAX_VECTORS}.")
         keys = trained_encoders(clip) if encoders is None else list(encoders)
         unknown = set(keys) - set(text.encoder_tokenizers(clip))
         if unknown or not keys:

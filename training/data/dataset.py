@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from ..settings import CROPS
 from .augmentation import EMPTY, View, border_mask, cut, draw_view, show
 from .concept import Concept
 from .order import BucketOrder, SquareOrder, random_state
 
 __all__ = ["Batch", "Dataset", "View", "random_state"]
 
-CROPS = ("square", "buckets")
 HELD_PIXELS = 2**30  # of all views held at once: 256 MiB of latents with 4 channels (8 x 8 pixels a cell), 1 GiB with 16
 HELD_BATCHES = 2048  # laid out ahead at once
 
