@@ -18,11 +18,17 @@ _FORBIDDEN = {"bytearray", "_rebuild_sparse_tensor", "_rebuild_meta_tensor_no_st
 
 
 def is_safetensors(path: Path) -> bool:
-    """Is it a safetensors file, by its ending or, because some tools write safetensors as `.bin`, by its first bytes?"""
+    """Is it a safetensors file, by its ending or, because some tools write safetensors as `.bin`, by its first bytes?
+
+    ValueError with the path if the file cannot be read, perhaps because another process has renamed it in the meantime.
+    """
     if path.suffix.lower() == ".safetensors":
         return True
-    with path.open("rb") as file:
-        start = file.read(9)
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise ValueError(f"The file cannot be read ({error.strerror or error}): {str(path)!r}") from error
     return len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] < 100 * 2**20
 
 

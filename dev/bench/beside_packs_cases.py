@@ -231,38 +231,31 @@ def image_prompt(scene, model):
 IPADAPTER = [Case("IPAdapter Embeds", image_prompt)]
 
 
-def advanced_control(scene):
-    files.control_net(scene.files.folder)
-    control = scene.graph.add("ControlNetLoaderAdvanced", control_net_name="control.safetensors")
-    image = scene.graph.add("EmptyImage", width=128, height=128, batch_size=1, color=0x80FF20)
+def apply_control(scene, control, image, strength: float) -> None:
+    """`control` on both sides of the scene."""
     inputs = {
         "positive": scene.positive,
         "negative": scene.negative,
         "control_net": control,
         "image": image,
-        "strength": 0.8,
+        "strength": strength,
         "start_percent": 0.0,
         "end_percent": 1.0,
     }
     pair = scene.graph.add("ACN_AdvancedControlNetApply_v2", **inputs)
     scene.positive, scene.negative = pair, out(pair, 1)
+
+
+def advanced_control(scene):
+    files.control_net(scene.files.folder)
+    control = scene.graph.add("ControlNetLoaderAdvanced", control_net_name="control.safetensors")
+    apply_control(scene, control, scene.graph.add("EmptyImage", width=128, height=128, batch_size=1, color=0x80FF20), 0.8)
 
 
 def reference(scene):
     image = scene.graph.add("EmptyImage", width=128, height=128, batch_size=1, color=0x80FF20)
     pixels = scene.graph.add("ACN_ReferencePreprocessor", image=image, vae=[scene.clip[0], 2], latent_size=scene.latent)
-    control = scene.graph.add("ACN_ReferenceControlNet", reference_type="reference_attn", style_fidelity=0.5, ref_weight=1.0)
-    inputs = {
-        "positive": scene.positive,
-        "negative": scene.negative,
-        "control_net": control,
-        "image": pixels,
-        "strength": 1.0,
-        "start_percent": 0.0,
-        "end_percent": 1.0,
-    }
-    pair = scene.graph.add("ACN_AdvancedControlNetApply_v2", **inputs)
-    scene.positive, scene.negative = pair, out(pair, 1)
+    apply_control(scene, scene.graph.add("ACN_ReferenceControlNet", reference_type="reference_attn", style_fidelity=0.5, ref_weight=1.0), pixels, 1.0)
 
 
 CONTROL = [

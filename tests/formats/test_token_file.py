@@ -174,6 +174,16 @@ class Harmful:
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_file_that_another_process_renames_in_the_meantime_is_an_error_with_the_path(tmp_path, monkeypatch):
+    """Between two looks at a hidden file, the process that saves may give it its name: Load Concept then tries the name."""
+    path, pickled = tmp_path / ".kindred-token-0.part", pack("formats.pickled")
+    save_file({"<v1>": torch.zeros(1, 8)}, path)
+    look = pickled.is_safetensors
+    monkeypatch.setattr(pickled, "is_safetensors", lambda path: path.unlink() or look(path))
+    with pytest.raises(ValueError, match=r"cannot be read .*kindred-token-0\.part"):
+        pack("formats.token_file").load(path, {"clip_l": 8})
+
+
 def test_a_pickle_that_runs_code_does_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, write in (("raw.pt", lambda p: p.write_bytes(pickle.dumps(Harmful()))), ("zip.bin", lambda p: torch.save({"<v1>": Harmful()}, p))):
