@@ -1,4 +1,4 @@
-"""Conditioning SLERP, TEA on the prompt (equation 2): each row is rotated toward its partner in the class prompt. Pure torch.
+"""Conditioning SLERP, TEA on the prompt (equation 2): each row is rotated toward its partner in the class prompt.
 
 A conditioning is the host's: a list of [tensor [B, rows, width], dict]. The other entries of the dict (areas, masks, hooks, ControlNets,
 timestep ranges) stay attached. The incoming lists, dicts and tensors are never changed.
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import torch
 
+from ..host import text_rows
 from ..host.types import Conditioning
 from .align import NONE
 from .layout import Block, blocks, pooled_parts
@@ -51,7 +52,7 @@ def adjust_conditioning(
     out = []
     for entry, anchor in zip(conditioning, anchors, strict=True):
         out += _during(entry, _adjust_entry(entry, anchor, alpha, beta, norm, partners), start, end)
-    return out
+    return text_rows.note_again(out)
 
 
 def _adjust_entry(entry: list, anchor: list, alpha: float, beta: float, norm: str, partners: Mapping[str, torch.Tensor] | None) -> list:

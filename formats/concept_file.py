@@ -26,11 +26,12 @@ class LearnedLora(dict):
     """A LORA_MODEL (state dict under core's names) with metadata. Core's nodes use it as an ordinary dict.
 
     metadata  of its file (`formats.metadata.training_metadata`)
+    notes     sentences about what the file does not say and what was assumed instead
     """
 
-    def __init__(self, state: State, metadata: dict[str, str] | None = None):
+    def __init__(self, state: State, metadata: dict[str, str] | None = None, notes: Sequence[str] = ()):
         super().__init__(state)
-        self.metadata = dict(metadata or {})
+        self.metadata, self.notes = dict(metadata or {}), list(notes)
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ def load(
     """
     if path.is_dir():
         state, tokens, metadata = published.load(path, widths)
-        return convert(state, metadata) if convert else state, tokens
+        return _loaded(state, metadata, convert), tokens
     while True:
         lora, metadata = safefile.read(path)
         try:
@@ -210,7 +211,12 @@ def load(
                 continue  # saved again in the meantime
             raise
         lora, metadata, bundled = foreign.complete(path, lora, metadata, widths)
-        return convert(lora, metadata) if convert else lora, [*tokens, *bundled]
+        return _loaded(lora, metadata, convert), [*tokens, *bundled]
+
+
+def _loaded(state: State, metadata: dict[str, str], convert: Callable[[State, dict[str, str]], State] | None) -> LearnedLora:
+    converted = convert(state, metadata) if convert else state
+    return LearnedLora(converted, metadata, getattr(converted, "notes", ()))
 
 
 def _token(path: Path, entry: manifest.Entry, widths: dict[str, int], find_embedding: Callable[[str], Path | None]) -> LearnedToken:

@@ -40,8 +40,11 @@ class Difference:
     separate: bool = False  # so many stored weights differ that the pair stays two modules
 
 
-def compare(tuned, base) -> Difference:
-    """The difference of two patchers of one architecture. Raises ValueError, one sentence, for a pair that does not fit."""
+def compare(tuned, base, else_differ: bool = False) -> Difference:
+    """The difference of two patchers of one architecture. Raises ValueError, one sentence, for a pair that does not fit.
+
+    else_differ  the pair differs outside of its weights, so equal weights are not an error
+    """
     _check_family(tuned, base)
     stored, separate = (set(), False) if host_patcher.share_module(tuned, base) else _stored_differences(tuned, base)
     if stored and (packed := next((key for key in sorted(stored) if host_patcher.is_packed(tuned, key) or host_patcher.is_packed(base, key)), None)):
@@ -62,7 +65,7 @@ def compare(tuned, base) -> Difference:
         if change is not None:
             changes[key] = change
             more, less = more + grows, less + (not grows)
-    if not changes:
+    if not changes and not else_differ:
         _refuse_equal(tuned, base)
     if less and not more:
         raise ValueError(

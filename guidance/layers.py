@@ -14,17 +14,19 @@ from typing import Any
 import torch
 
 from ..host import patcher as host_patcher
+from ..host.forwards import Replaced
 from .parts import Part, by_channel, is_convolution, pays
 from .rows import Rows
 
 
-class Weakened:
+class Weakened(Replaced):
     """A layer's `forward` for one run. original: the forward below it; ran: whether a weak row has passed."""
 
     layer: Any  # weight, bias and stride are the layer's own
 
     def __init__(self, rows: Rows, original, layer: torch.nn.Module):
-        self.rows, self.original, self.layer, self.ran, self.retired = rows, original, layer, False, False
+        super().__init__(original)
+        self.rows, self.layer, self.ran = rows, layer, False
 
     def __call__(self, x, *args, **kwargs):
         if self.retired or not (spans := self.rows.of(x)):
@@ -37,14 +39,9 @@ class Weakened:
         raise NotImplementedError
 
     def retire(self) -> None:
-        """The run is over, but another pack still holds this forward: from now on it only calls the one below, and keeps no tensors."""
-        original, ran = self.original, self.ran
-        vars(self).clear()
-        self.original, self.ran, self.retired = original, ran, True
-
-    def below(self):
-        """The forward that was there before."""
-        return self.original
+        ran = self.ran
+        super().retire()
+        self.ran = ran
 
     def nbytes(self) -> int:
         """Bytes that the run keeps beside the model for this layer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 
-from ..host import batch_rows, sampling
+from ..host import batch_rows, sampling, token_rows
 from ..host import patcher as host_patcher
 from .layers import Weakened
 from .rows import Rows, RowsUnknown
@@ -130,7 +130,7 @@ class GuidedRun:
         if not self.examined:  # once a run: injected modules are in place by now
             self.examined = True
             network = host_patcher.network(self.module)
-            reason = batch_rows.undeclared(network, self.weak.paths()) or batch_rows.foreign_code(network, Weakened)
+            reason = batch_rows.undeclared(network, self.weak.paths()) or batch_rows.foreign_code(network)
             if reason:
                 return reason
         return batch_rows.foreign_options(model_options, KEY)
@@ -152,10 +152,11 @@ class GuidedRun:
         if self.content != BOTH:
             self.rows.one_side(self.content == WEAK)
         else:
-            options = args[4] if len(args) > 4 else kwargs.get("transformer_options", {})
+            options = _options(args, kwargs)
             self._set_rows(x.shape[0], options.get("cond_or_uncond") or [], options)
         try:
-            return executor(x, *args, **kwargs)
+            with token_rows.weakened(_options(args, kwargs), self.rows.spans, self.weak.token_shares(self.rows.omega)):
+                return executor(x, *args, **kwargs)
         finally:
             self.rows.total, self.rows.spans = before
 
@@ -201,3 +202,8 @@ class GuidedRun:
                     idle,
                     len(self.layers),
                 )
+
+
+def _options(args: tuple, kwargs: dict) -> dict:
+    """The transformer options of a forward of the host's model."""
+    return args[4] if len(args) > 4 else kwargs.get("transformer_options", {})

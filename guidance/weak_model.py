@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..host import adapters
+from ..host import adapters, forwards, token_rows
 from ..host import patcher as host_patcher
 from .difference import Change, Difference, compare, multiplied, shared_patches
 from .layers import Correction, SecondDelta, SecondWeight, Weakened
@@ -27,14 +27,24 @@ class WeakModel:
     def __init__(self, tuned, base, schedule: Schedule):
         self.tuned, self.base, self.schedule = tuned, base, schedule
         with host_patcher.without_injections(tuned), host_patcher.without_injections(base):  # an earlier run may have left them in
-            self.difference: Difference = compare(tuned, base)
+            self.token_ratios = token_rows.ratios(tuned, base)
+            self.difference: Difference = compare(tuned, base, bool(self.token_ratios))
             self.separate = self.difference.separate and schedule.constant
             self.second = host_patcher.interpolated_clone(base, tuned, list(self.difference.changes), schedule.omega) if self.separate else None
             if not self.separate:
                 self._refuse_unreachable()
+            elif token_rows.differences(tuned):
+                raise ValueError(
+                    "`model` and `base_model` are two separate checkpoints, and `model` carries a concept that acts on its token's rows: guidance cannot have both. "
+                    "Load the concept on the checkpoint of `base_model`, or use plain CFG."
+                )
         self._tuned_patches, self._base_patches = host_patcher.weight_patches(tuned), host_patcher.weight_patches(base)
         self._multiplied: dict[str, tuple | None] = {}  # cache of the terms of DoRA and OFT
         self.told = False
+
+    def token_shares(self, omega: float) -> dict[str, float]:
+        """Tag -> the weak model's share of a difference that acts on its token's rows (`host.token_rows`): omega theta' + (1 - omega) theta."""
+        return {tag: omega + (1 - omega) * ratio for tag, ratio in self.token_ratios.items()}
 
     def paths(self) -> list[str]:
         """The layers that differ, as paths in the host's network."""
@@ -47,31 +57,13 @@ class WeakModel:
         moving  the tuned weights may change during the run (conditioning hooks)
         Afterwards the module is as before, also after an exception.
         """
-        placed: list[tuple[torch.nn.Module, object, Weakened]] = []
-        try:
-            with host_patcher.without_injections(patcher):
-                built = [
-                    (path, layer := host_patcher.weight_owner(patcher, path + ".weight")[0], self._forward(patcher, layer, changes, rows, moving))
-                    for path, changes in self._by_layer(patcher).items()
-                ]
-            for path, layer, forward in built:
-                if not host_patcher.has_own_forward(layer, _bare(layer.forward)):
-                    raise RuntimeError(
-                        "Another node replaced the forward of a tuned layer, so Personalization Guidance cannot put the weak weight under it. "
-                        f"Remove that node, or use plain CFG. The layer is {path!r}."
-                    )
-                placed.append((layer, layer.__dict__.get("forward"), forward))
-                layer.forward = forward
-            layers = [forward for _, _, forward in built]
-            yield layers
-        finally:
-            for layer, before, forward in reversed(placed):
-                if layer.__dict__.get("forward") is not forward:
-                    forward.retire()  # another pack wrapped it during the run, and will put it back when it leaves
-                elif before is None:
-                    del layer.forward
-                else:
-                    layer.forward = before
+        with host_patcher.without_injections(patcher):
+            built = [
+                (path, layer := host_patcher.weight_owner(patcher, path + ".weight")[0], self._forward(patcher, layer, changes, rows, moving))
+                for path, changes in self._by_layer(patcher).items()
+            ]
+        with forwards.replaced(built, "Personalization Guidance cannot put the weak weight under it"):
+            yield [forward for _, _, forward in built]
 
     def _by_layer(self, patcher) -> dict[str, dict[str, Change]]:
         """Layer path -> parameter name -> change, for the current patches of `patcher` (later nodes may have added some, to both sides)."""
@@ -180,9 +172,10 @@ def describe(weak: WeakModel, layers, size: int, apart: str | None = None) -> st
     megabytes = f"{size / 2**20:,.1f} MB"
     if weak.separate:
         return f"Personalization Guidance (omega {omega}): most weights differ, so the weak model is a second model beside the tuned one: {megabytes} more, two forwards a step."
-    kinds = ", ".join(dict.fromkeys(kind for change in weak.difference.changes.values() for kind in change.kinds))
+    kinds = ", ".join(dict.fromkeys(kind for change in weak.difference.changes.values() for kind in change.kinds)) or "token rows"
     corrected = sum(isinstance(layer, Correction) for layer in layers)
     ways = [
+        "the concept's differences scaled on its token's rows" if weak.token_ratios else "",
         f"{corrected} layers corrected by the adapter" if corrected else "",
         f"{len(layers) - corrected} with a second weight" if len(layers) > corrected else "",
     ]
@@ -191,9 +184,9 @@ def describe(weak: WeakModel, layers, size: int, apart: str | None = None) -> st
 
 
 def _bare(forward):
-    """The host's forward under one of ours from an outer sampling run."""
+    """The forward under those of an outer sampling run."""
     while isinstance(forward, Weakened):
-        forward = forward.original
+        forward = forward.below()
     return forward
 
 

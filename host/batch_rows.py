@@ -15,7 +15,7 @@ from pathlib import Path
 import comfy.ops
 import torch
 
-from . import families
+from . import families, forwards, text_rows
 from .patcher import KNOWN_LAYERS
 
 # Class of the network -> pattern for the paths of layers whose input is not one row per row of the batch; "" = no such layer.
@@ -39,11 +39,8 @@ def undeclared(network: torch.nn.Module, paths) -> str | None:
     return other and f"{type(network).__name__} gives {other} an input whose rows are not those of the batch"
 
 
-def foreign_code(network: torch.nn.Module, ours: type) -> str | None:
-    """A clause that names the first part of `network` with code from outside the host (injected modules, replaced functions), or None.
-
-    ours  the class of the pack's own forwards
-    """
+def foreign_code(network: torch.nn.Module) -> str | None:
+    """A clause that names the first part of `network` with code from outside the host and us (injected modules, replaced functions), or None."""
     seen = set()
     for path, part in network.named_modules():
         cls = type(part)
@@ -58,9 +55,9 @@ def foreign_code(network: torch.nn.Module, ours: type) -> str | None:
             return f"another node has a hook on {path or cls.__name__}"
         for name, value in vars(part).items():
             replaces = hasattr(cls, name) and callable(value) and not isinstance(value, type)  # also a partial or another callable object
-            if not replaces and not isinstance(value, (*_FUNCTIONS, ours)):
+            if not replaces and not isinstance(value, (*_FUNCTIONS, forwards.Replaced)):
                 continue
-            value = value.below() if isinstance(value, ours) else value
+            value = forwards.host_forward(value)
             if getattr(value, "__func__", value) is not getattr(cls, name, None) and not _of_host(value):
                 return f"another node replaced {name!r} of {path or cls.__name__}"
     return None
@@ -80,7 +77,9 @@ def foreign_options(model_options: dict, ours: str) -> str | None:
 def foreign_patches(transformer_options: dict, ours: str) -> str | None:
     """`foreign_options` for the transformer options of one forward."""
     wrappers = transformer_options.get("wrappers", {})
-    functions = [f for wrapped in ("apply_model", "diffusion_model") for key, some in wrappers.get(wrapped, {}).items() if key != ours for f in some]
+    functions = [
+        f for wrapped in ("apply_model", "diffusion_model") for key, some in wrappers.get(wrapped, {}).items() if key not in (ours, text_rows.KEY) for f in some
+    ]
     keys = list(wrappers.get("calc_cond_batch", {}))
     functions += [f for key in keys[keys.index(ours) + 1 :] for f in wrappers["calc_cond_batch"][key]] if ours in keys else []
     for name in _CODE:

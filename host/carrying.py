@@ -14,6 +14,8 @@ from collections.abc import Callable
 
 import torch
 
+from ..formats import token_rows
+from ..formats.manifest import digests
 from ..formats.token import LearnedToken
 from ..formats.token_text import mentions, named_token, replace_tokens, token_pattern
 
@@ -21,6 +23,12 @@ log = logging.getLogger(__name__)
 
 _MARK = "\ue000"  # Unicode private use: not a digit, and the host's prompt parser leaves it alone
 _NO_MARK = "\ue002"  # replaces a _MARK that the prompt itself contains
+_TAG = "kindred_tag"  # attribute of a vector in a token list: `token_rows.tag_of` the token that it belongs to
+
+
+def tag_of(entry) -> str | None:
+    """The tag of the token whose vector an id or a vector of a token list is; None for all others."""
+    return getattr(entry, _TAG, None) if torch.is_tensor(entry) else None
 
 
 def tokenizer_parts(tokenizer) -> list[tuple[str, object]]:
@@ -64,6 +72,8 @@ def _carrying_part(clone, part, carried: dict[str, LearnedToken], checked: Calla
     own = {text: token.vectors[part.embedding_key] for text, token in carried.items() if part.embedding_key in token.vectors}
     foreign = {text: token.class_word for text, token in carried.items() if text not in own}
     order, pattern = list(own), token_pattern(own)
+    tags = {text: tag for text in own if (tag := token_rows.tag_of(carried[text].metadata, part.embedding_key))}
+    read: list[torch.Tensor] = []  # vectors of embedding files that the current call has looked up
     look_up = _below(clone, part, "_try_get_embedding", carried)
     if clone.embedding_directory is None:  # here the host reads `embedding:` as plain text, so only our marks may count as embeddings
         clone.embedding_directory = []
@@ -74,7 +84,10 @@ def _carrying_part(clone, part, carried: dict[str, LearnedToken], checked: Calla
     def try_get_embedding(self, name: str):
         index, mark, rest = name.removeprefix(_MARK).partition(_MARK)
         if not (name.startswith(_MARK) and mark and index.isdecimal() and int(index) < len(order)):
-            return look_up(self, name)
+            found = look_up(self, name)
+            if tags and torch.is_tensor(found[0]):
+                read.append(found[0])
+            return found
         vectors = own[order[int(index)]]
         return (vectors, rest.strip()) if short else (vectors, name, rest.strip())
 
@@ -93,11 +106,34 @@ def _carrying_part(clone, part, carried: dict[str, LearnedToken], checked: Calla
             if pattern is not None:
                 emphasis = not kwargs.get("disable_weights", self.disable_weights) and _is_balanced(text)
                 text = pattern.sub(lambda match: embedding_syntax(match, self.embedding_identifier, emphasis), text)
-        return tokenize(self, text, *args, **kwargs)
+        if not tags:
+            return tokenize(self, text, *args, **kwargs)
+        read.clear()
+        tokens = tokenize(self, text, *args, **kwargs)
+        _tag(tokens, [*((own[text], tag) for text, tag in tags.items()), *_of_files(read, set(tags.values()))])
+        return tokens
 
     below = {"tokenize_with_weights": tokenize, "_try_get_embedding": look_up}
     clone.__class__ = _subclass(part, carried, {"tokenize_with_weights": checked(tokenize_with_weights), "_try_get_embedding": try_get_embedding}, below)
     return clone
+
+
+def _of_files(read: list[torch.Tensor], tags: set[str]) -> list[tuple[torch.Tensor, str]]:
+    """The looked-up vectors that are a carried token's as it was trained, with its tag: `embedding:NAME` is the token's own file."""
+    known = [(vectors, digests({"": vectors if vectors.ndim == 2 else vectors[None]})[0]) for vectors in read]
+    return [(vectors, tag) for vectors, tag in known if tag in tags]
+
+
+def _tag(tokens, tagged: list[tuple[torch.Tensor, str]]) -> None:
+    """Mark each vector of a token list that is a row of one of `tagged`. The host cut the rows, so they share its memory."""
+    if isinstance(tokens, (list, tuple)):
+        for part in tokens:
+            if torch.is_tensor(part):
+                tag = next((tag for vectors, tag in tagged if vectors.data_ptr() <= part.data_ptr() < vectors.data_ptr() + vectors.nbytes), None)
+                if tag is not None:
+                    setattr(part, _TAG, tag)
+            else:
+                _tag(part, tagged)
 
 
 def _is_balanced(text: str) -> bool:

@@ -66,7 +66,11 @@ def _checkpointed(forward, *args, **kwargs):
 
 
 def _own(value):
-    return value.clone() if torch.is_tensor(value) else value
+    if not torch.is_tensor(value):
+        return value
+    copy = value.clone()
+    vars(copy).update(vars(value))  # which rows of text features belong to tokens
+    return copy
 
 
 def _frozen_forward(layer, forward, x, *args, **kwargs):

@@ -12,7 +12,7 @@ import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-from . import families
+from . import families, text_rows
 from .checkpointing import gradient_checkpointing, make_differentiable
 from .training import ordinary, training_copy
 
@@ -156,18 +156,21 @@ class TrainableDenoiser:
         outputs: dict[int, torch.Tensor] = {}
         for group in groups:  # rows whose conditions have different shapes cannot share a forward pass
             conditions = {name: first.concat([rows[other][name] for other in group[1:]]) for name, first in rows[group[0]].items()}
-            part = self.model.apply_model(noisy[group], sigma[group], transformer_options={"optimized_attention_override": _attention}, **conditions)
+            options = {"optimized_attention_override": _attention, "wrappers": {"diffusion_model": {text_rows.KEY: [_marking(conditions.pop(text_rows.KEY))]}}}
+            part = self.model.apply_model(noisy[group], sigma[group], transformer_options=options, **conditions)
             outputs.update(zip(group, part, strict=True))
         return torch.stack([outputs[index] for index in range(len(rows))])
 
     def _conditions(self, prompt: Prompt, noisy) -> dict:
         """The host's condition objects of one row, from the model's own `extra_conds` (context; pooled and size embeddings if it has them)."""
         conditioning, pooled, *rest = prompt
-        scale = self.latent_scale
-        entries = {"width": noisy.shape[-1] * scale, "height": noisy.shape[-2] * scale, **(rest[0] if rest else {})}
+        scale, extras = self.latent_scale, dict(rest[0] if rest else {})
+        rows = extras.pop(text_rows.KEY, None)
+        entries = {"width": noisy.shape[-1] * scale, "height": noisy.shape[-2] * scale, **extras}
         entries |= {"cross_attn": conditioning.to(self.device), "device": self.device, "noise": noisy[:1], "prompt_type": "positive"}
         entries["pooled_output"] = None if pooled is None else pooled.to(self.device)  # the host passes None as well
-        return {name: condition.process_cond(batch_size=1, area=None) for name, condition in self.model.extra_conds(**entries).items()}
+        found = {name: condition.process_cond(batch_size=1, area=None) for name, condition in self.model.extra_conds(**entries).items()}
+        return {**found, text_rows.KEY: text_rows.mask_condition(text_rows.mask({}, conditioning.shape[1]) if rows is None else rows)}
 
 
 def training_memory(patcher, batch_shape: tuple[int, ...], checkpointing: bool = False) -> float:
@@ -182,6 +185,17 @@ def training_memory(patcher, batch_shape: tuple[int, ...], checkpointing: bool =
     """
     forward = batch_shape[0] * math.prod(batch_shape[2:]) * 0.15 * patcher.model.memory_usage_factor * 2**20
     return forward * (1.0 if checkpointing else 5.5 if isinstance(patcher.model.diffusion_model, UNetModel) else 9.5)
+
+
+def _marking(mask: torch.Tensor):
+    """A wrapper of the network that puts the token rows of its text features onto them (`text_rows.mark`)."""
+
+    def forward(executor, x, timesteps, context=None, *args, **kwargs):
+        if torch.is_tensor(context):
+            text_rows.mark(context, mask)
+        return executor(x, timesteps, context, *args, **kwargs)
+
+    return forward
 
 
 def _attention(_chosen, *args, **kwargs):

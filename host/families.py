@@ -6,6 +6,7 @@ model without a row cannot be trained, guidance predicts its sides one at a time
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 import comfy.model_base
@@ -18,6 +19,7 @@ UNET = f"{UNetModel.__module__}.{UNetModel.__qualname__}"
 
 _UNET_LAYERS = {
     "cross-attention": (r"attn2\.(to_[qkv]|to_out\.0)",),
+    "text": (r"attn2\.to_[kv]",),
     "attention": (r"attn[12]\.(to_[qkv]|to_out\.0)",),
     "feed-forward": (r"ff\.net\.(0\.proj|2)",),
     "convolutions": (r"(input_blocks|middle_block|output_blocks)\..*(in_layers\.2|out_layers\.3|skip_connection|op|conv|proj_in|proj_out)",),
@@ -40,7 +42,8 @@ class Family:
     trained        Train Concept trains it; each such family has a test
     context        width of the network's conditioning, if it distinguishes two families of one class
     layers         part of the network -> patterns for the ends of its layers' paths: "cross-attention" (if separate from self-attention),
-                   "attention" (all of it), "feed-forward", "convolutions"
+                   "attention" (all of it), "feed-forward", "convolutions"; "text": what makes keys and values of the text features and of
+                   nothing else, each row by itself, where the text features reach it unchanged
     mixed_rows     pattern for the paths of layers whose input is not one row per row of the batch; "" = no such layer, UNDECLARED = not known.
                    A promise about the host's code, held by tests that compare a batch with two forwards
     encoders       text encoder -> (kohya's number, diffusers' pipeline component; "" if diffusers loads no LoRA for it)
@@ -235,6 +238,11 @@ def layer_patterns(network: torch.nn.Module) -> dict[str, tuple[str, ...]]:
     """Part of the network -> patterns of its layers (`Family.layers`); empty if no row has the network's class."""
     name = f"{type(network).__module__}.{type(network).__qualname__}"
     return next((row.layers for row in FAMILIES if row.network == name), {})
+
+
+def is_text_layer(network: torch.nn.Module, path: str) -> bool:
+    """Is the layer at `path` one of the family's "text" layers?"""
+    return any(re.search(rf"(?:^|\.)(?:{pattern})$", path) for pattern in layer_patterns(network).get("text", ()))
 
 
 def diffusers_table(row: Family | None, config: dict) -> dict:

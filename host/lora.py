@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import comfy.lora
@@ -13,6 +14,8 @@ from comfy.quant_ops import QuantizedTensor
 from comfy.weight_adapter import BOFTAdapter, GLoRAAdapter, LoHaAdapter, LoKrAdapter, LoRAAdapter, OFTAdapter
 from comfy.weight_adapter.base import weight_decompose
 
+from ..formats import token_rows as rows
+from . import token_rows
 from .patcher import DIFFUSION, patched, pristine, without_injections
 
 log = logging.getLogger(__name__)
@@ -71,10 +74,11 @@ def load_lora(model, clip, state: dict[str, torch.Tensor], strength: float = 1.0
     """Clones of `model` and `clip` with the adapter patched in at `strength`.
 
     clip   None to leave out the adapter's weights of text encoders
-    state  under core's names or any other names that core's loader reads
+    state  under core's names or any other names that core's loader reads. If its `metadata` says so (`formats.token_rows`), the weights that make
+           keys and values of text act on the tokens' rows alone
     Raises ValueError if none of the weights fits, or if a DoRA meets weights that another pack quantized.
     """
-    notes = list(getattr(state, "notes", []))
+    notes, metadata = list(getattr(state, "notes", [])), getattr(state, "metadata", {})
     if clip is None:
         text = [key for key in state if key.startswith(_TEXT)]
         state = {key: value for key, value in state.items() if not key.startswith(_TEXT)}
@@ -83,10 +87,10 @@ def load_lora(model, clip, state: dict[str, torch.Tensor], strength: float = 1.0
     if not state or strength == 0:
         return Applied(model, clip, notes)
     with without_injections(model):  # injections of an earlier run would change the layers' paths
-        return _patched(model, clip, state, strength, notes)
+        return _patched(model, clip, state, strength, notes, metadata)
 
 
-def _patched(model, clip, state: dict[str, torch.Tensor], strength: float, notes: list[str]) -> Applied:
+def _patched(model, clip, state: dict[str, torch.Tensor], strength: float, notes: list[str], metadata: Mapping[str, str]) -> Applied:
     known = comfy.lora.model_lora_keys_unet(model.model, {})
     shapes = {key: value.shape for key, value in model.model.state_dict().items()}
     if clip is not None:
@@ -106,13 +110,36 @@ def _patched(model, clip, state: dict[str, torch.Tensor], strength: float, notes
         notes.append(_left_out(unread, misfits, len(fitting), type(model.model).__name__))
     owner = {key: model if (key if isinstance(key, str) else key[0]).startswith(DIFFUSION) else clip.patcher for key in fitting}
     fitting = {key: _exact(patch, key, owner[key]) for key, patch in fitting.items()}
+    limited = _of_token_rows(model, fitting, metadata)
     tuned = model.clone()
-    tuned.add_patches(fitting, strength)
+    tuned.add_patches({key: patch for key, patch in fitting.items() if key not in limited}, strength)
+    if limited:
+        tuned = token_rows.attach(tuned, _on_rows(limited, fitting, metadata, strength))
     if clip is not None:
         clip = clip.clone()
         clip.add_patches(fitting, strength)
     layers = sum(key.startswith(DIFFUSION) for key in (key if isinstance(key, str) else key[0] for key in fitting))
     return Applied(tuned, clip, notes, layers, len(fitting) - layers)
+
+
+def _of_token_rows(model, fitting: dict, metadata: Mapping[str, str]) -> set[str]:
+    """The keys of `fitting` that act on the tokens' rows alone. ValueError if the file asks for it and the model has no layers where they can."""
+    if metadata.get(rows.KEY, rows.ALL) == rows.ALL or rows.TOKENS not in metadata:
+        return set()
+    rows.reach(metadata[rows.KEY])
+    found = {key for key in fitting if isinstance(key, str) and token_rows.is_text_layer(model, key)}
+    if not found:
+        raise ValueError(
+            f"The concept acts on its token's rows of the text, but this model ({type(model.model).__name__}) has no layers where it can. "
+            "Load a checkpoint of the family that it was trained on."
+        )
+    return found
+
+
+def _on_rows(limited: set[str], fitting: dict, metadata: Mapping[str, str], strength: float) -> token_rows.Difference:
+    names = tuple(name for name in metadata.get("modelspec.trigger_phrase", "").split(", ") if name)
+    patches = {key: (strength, fitting[key], 1.0, None, None) for key in limited}
+    return token_rows.Difference(rows.tags_of(metadata), names, strength, patches)
 
 
 def _layer(key: str, known) -> str | None:

@@ -210,6 +210,11 @@ def has_wrappers(patcher: ModelPatcher, key: str) -> bool:
     return any(wrappers.get(key) for wrappers in patcher.wrappers.values())
 
 
+def wrapper(patcher: ModelPatcher, key: str, name: str):
+    """The wrapper that `wrap` has put onto `patcher` under `key`, or None."""
+    return next(iter(patcher.wrappers.get(getattr(WrappersMP, name.upper()), {}).get(key, ())), None)
+
+
 def unwrap(patcher: ModelPatcher, key: str) -> None:
     """Remove all wrappers and callbacks of `key` from a clone."""
     for wrapper_type in list(patcher.wrappers):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from . import page, text
+from . import encoders, page
+from .encoders import by_encoder
 
 # The host's structures: a CONDITIONING is a list of [tensor [B, rows, width], dict]. Token lists hold one list of (id or vector, weight, ...)
 # per chunk, under the host's name of the encoder.
@@ -15,18 +16,9 @@ def encode(clip, tokens: TokenLists) -> Conditioning:
     return clip.encode_from_tokens_scheduled(tokens)
 
 
-def by_encoder(clip, tokens: TokenLists) -> dict[str, list[list[tuple]]]:
-    """The chunks of each encoder under its key (`clip_l`, ...) instead of the host's name (`l`)."""
-    keys = text.encoder_tokenizers(clip)
-    if isinstance(tokens, list):  # a single tokenizer returns its list without a name
-        return {next(iter(keys)): tokens}
-    named = {key: tokens[name] for key in keys for name in (key, key.removeprefix("clip_")) if name in tokens}
-    return named or ({next(iter(keys)): next(iter(tokens.values()))} if len(keys) == len(tokens) == 1 else {})
-
-
 def pad_like(clip, tokens: TokenLists, model: TokenLists) -> TokenLists:
     """`tokens` padded to the length of `model` by each encoder's own rule: empty chunks for CLIP, padding tokens for T5. Never shortened."""
-    parts, own, other = text.encoder_tokenizers(clip), by_encoder(clip, tokens), by_encoder(clip, model)
+    parts, own, other = encoders.encoder_tokenizers(clip), by_encoder(clip, tokens), by_encoder(clip, model)
     padded = {}
     for name, chunks in tokens.items() if isinstance(tokens, dict) else [("", tokens)]:
         key = next((key for key, value in own.items() if value is chunks), None)
@@ -47,7 +39,7 @@ def pad_like(clip, tokens: TokenLists, model: TokenLists) -> TokenLists:
 
 def special_ids(clip, key: str) -> tuple[int | None, int | None, int | None]:
     """The ids of the encoder's start, end and padding tokens; None for a token that it does not have."""
-    part = text.encoder_tokenizers(clip)[key]
+    part = encoders.encoder_tokenizers(clip)[key]
     return part.start_token, part.end_token, part.pad_token
 
 

@@ -8,13 +8,16 @@ import comfy.model_management
 import torch
 from comfy.clip_model import CLIPTextModel
 
-from . import text
+from . import text, text_rows
 from .checkpointing import make_differentiable
 from .training import ordinary, training_copy
 
 
 class EncodedPrompt(NamedTuple):
-    """A prompt as the host's models take it: conditioning [1, positions, width], pooled [1, width] or None, and a family's other entries."""
+    """A prompt as the host's models take it: conditioning [1, positions, width], pooled [1, width] or None, and a family's other entries.
+
+    If the prompt names tokens on whose rows something is learned, `extras[text_rows.KEY]` is their mask, [1, positions, 1].
+    """
 
     conditioning: torch.Tensor
     pooled: torch.Tensor | None
@@ -43,9 +46,13 @@ class TrainableText:
     def encode(self, clip, prompt: str) -> EncodedPrompt:
         """Encode `prompt`, differentiable in the vectors of carried tokens and in the adapters of `model`."""
         self._set_options()
-        conditioning, pooled, *rest = self.model.encode_token_weights(clip.tokenize(prompt))
+        tokens = clip.tokenize(prompt)
+        conditioning, pooled, *rest = self.model.encode_token_weights(tokens)
         conditioning, pooled = conditioning.to(self.device), None if pooled is None else pooled.to(self.device)
-        return EncodedPrompt(conditioning, pooled, dict(rest[0]) if rest else {})
+        extras, rows = dict(rest[0]) if rest else {}, text_rows.rows_in(clip, tokens)
+        if rows:
+            extras[text_rows.KEY] = text_rows.mask(rows, conditioning.shape[1])
+        return EncodedPrompt(conditioning, pooled, extras)
 
     def eos_features(self, clip, prompt: str) -> list[torch.Tensor]:
         """CLIP's text feature of `prompt` (ClassDiffusion's E), one [width] per CLIP encoder.

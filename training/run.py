@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Callable
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import torch
 
+from ..formats import token_rows
 from ..formats.concept_file import LearnedLora
+from ..formats.manifest import digests
 from ..host import denoiser as host_denoiser
 from ..host import text
 from ..host import training as host_training
@@ -267,7 +270,10 @@ class Run:
         """What has been learned so far."""
         about = describe(self.model, self.denoiser.prediction, self.concepts, self.settings, self.precision, self.base_hash)
         with self.learned.averaged():
-            return Trained(LearnedLora(self.learned.lora(), about), self.learned.learned_tokens(about), list(self.history.steps))
+            tokens = self.learned.learned_tokens(about)
+            if self.learned.rows != token_rows.ALL:
+                about[token_rows.TOKENS] = json.dumps([digest for token in tokens for digest in digests(token.vectors)])
+            return Trained(LearnedLora(self.learned.lora(), about), tokens, list(self.history.steps))
 
 
 def _plain(state: dict) -> dict:

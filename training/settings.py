@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
+from ..formats.token_rows import ALL
 from .adapters.kinds import KINDS
 from .declare import check, declared, setting
 from .methods import METHODS, Method
 
-TARGETS = ("attention", "attention + feed-forward", "attention + feed-forward + convolutions", "cross-attention")
+TARGETS = ("attention", "attention + feed-forward", "attention + feed-forward + convolutions", "cross-attention", "text")
 LOSSES = ("l2", "huber", "smooth_l1")
 NOISE = ("auto", "uniform", "logit-normal")
 CROPS = ("square", "buckets")
 OPTIMIZERS = ("AdamW", "AdamW 8-bit", "Prodigy", "Adafactor")
 SCHEDULES = ("constant", "linear", "cosine", "cosine with restarts")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+PUBLIC_ROWS = ("token", ALL)
 MAX_VECTORS = 8  # of one token
 
 USUAL_TEXT_RATE = 5e-5
@@ -54,6 +56,15 @@ class TrainSettings:
         False,
         "Train only the direction of the vectors; their length stays at the vocabulary's (Directional Textual Inversion, 2025).",
         "token",
+        advanced=True,
+    )
+
+    rows: str = setting(
+        "token",
+        "Where K and V of the text change. token: on the rows of the token and of the class word right behind it, so that prompts without the token stay "
+        "the base model's. all: on every row, as in the papers.",
+        "token",
+        choices=PUBLIC_ROWS,
         advanced=True,
     )
 
@@ -171,6 +182,11 @@ class TrainSettings:
     @property
     def learns_tokens(self) -> bool:
         return self.how.tokens
+
+    @property
+    def token_rows(self) -> str:
+        """On which rows of the text the network's differences act: a key of `formats.token_rows.ROWS`, or ALL."""
+        return self.rows if self.how.tokens and self.how.network else ALL
 
     def rates(self) -> tuple[float, float, float]:
         """The learning rates of (network, tokens, text encoder), with the usual ones where the artist left 0."""

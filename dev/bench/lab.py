@@ -86,7 +86,7 @@ class Lab:
         _leave_out_identities(self.clip)
         for network in (self.model.model.diffusion_model, self.vae.first_stage_model):
             _channels_last(network)
-        self.judge = judge.Judge.load(judge.STORED)
+        self.judge, self.sharpness = judge.Judge.load(judge.STORED), judge.sharpness
 
     # -- learn -------------------------------------------------------------------------------------------------------------
 
@@ -101,7 +101,11 @@ class Lab:
         photos = torch.stack([_tensor(photo) for photo in subjects.photos(subject, SIDE)])
         concept = self.pack("training.data.concept").make_concept([photos], TOKEN, class_word, initializer=initializer or class_word)
         usual = {"resolution": SIDE, "augment": False, "precision": self.precision}
+        rows = settings.pop("rows", None)
         chosen = self.pack("training.settings").TrainSettings(**{**usual, **settings})
+        if rows is not None:  # also those that only an experiment may choose
+            self.pack("formats.token_rows").reach(rows)
+            object.__setattr__(chosen, "rows", rows)
         kept: dict[int, Learned] = {}
 
         def watch(run, done: int) -> None:
@@ -201,7 +205,7 @@ class Lab:
         right = self.judge.right(pictures, [p.wish for p in prompts])
         references = self.judge.identity(torch.stack([_tensor(photo).movedim(-1, 0) for photo in subjects.photos(subject, SIDE)]))
         likeness = (self.judge.identity(pictures) @ references.T).mean(1).tolist()
-        edges = self.pack("evaluation.judge").sharpness(pictures).tolist()
+        edges = self.sharpness(pictures).tolist()
         return {
             **{name: [float(r[name]) for r in right] for name in ("class", "accessory", "place")},
             "prompt": [sum(r.values()) / len(r) for r in right],

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-from ...host import train_adapters
+from ...host import families, train_adapters
 from .base import Adapter
+from .side import on_token_rows
 
 CROSS_ATTENTION_KV = re.compile(r"\.attn2\.to_[kv]$")
 
@@ -56,3 +58,44 @@ class WeightDifference(Adapter):
     def _attach(self) -> None:
         for name, layer in self._layers.items():
             self._base[name] = train_adapters.set_weight(layer, self.parameters[name])
+
+
+class TokenRowsDifference(Adapter):
+    """A full-rank difference of each K and V projection that acts on the token's rows of the text alone (`formats.token_rows`).
+
+    It starts at zero, in float32. The gradient comes from a few rows, so a step costs less than one of `WeightDifference`.
+    """
+
+    def __init__(self, network: torch.nn.Module, prefix: str = "diffusion_model.", device: torch.device | None = None):
+        self._prefix, self._enabled, self._hooks, self.parameters = prefix, True, [], {}
+        for name, layer in network.named_modules():
+            if families.is_text_layer(network, name) and getattr(layer, "weight", None) is not None:
+                shape = train_adapters.computed_weight(layer, device).shape
+                self.parameters[name] = torch.nn.Parameter(torch.zeros(shape, device=device or layer.weight.device))
+                self._hooks.append(layer.register_forward_hook(functools.partial(self._output, self.parameters[name])))
+        if not self.parameters:
+            raise ValueError(
+                f"It is not known which rows of {type(network).__name__}'s text belong to a token, so nothing can be learned on them alone. Set rows to 'all'."
+            )
+
+    def lora(self) -> dict[str, torch.Tensor]:
+        """`<prefix><layer>.diff`."""
+        return {f"{self._prefix}{name}.diff": parameter.detach().cpu().clone() for name, parameter in self.parameters.items()}
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        before, self._enabled = self._enabled, False
+        try:
+            yield
+        finally:
+            self._enabled = before
+
+    def detach(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def _output(self, difference: torch.nn.Parameter, layer, arguments, output):
+        if not self._enabled:
+            return None
+        return on_token_rows(arguments[0], output, lambda x, y: y + torch.nn.functional.linear(x, difference.to(x.dtype)))

@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 TARGETS: dict[str, tuple[str, ...]] = {  # the setting -> parts of the network (`host.families`)
     "cross-attention": ("cross-attention",),
+    "text": ("text",),
     "attention": ("attention",),
     "attention + feed-forward": ("attention", "feed-forward"),
     "attention + feed-forward + convolutions": ("attention", "feed-forward", "convolutions"),
@@ -32,6 +33,7 @@ def target_layers(network: torch.nn.Module, targets: str, patterns: dict[str, tu
     feed-forward     the two (gated: three) matrices between the attentions
     convolutions     the U-Net's residual blocks, down- and upsampling, and the projections around its transformers (LyCORIS's LoCon)
     cross-attention  the U-Net's attn2; models with joint attention have none
+    text             its keys and values alone, which can be limited to the token's rows
     Where a part matches nothing, the log says so; ValueError where all of it does.
     """
     if targets not in TARGETS:

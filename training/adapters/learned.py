@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -9,16 +11,21 @@ import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ...formats.token import LearnedToken
-from ...host.families import TEXT_LAYERS
+from ...formats.token_rows import ALL
+from ...host import text_rows
+from ...host.families import TEXT_LAYERS, is_text_layer
 from ...host.types import Clip
 from ..data.concept import Concept
 from ..declare import implemented
 from ..methods import METHODS
 from ..settings import TrainSettings
 from .base import Adapter
-from .kv import WeightDifference
+from .kv import TokenRowsDifference, WeightDifference
+from .layers import target_layers
 from .side import attach_adapter
 from .tokens import TokenVectors
+
+log = logging.getLogger(__name__)
 
 
 class Learned:
@@ -26,18 +33,20 @@ class Learned:
 
     parameters  stable name -> float32 parameter; a saved state holds a copy of each
     tokens      None if the method trains no token vectors
+    rows        on which rows of the text the network's differences act: a key of `formats.token_rows.ROWS`, or ALL
     """
 
     def __init__(self, settings: TrainSettings, denoiser, text, clip: Clip, concepts: list[Concept]):
         self.settings = settings
         self.network = self.text = self.tokens = None
+        self.rows = _rows(settings, denoiser, clip)
         if settings.how.network:
-            self.network = NETWORKS[settings.how.network](denoiser, settings)
+            self.network = NETWORKS[settings.how.network](denoiser, settings, self.rows)
         if settings.train_text_encoder:
             targets = "attention + feed-forward" if "feed-forward" in settings.targets else "attention"  # a text encoder has no others
             self.text = _adapter(text.model, settings, targets, prefix="text_encoders.", device=text.device, patterns=TEXT_LAYERS)
         if settings.learns_tokens:
-            self.tokens = TokenVectors(clip, concepts, denoiser.device, settings.vectors, settings.direction_only, seed=settings.seed)
+            self.tokens = TokenVectors(clip, concepts, denoiser.device, settings.vectors, settings.direction_only, seed=settings.seed, rows=self.rows)
         parts = {"network": self.network, "tokens": self.tokens, "text": self.text}
         self._parts = {name: part for name, part in parts.items() if part is not None}
         self.parameters = {f"{part}/{_text(name)}": parameter for part, owner in self._parts.items() for name, parameter in owner.parameters.items()}
@@ -110,9 +119,26 @@ def _adapter(network, settings: TrainSettings, targets: str, **more) -> Adapter:
     return attach_adapter(network, settings.adapter, settings.rank, settings.alpha or float(settings.rank), targets, settings.seed, **more)
 
 
-NETWORKS: dict[str, Callable[..., Adapter]] = {  # what `Method.network` names: (denoiser, settings) -> adapter
-    "kv": lambda denoiser, settings: WeightDifference(denoiser.network, device=denoiser.device),
-    "adapter": lambda denoiser, settings: _adapter(denoiser.network, settings, settings.targets, device=denoiser.device),
+def _rows(settings: TrainSettings, denoiser, clip: Clip) -> str:
+    """The setting `rows`, or ALL where the model has no layers that could be limited to them."""
+    if settings.token_rows == ALL:
+        return ALL
+    adapted = target_layers(denoiser.network, settings.targets) if settings.how.network == "adapter" else dict(denoiser.network.named_modules())
+    if text_rows.knows_rows(clip) and any(is_text_layer(denoiser.network, name) for name in adapted):
+        return settings.token_rows
+    log.info("Kindred: none of the trained layers reads the text alone, so they act on every prompt, as with rows = 'all'.")
+    return ALL
+
+
+def _limited(denoiser, rows: str) -> Callable[[str], bool] | None:
+    return None if rows == ALL else functools.partial(is_text_layer, denoiser.network)
+
+
+NETWORKS: dict[str, Callable[..., Adapter]] = {  # what `Method.network` names: (denoiser, settings, rows) -> adapter
+    "kv": lambda denoiser, settings, rows: (WeightDifference if rows == ALL else TokenRowsDifference)(denoiser.network, device=denoiser.device),
+    "adapter": lambda denoiser, settings, rows: _adapter(
+        denoiser.network, settings, settings.targets, device=denoiser.device, limited=_limited(denoiser, rows)
+    ),
 }
 implemented({method.network for method in METHODS.values() if method.network}, NETWORKS, "training/methods.py")
 

@@ -7,7 +7,7 @@ activations' dtype at each call.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...host import text_rows
 from .base import Adapter
 from .kinds import side_class
 from .layers import target_layers
@@ -62,6 +63,7 @@ class SideAdapter(Adapter):
         seed: int = 0,
         prefix: str = "diffusion_model.",
         device: torch.device | None = None,
+        limited: Callable[[str], bool] | None = None,
     ):
         generator = torch.Generator().manual_seed(seed)
         make = side_class(kind)
@@ -70,8 +72,13 @@ class SideAdapter(Adapter):
         self.parameters = {f"{name}.{key}": value for name, side in self._sides.items() for key, value in side.parameters.items()}
         self._hooks = []
         for name, side in self._sides.items():
-            self._hooks.append(layers[name].register_forward_hook(functools.partial(self._output, side)))
+            on_rows = limited is not None and limited(name)
+            self._hooks.append(layers[name].register_forward_hook(functools.partial(self._output_of_rows if on_rows else self._output, side)))
             if type(side).input is not Side.input:
+                if on_rows:
+                    raise ValueError(
+                        f"The adapter {kind!r} changes whole inputs, so it cannot act on the token's rows alone. Set rows to 'all', or choose another adapter."
+                    )
                 self._hooks.append(layers[name].register_forward_pre_hook(functools.partial(self._input, side)))
 
     def lora(self) -> dict[str, Tensor]:
@@ -96,6 +103,9 @@ class SideAdapter(Adapter):
     def _output(self, side: Side, layer, arguments, output):
         return side.output(arguments[0], output) if self._enabled else None
 
+    def _output_of_rows(self, side: Side, layer, arguments, output):
+        return on_token_rows(arguments[0], output, side.output) if self._enabled else None
+
 
 def attach_adapter(
     network: torch.nn.Module,
@@ -107,6 +117,7 @@ def attach_adapter(
     prefix: str = "diffusion_model.",
     device: torch.device | None = None,
     patterns: dict[str, tuple[str, ...]] | None = None,
+    limited: Callable[[str], bool] | None = None,
 ) -> SideAdapter:
     """Put an adapter of `kind` on the layers of `network` (a training copy) that `targets` names (see `layers.target_layers`).
 
@@ -115,11 +126,21 @@ def attach_adapter(
     prefix  of the names in files: "diffusion_model." for the denoising network, "text_encoders." for `TrainableText.model`
     device  of the parameters; None = that of the layers
     patterns  see `layers.target_layers`
+    limited   layer -> does it act on the token's rows of its input alone? None = no layer does
     At the start the network computes what it did before. Raises ValueError for an unknown kind, a rank below 1, or unknown targets.
     """
     if rank < 1:
         raise ValueError(f"rank is {rank}; expected at least 1, usually 4 to 64.")
-    return SideAdapter(target_layers(network, targets, patterns), kind, rank, alpha, seed, prefix, device)
+    return SideAdapter(target_layers(network, targets, patterns), kind, rank, alpha, seed, prefix, device, limited)
+
+
+def on_token_rows(x: Tensor, y: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """`y` [B, rows, out] with `change(x_rows, y_rows)` in place of its token rows, for text features `x` [B, rows, width] that know them."""
+    rows = text_rows.marked(x)
+    if not len(rows):
+        return y
+    flat = y.flatten(0, -2)
+    return flat.index_copy(0, rows, change(x.flatten(0, -2)[rows], flat[rows]).to(y.dtype)).view_as(y)
 
 
 def add_low_rank(layer: Layer, x: Tensor, y: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:

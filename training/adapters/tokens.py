@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable
 
 import torch
 
+from ...formats import token_rows
+from ...formats.manifest import digests
 from ...formats.token import LearnedToken
 from ...host import text
 from ...host.trainable_text import initializer_ids
@@ -29,6 +32,7 @@ class TokenVectors:
     encoders        keys of the encoders to learn for; None = `trained_encoders(clip)`. In the others a prompt reads the class word
     kappa           weight of the paper's von Mises-Fisher prior, which draws the direction to where it started; direction_only alone
     seed            decides the noise on repeated vectors
+    rows            a key of `token_rows.ROWS`: on which rows of a prompt the network's differences act
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class TokenVectors:
         encoders: Iterable[str] | None = None,
         kappa: float = 1e-4,
         seed: int = 0,
+        rows: str = token_rows.ALL,
     ):
         if not 1 <= vectors <= MAX_VECTORS:
             raise ValueError(f"vectors is {vectors}; expected 1 to {MAX_VECTORS}.")
@@ -48,7 +53,7 @@ class TokenVectors:
         unknown = set(keys) - set(text.encoder_tokenizers(clip))
         if unknown or not keys:
             raise ValueError(f"encoders names {', '.join(sorted(unknown)) or 'none'}; this CLIP has {', '.join(text.encoder_tokenizers(clip))}.")
-        self.concepts, self.direction_only, self.kappa = concepts, direction_only, kappa
+        self.concepts, self.direction_only, self.kappa, self.rows = concepts, direction_only, kappa, rows
         self.parameters: dict[tuple[str, str], torch.nn.Parameter] = {}
         generator = torch.Generator().manual_seed(seed)
         for concept in concepts:
@@ -87,11 +92,17 @@ class TokenVectors:
 
     def carried(self) -> list[LearnedToken]:
         """The tokens with the parameters themselves: a CLIP that carries them passes the gradient on."""
-        return [self._token(concept, lambda parameter: parameter) for concept in self.concepts]
+        tags = {token_rows.KEY: self.rows, token_rows.VECTORS: json.dumps({key: "in training" for _, key in self.parameters})}
+        return [self._token(concept, lambda parameter: parameter, tags) for concept in self.concepts]
 
     def learned(self, metadata: dict[str, str]) -> list[LearnedToken]:
         """The current tokens, detached and on the CPU."""
-        return [self._token(concept, lambda parameter: parameter.detach().cpu().clone(), metadata) for concept in self.concepts]
+        tokens = [self._token(concept, lambda parameter: parameter.detach().cpu().clone(), metadata) for concept in self.concepts]
+        if self.rows != token_rows.ALL:
+            for token in tokens:
+                tags = dict(zip(token.vectors, digests(token.vectors), strict=True))
+                token.metadata.update({token_rows.KEY: self.rows, token_rows.VECTORS: json.dumps(tags)})
+        return tokens
 
     def _token(self, concept: Concept, take, metadata: dict[str, str] | None = None) -> LearnedToken:
         vectors = {key: take(parameter) for (token, key), parameter in self.parameters.items() if token == concept.token}
