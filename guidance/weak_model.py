@@ -10,7 +10,7 @@ import torch
 from ..host import adapters, forwards, token_rows
 from ..host import patcher as host_patcher
 from .difference import Change, Difference, compare, multiplied, shared_patches
-from .layers import Correction, SecondDelta, SecondWeight, Weakened
+from .layers import Correction, SecondDelta, SecondWeight
 from .parts import factored
 from .rows import Rows
 from .schedule import Schedule
@@ -79,7 +79,7 @@ class WeakModel:
 
     def _forward(self, patcher, layer, changes: dict[str, Change], rows: Rows, moving: bool):
         """The forward that the layer gets for the run."""
-        original = _bare(layer.forward)
+        original = forwards.host_forward(layer.forward)
         device = host_patcher.load_device(patcher)
         weight, bias = changes.get("weight"), changes.get("bias")
         terms = self._terms(weight, device, moving) if weight else ()
@@ -181,13 +181,6 @@ def describe(weak: WeakModel, layers, size: int, apart: str | None = None) -> st
     ]
     forwards = f"each side in a forward of its own, because {apart}" if apart else "in one batched forward a step"
     return f"Personalization Guidance (omega {omega}) over {kinds}: {' and '.join(way for way in ways if way)}, {forwards}; {megabytes} beside the model."
-
-
-def _bare(forward):
-    """The forward under those of an outer sampling run."""
-    while isinstance(forward, Weakened):
-        forward = forward.below()
-    return forward
 
 
 def _like(base: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:

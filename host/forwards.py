@@ -11,7 +11,12 @@ from .patcher import has_own_forward
 
 
 class Replaced:
-    """A layer's forward for one run. `original`: the forward below it, the host's or another one of ours."""
+    """A layer's forward for one run. `original`: the forward below it, the host's or another one of ours.
+
+    on_top  it adds to the output of whatever computes the layer, so others of the same run are put below it
+    """
+
+    on_top = False
 
     def __init__(self, original):
         self.original, self.retired = original, False
@@ -44,19 +49,21 @@ def replaced(forwards: Iterable[tuple[str, torch.nn.Module, Replaced]], what: st
     forwards  (path for messages, layer, its new forward)
     what      the subject of the message if another node has replaced the forward of a layer: RuntimeError
     """
-    placed: list[tuple[torch.nn.Module, object, Replaced]] = []
+    placed: list[tuple[object, str, object, Replaced]] = []
     try:
         for path, layer, forward in forwards:
             if not has_own_forward(layer, host_forward(layer.forward)):
                 raise RuntimeError(f"Another node replaced the forward of a tuned layer, so {what}. Remove that node, or use plain CFG. The layer is {path!r}.")
-            placed.append((layer, layer.__dict__.get("forward"), forward))
-            layer.forward = forward
+            above = layer.forward if getattr(layer.forward, "on_top", False) and not forward.on_top else None
+            owner, name = (layer, "forward") if above is None else (above, "original")
+            placed.append((owner, name, vars(owner).get(name), forward))
+            setattr(owner, name, forward)
         yield
     finally:
-        for layer, before, forward in reversed(placed):
-            if layer.__dict__.get("forward") is not forward:
+        for owner, name, before, forward in reversed(placed):
+            if vars(owner).get(name) is not forward:
                 forward.retire()  # another pack wrapped it during the run, and will put it back when it leaves
             elif before is None:
-                del layer.forward
+                delattr(owner, name)
             else:
-                layer.forward = before
+                setattr(owner, name, before)

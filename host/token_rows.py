@@ -109,7 +109,7 @@ class TokenRows:
             )
             return executor(guider, sigmas, extra_args, *args, **kwargs)
         run = Run(guider, self.differences, known)
-        sampling.add_wrappers(extra_args["model_options"], KEY, diffusion_model=run.forward)
+        sampling.add_wrappers(extra_args["model_options"], KEY, apply_model=run.apply, diffusion_model=run.forward)
         options = extra_args["model_options"]["transformer_options"]
         before = options.get(KEY)
         options[KEY] = run
@@ -152,10 +152,14 @@ class Run:
         with forwards.replaced(built, "the concept cannot act on its token's rows there"):
             yield
 
+    def apply(self, executor, *args, **kwargs):
+        """Wraps one forward of the host's model (outside of what torch.compile traces)."""
+        if executor.class_obj is not self.module:
+            raise RuntimeError("A concept that acts on its token's rows works on one GPU: it is not on the others. Remove the multi-GPU node.")
+        return executor(*args, **kwargs)
+
     def forward(self, executor, x, timesteps, context=None, *args, **kwargs):
         """Wraps one forward of the network: finds the rows in its text features."""
-        if executor.class_obj is not host_patcher.network(self.module):
-            raise RuntimeError("A concept that acts on its token's rows works on one GPU: it is not on the others. Remove the multi-GPU node.")
         options = args[2] if len(args) > 2 else kwargs.get("transformer_options", {})
         before = self.context, self.mask, self.changed
         self.context, self.mask = context, self._weakened(self.find(context))
@@ -203,6 +207,8 @@ class Run:
 
 class RowsForward(forwards.Replaced):
     """forward(x) plus the differences on the tokens' rows of x."""
+
+    on_top = True
 
     def __init__(self, run: Run, original, key: str, own: list[tuple[Difference, adapters.Patch]]):
         super().__init__(original)

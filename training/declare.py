@@ -20,6 +20,7 @@ GROUPS = {  # group -> its heading in the documentation
     "losses": "Losses",
     "watching": "Watching",
     "keeping": "Keeping",
+    "reach": "Where it acts",  # the last: saved workflows keep values by position
 }
 _KEY = "kindred.setting"
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}

@@ -59,15 +59,6 @@ class TrainSettings:
         advanced=True,
     )
 
-    rows: str = setting(
-        "token",
-        "Where K and V of the text change. token: on the rows of the token and of the class word right behind it, so that prompts without the token stay "
-        "the base model's. all: on every row, as in the papers.",
-        "token",
-        choices=PUBLIC_ROWS,
-        advanced=True,
-    )
-
     spl_weight: float = setting(
         1.0,
         "Weight of the Semantic Preservation Loss, which keeps the token close to its class. 0 = off. In the paper 0.01 to 100 give nearly the same result.",
@@ -163,6 +154,15 @@ class TrainSettings:
         advanced=True,
     )
     caption_dropout: float = setting(0.0, "Probability that a photo gets the empty prompt.", "losses", least=0, most=1, step=0.01, advanced=True)
+
+    rows: str = setting(
+        "token",
+        "For methods with a token: which rows of the text the K and V differences change. token: the token's and those of the class word right behind it; "
+        "prompts without the token stay the base model's. all: every row, as in the papers.",
+        "reach",
+        choices=PUBLIC_ROWS,
+        advanced=True,
+    )
 
     def __post_init__(self):
         check(self)

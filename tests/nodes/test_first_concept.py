@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import safetensors.torch
 from kindred_testing.server import PromptError, TestServer
 from PIL import Image
 
@@ -89,12 +90,38 @@ def test_training_tells_its_steps_and_writes_standard_files(server, trained):
     assert (server.base / "models/loras/kindred/first.safetensors").is_file() and (server.base / "models/embeddings/first.safetensors").is_file()
 
 
-def test_stock_loaders_give_the_very_picture_of_load_concept(server, trained):
-    ours = {
+def load_and_draw(name: str, text: str) -> dict:
+    return {
         "1": CHECKPOINT,
-        "2": {"class_type": "KindredLoad", "inputs": {"model": ["1", 0], "clip": ["1", 1], "name": "first", "strength": 1.0}},
-        **draw(["2", 0], ["2", 1], "a photo of a <v1> dog on the beach"),
+        "2": {"class_type": "KindredLoad", "inputs": {"model": ["1", 0], "clip": ["1", 1], "name": name, "strength": 1.0}},
+        **draw(["2", 0], ["2", 1], text),
     }
+
+
+def on_all_rows(server, name: str) -> str:
+    """A copy of the saved concept that acts on all rows, as the papers' and older versions' do."""
+    folder = server.base / "models/loras/kindred"
+    with safetensors.safe_open(folder / f"{name}.safetensors", "pt") as file:
+        state, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    assert metadata["kindred.rows"] == "token"
+    safetensors.torch.save_file(state, folder / f"{name}_everywhere.safetensors", {**metadata, "kindred.rows": "all"})
+    return f"{name}_everywhere"
+
+
+def test_a_prompt_without_the_token_draws_the_base_models_picture(server, trained):
+    """Bit for bit; the token's does not, and a file that acts on all rows changes both."""
+    plain = {"1": CHECKPOINT, **draw(["1", 0], ["1", 1], "a photo of a dog on the beach")}
+    texts = "a photo of a dog on the beach", "a photo of a <v1> dog on the beach"
+    base, *tuned = (picture(server.run(prompt)) for prompt in (plain, *(load_and_draw("first", text) for text in texts)))
+    assert np.array_equal(tuned[0], base)
+    assert not np.array_equal(tuned[1], base)
+    assert not np.array_equal(picture(server.run(load_and_draw(on_all_rows(server, "first"), texts[0]))), base)
+    named = picture(server.run(load_and_draw("first", "a photo of a embedding:first dog on the beach")))
+    assert np.array_equal(named, tuned[1])  # the token's own file, by its name
+
+
+def test_stock_loaders_give_the_very_picture_of_a_concept_on_all_rows(server, trained):
+    ours = load_and_draw(on_all_rows(server, "first"), "a photo of a <v1> dog on the beach")
     stock = {
         "1": CHECKPOINT,
         "2": {
@@ -157,7 +184,7 @@ def test_what_changes_is_made_again_and_nothing_else(server, photos):
 
     def prompt(omega=0.6, folder=photos, **changes):
         guided = {"class_type": "KindredKSampler", "inputs": {"base_model": ["1", 0], "omega": omega}}
-        nodes = train_prompt(folder, "cached", steps=1, **changes)
+        nodes = train_prompt(folder, "cached", steps=1, rows="all", **changes)
         del nodes["5"]
         return {**nodes, **draw(["4", 0], ["4", 1], "a photo of a <v1> dog", guided)}
 
