@@ -59,7 +59,7 @@ def run(options) -> None:
         own = [sys.executable, *sys.argv, "--processes", "1"]
         workers = [subprocess.Popen([*own, "--share", f"{index}/{options.processes}"], env={**KEEP_MEMORY, **os.environ}) for index in range(options.processes)]
         codes = [worker.wait() for worker in workers]  # of every one
-    if any(codes):
+        if any(codes):
             raise SystemExit("rows: a process failed (its words are above). Start the same command again: what is done stays done.")
         return
     log, (index, of) = options.work / "rows.jsonl", map(int, options.share.split("/"))
