@@ -8,6 +8,7 @@ models/embeddings/NAME-v2.safetensors        the second token, if several concep
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from . import exclusive, foreign, layouts, low_rank, manifest, names, published, safefile, switch, token_file
+from . import exclusive, foreign, layouts, low_rank, manifest, names, published, safefile, switch, token_file, token_rows
 from .metadata import clean
 from .token import LearnedToken
 
@@ -210,8 +211,25 @@ def load(
             if manifest.metadata_of(path).get(manifest.KEY) != metadata.get(manifest.KEY):
                 continue  # saved again in the meantime
             raise
+        _note_rows(tokens, metadata)
         lora, metadata, bundled = foreign.complete(path, lora, metadata, widths)
         return _loaded(lora, metadata, convert), [*tokens, *bundled]
+
+
+def _note_rows(tokens: list[LearnedToken], metadata: dict[str, str]) -> None:
+    """Put onto each token the rows that the LoRA's metadata names, which the embedding's own may lack (another tool may have written it again)."""
+    rows = metadata.get(token_rows.KEY, token_rows.ALL)
+    if rows == token_rows.ALL or token_rows.TOKENS not in metadata:
+        return
+    token_rows.reach(rows)
+    known = token_rows.tags_of(metadata)
+    for token in tokens:
+        tags = dict(zip(token.vectors, manifest.digests(token.vectors), strict=True))
+        if not known & set(tags.values()):
+            raise ValueError(
+                f"The concept acts on the rows of its tokens, and {token.text!r} is not one of them: its file is another training's. Save the concept again."
+            )
+        token.metadata.update({token_rows.KEY: rows, token_rows.VECTORS: json.dumps(tags)})
 
 
 def _loaded(state: State, metadata: dict[str, str], convert: Callable[[State, dict[str, str]], State] | None) -> LearnedLora:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from . import pickled, safefile
+from . import pickled, safefile, token_rows
 from .metadata import clean
 from .names import check_file_name
 from .token import FILE_PREFIX, LearnedToken, check_token_text
@@ -28,6 +28,7 @@ EXTENSIONS = (".safetensors", ".pt", ".bin")
 MAX_FILE = 256 * 2**20  # bytes; an embedding has kilobytes, but a pickle is read whole before it can be checked
 MAX_NUMBERS = 2**24  # of one embedding; a tensor that claims more was made from a few bytes
 _META = "kindred."
+_KEPT = {token_rows.KEY, token_rows.VECTORS}  # of a token itself, not of its file
 OWNER = "kindred.concept"  # in the metadata: the saved concept that the file belongs to
 _ENCODER_NAMES = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g", "t5": "t5xxl"}
 _NAMELESS = {"*", "emb_params"}  # placeholders of trainers; the token's name is the file name
@@ -77,7 +78,7 @@ def content(token: LearnedToken, concept: str = "") -> tuple[dict[str, torch.Ten
     encoders = ",".join(tensors)
     if len(tensors) == 1:
         tensors = {token.text: next(iter(tensors.values()))}
-    metadata = {"format": "pt", **clean({str(k): str(v) for k, v in token.metadata.items() if not str(k).startswith(_META)})}
+    metadata = {"format": "pt", **clean({str(k): str(v) for k, v in token.metadata.items() if k in _KEPT or not str(k).startswith(_META)})}
     metadata |= {_META + "token": token.text, _META + "class_word": token.class_word, _META + "encoders": encoders}
     if concept:
         metadata[OWNER] = concept
@@ -102,7 +103,7 @@ def load(path: str | os.PathLike, widths: Mapping[str, int], text: str | None = 
     for note in notes:
         log.warning("Kindred: %s", note)
     own = {key.removeprefix(_META): value for key, value in metadata.items() if key.startswith(_META)}
-    extra = {key: value for key, value in metadata.items() if not key.startswith(_META) and key != "format"}
+    extra = {key: value for key, value in metadata.items() if (key in _KEPT or not key.startswith(_META)) and key != "format"}
     return LearnedToken(text or _token_name(own.get("token") or name, path), own.get("class_word", ""), vectors, extra, notes)
 
 

@@ -72,13 +72,9 @@ class SideAdapter(Adapter):
         self.parameters = {f"{name}.{key}": value for name, side in self._sides.items() for key, value in side.parameters.items()}
         self._hooks = []
         for name, side in self._sides.items():
-            on_rows = limited is not None and limited(name)
+            on_rows = limited is not None and limited(name)  # `_output_of_rows` changes the input itself
             self._hooks.append(layers[name].register_forward_hook(functools.partial(self._output_of_rows if on_rows else self._output, side)))
-            if type(side).input is not Side.input:
-                if on_rows:
-                    raise ValueError(
-                        f"The adapter {kind!r} changes whole inputs, so it cannot act on the token's rows alone. Set rows to 'all', or choose another adapter."
-                    )
+            if type(side).input is not Side.input and not on_rows:
                 self._hooks.append(layers[name].register_forward_pre_hook(functools.partial(self._input, side)))
 
     def lora(self) -> dict[str, Tensor]:
@@ -104,7 +100,16 @@ class SideAdapter(Adapter):
         return side.output(arguments[0], output) if self._enabled else None
 
     def _output_of_rows(self, side: Side, layer, arguments, output):
-        return on_token_rows(arguments[0], output, side.output) if self._enabled else None
+        if not self._enabled:
+            return None
+        if type(side).input is Side.input:
+            return on_token_rows(arguments[0], output, side.output)
+
+        def of_changed(x, _):
+            x = side.input(x)
+            return side.output(x, layer.forward(x))  # the forward itself, without the hooks
+
+        return on_token_rows(arguments[0], output, of_changed)
 
 
 def attach_adapter(
