@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import contextmanager
 
 import torch
@@ -47,7 +48,7 @@ class WeakModel:
         moving  the tuned weights may change during the run (conditioning hooks)
         Afterwards the module is as before, also after an exception.
         """
-        placed: list[tuple[torch.nn.Module, object, Weakened]] = []
+        placed: list[tuple[torch.nn.Module, Callable | None, Weakened]] = []
         try:
             with host_patcher.without_injections(patcher):
                 built = [
@@ -85,7 +86,7 @@ class WeakModel:
             layers.setdefault(path, {})[name] = change
         return layers
 
-    def _forward(self, patcher, layer, changes: dict[str, Change], rows: Rows, moving: bool):
+    def _forward(self, patcher, layer, changes: dict[str, Change], rows: Rows, moving: bool) -> Weakened:
         """The forward that the layer gets for the run."""
         original = _bare(layer.forward)
         device = host_patcher.load_device(patcher)
@@ -95,12 +96,12 @@ class WeakModel:
             place = {"device": device, "dtype": host_patcher.compute_dtype(patcher)}
             parts = factored(layer, terms, host_patcher.pristine(patcher, weight.key).shape, place) if weight else []
             if parts is not None:
-                added = sum(term.value.to(device, torch.float32) * factor for factor, term in bias.terms) if bias else None
+                added = _of_bias(bias, device) if bias else None
                 tuned = self._patched(patcher, layer, f"{weight.key.rpartition('.')[0]}.bias", device) if weight else None
                 return Correction(rows, original, layer, parts, added, tuned)
         packed = any(host_patcher.is_packed(patcher, change.key) for change in changes.values())  # its values cannot be read, only the difference
         delta = moving or not self.schedule.constant or packed
-        values = {name: self._value(patcher, changes[name], delta, device) for name in changes}
+        values: dict[str, torch.Tensor | None] = {name: self._value(patcher, changes[name], delta, device) for name in changes}
         for name in {"weight", "bias"} - values.keys():
             values[name] = self._unchanged(patcher, layer, next(iter(changes.values())).key, name, delta, device)
         second = host_patcher.twin(layer, values["weight"], values["bias"])
@@ -143,6 +144,7 @@ class WeakModel:
         if layer._parameters.get(name) is None:
             return None
         value = torch.zeros(host_patcher.pristine(patcher, key).shape, device=device) if delta else self._patched(patcher, layer, key, device)
+        assert value is not None  # the layer has it, as asked above
         return value.to(host_patcher.storage_dtype(patcher, key))
 
     def _patched(self, patcher, layer, key: str, device) -> torch.Tensor | None:
@@ -195,6 +197,15 @@ def _bare(forward):
     while isinstance(forward, Weakened):
         forward = forward.original
     return forward
+
+
+def _of_bias(bias: Change, device) -> torch.Tensor:
+    """The difference of a bias. A vector has no factors, so each of its terms is the difference itself."""
+    total = torch.zeros((), device=device)
+    for factor, term in bias.terms or ():
+        assert isinstance(term, adapters.Full), term
+        total = total + term.value.to(device, torch.float32) * factor
+    return total
 
 
 def _like(base: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
