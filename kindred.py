@@ -153,7 +153,8 @@ def fetch_host(version: str, target: Path, python: Path) -> None:
         members = [member for member in archive.getmembers() if member.name.startswith(prefix) and (member.isfile() or member.isdir())]
         for member in members:
             member.name = member.name[len(prefix) :]
-        archive.extractall(part, members=members, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+        safely: dict = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        archive.extractall(part, members=members, **safely)
     part.replace(target)
     archive_file.unlink()
 

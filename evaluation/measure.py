@@ -127,8 +127,8 @@ def measure(
     if learned:
         adjusted = host_text.carry_tokens(clip, [adjust_token(learned, word, side.pieces, alpha, beta, norm)])
         versions.append((STATES[1], _features(adjusted, scenes), _features(adjusted, [f"a photo of a {subject}"])))
-    rotated = [{key: adjust(x[key], y[key], alpha, beta, norm) for key in x} for x, y in ((a, side.prompts), (a0, side.bare))]
-    versions.append((STATES[2], *rotated))
+    rotated, rotated0 = ({key: adjust(x[key], y[key], alpha, beta, norm) for key in x} for x, y in ((a, side.prompts), (a0, side.bare)))
+    versions.append((STATES[2], rotated, rotated0))
     return Drift(
         token=token,
         class_word=word,

@@ -7,6 +7,8 @@ Entry i is the mean over the steps from + i * every to from + (i + 1) * every - 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 MAX_ENTRIES = 256  # a chart on a node is about that many pixels wide
 COLUMNS = ("loss", "spl", "learning_rate")
@@ -15,7 +17,7 @@ COLUMNS = ("loss", "spl", "learning_rate")
 class Curves:
     """Columns over the steps of a run. Beyond `MAX_ENTRIES`, neighboring entries are averaged, so each covers twice as many steps."""
 
-    def __init__(self, tokens: list[str] = ()):
+    def __init__(self, tokens: Sequence[str] = ()):
         self.tokens = list(tokens)
         self.first: int | None = None
         self.every = 1
@@ -39,7 +41,7 @@ class Curves:
         """The JSON form above."""
         rows = [row for row, _ in list(self.entries)]  # a copy: the page may ask while the run adds entries
         columns = [[_rounded(row[column]) for row in rows] for column in range(len(COLUMNS) + len(self.tokens))]
-        named = dict(zip(COLUMNS, columns, strict=False))
+        named: dict[str, Any] = dict(zip(COLUMNS, columns, strict=False))
         if len(set(named["learning_rate"])) == 1:
             named["learning_rate"] = named["learning_rate"][0]
         return {"from": self.first or 1, "every": self.every, **named, "drift": dict(zip(self.tokens, columns[len(COLUMNS) :], strict=True))}

@@ -100,6 +100,7 @@ def _regular(path: Path):
 def _decoded(file, formats: Sequence[str]) -> tuple[Image.Image, Image.Transpose | None]:
     """The picture, and the rotation that its EXIF orientation requires."""
     opened = _opened(file, formats)
+    assert opened.format is not None  # a constant of each of Pillow's readers
     jpeg = opened.format in ("JPEG", "MPO")
     pixels, limit = opened.width * opened.height, FORMATS["JPEG" if jpeg else opened.format][1]
     if jpeg and pixels > MAX_IN_SCANS and not _in_one_scan(file):
@@ -157,20 +158,19 @@ def _reduced(picture: Image.Image, factor: int) -> Image.Image:
     mode = "RGBA" if is_transparent(picture) else "RGB"
     size = -(-picture.width // factor), -(-picture.height // factor)
     rows = max(1, BAND // picture.width // factor) * factor
-    numbers = np.empty(size[::-1], np.float32) if deep else None
-    result = None if deep else Image.new(mode, size)
+    result = np.empty(size[::-1], np.float32) if deep else Image.new(mode, size)
     for top in range(0, picture.height, rows):
         band = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
-        if deep:
+        if isinstance(result, np.ndarray):
             columns, lines = np.arange(0, band.width, factor), np.arange(0, band.height, factor)
             sums = np.add.reduceat(np.add.reduceat(np.asarray(band, np.float32), lines, axis=0), columns, axis=1)
             counts = np.diff(np.append(lines, band.height))[:, None] * np.diff(np.append(columns, band.width))[None]
-            numbers[top // factor : top // factor + len(lines)] = sums / counts
+            result[top // factor : top // factor + len(lines)] = sums / counts
         else:
             result.paste(band.convert(mode).reduce(factor), (0, top // factor))
-    if not deep:
+    if isinstance(result, Image.Image):
         return result
-    return Image.fromarray(numbers) if picture.mode == "F" else Image.fromarray(np.rint(numbers).astype(np.int32 if picture.mode == "I" else np.uint16))
+    return Image.fromarray(result) if picture.mode == "F" else Image.fromarray(np.rint(result).astype(np.int32 if picture.mode == "I" else np.uint16))
 
 
 def is_transparent(picture: Image.Image) -> bool:

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -180,7 +181,7 @@ def _select(path: Path, embeddings: Mapping[str, object], text: str | None) -> s
     if len(embeddings) > 1 and text not in embeddings:
         names = ", ".join(map(repr, sorted(embeddings)))
         raise ValueError(f"The file holds several embeddings: {names}. Select one by its name: {str(path)!r}")
-    return text if text in embeddings else next(iter(embeddings))
+    return text if text is not None and text in embeddings else next(iter(embeddings))
 
 
 def _bundles(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
@@ -250,6 +251,6 @@ def _token_name(name: str, path: Path) -> str:
     return check_token_text(f"<{stem}>")
 
 
-def _refuse(path: Path, content: object):
+def _refuse(path: Path, content: object) -> NoReturn:
     keys = ", ".join(map(repr, list(content)[:4])) if isinstance(content, Mapping) else type(content).__name__
     raise ValueError(f"The file holds no embedding in a layout of ComfyUI, diffusers, A1111 or kohya, but {keys or 'nothing'}: {str(path)!r}")

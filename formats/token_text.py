@@ -56,8 +56,7 @@ def wrong_classes(text: str, class_words: Mapping[str, str]) -> list[str]:
     pattern, warnings = token_pattern(class_words), {}
     for match in pattern.finditer(text) if pattern else ():
         token = named_token(match)
-        word = other_class(text, match.end(), class_words[token]) if token else None
-        if word:
+        if token and (word := other_class(text, match.end(), class_words[token])):
             warnings[token, word] = (
                 f"The prompt says '{token} {word}', but the class word of {token} is '{class_words[token]}'. Write '{token} {class_words[token]}'."
             )

@@ -99,8 +99,8 @@ def patch_difference(key: str, shape, tuned: list[Patch], base: list[Patch]) -> 
             twin[2] += patch[0]
     kinds = tuple(dict.fromkeys(adapters.adapter_name(patch) for patch, here, there in pairs if here != there))
     grows = any(abs(here) > abs(there) for _, here, there in pairs)
-    read = [(adapters.additive_term((1.0, *patch[1:]), shape), here - there) for patch, here, there in pairs]
-    if any(found is None for found, _ in read):
+    read = [(found, here - there) for patch, here, there in pairs if (found := adapters.additive_term((1.0, *patch[1:]), shape)) is not None]
+    if len(read) < len(pairs):
         return Change(key, None, kinds, shared, () if base else tuple(tuned)), grows
     terms = tuple((found[0] * strength, found[1]) for found, strength in read if strength != 0.0)
     return (Change(key, terms, kinds) if terms else None), grows

@@ -188,7 +188,7 @@ def factored(layer: torch.nn.Module, terms, shape, place: dict) -> list[Part] | 
 def _multiplied(terms, shape, place) -> list[Part]:
     exact = {**place, "dtype": torch.float32}  # vectors and small blocks
     found = [ScalePart((term.v * factor).to(**exact)) for factor, term in terms if isinstance(term, Scale)]
-    return found + [TurnPart((term.blocks * factor).to(**place), math.prod(shape[1:])) for factor, term in terms if isinstance(term, Rotation)]
+    return [*found, *(TurnPart((term.blocks * factor).to(**place), math.prod(shape[1:])) for factor, term in terms if isinstance(term, Rotation))]
 
 
 def _low_rank(terms, place) -> list[Part]:

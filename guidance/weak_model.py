@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import contextmanager
 
 import torch
@@ -57,6 +58,7 @@ class WeakModel:
         moving  the tuned weights may change during the run (conditioning hooks)
         Afterwards the module is as before, also after an exception.
         """
+<<<<<<< HEAD
         with host_patcher.without_injections(patcher):
             built = [
                 (path, layer := host_patcher.weight_owner(patcher, path + ".weight")[0], self._forward(patcher, layer, changes, rows, moving))
@@ -64,6 +66,33 @@ class WeakModel:
             ]
         with forwards.replaced(built, "Personalization Guidance cannot put the weak weight under it"):
             yield [forward for _, _, forward in built]
+=======
+        placed: list[tuple[torch.nn.Module, Callable | None, Weakened]] = []
+        try:
+            with host_patcher.without_injections(patcher):
+                built = [
+                    (path, layer := host_patcher.weight_owner(patcher, path + ".weight")[0], self._forward(patcher, layer, changes, rows, moving))
+                    for path, changes in self._by_layer(patcher).items()
+                ]
+            for path, layer, forward in built:
+                if not host_patcher.has_own_forward(layer, _bare(layer.forward)):
+                    raise RuntimeError(
+                        "Another node replaced the forward of a tuned layer, so Personalization Guidance cannot put the weak weight under it. "
+                        f"Remove that node, or use plain CFG. The layer is {path!r}."
+                    )
+                placed.append((layer, layer.__dict__.get("forward"), forward))
+                layer.forward = forward
+            layers = [forward for _, _, forward in built]
+            yield layers
+        finally:
+            for layer, before, forward in reversed(placed):
+                if layer.__dict__.get("forward") is not forward:
+                    forward.retire()  # another pack wrapped it during the run, and will put it back when it leaves
+                elif before is None:
+                    del layer.forward
+                else:
+                    layer.forward = before
+>>>>>>> h-types
 
     def _by_layer(self, patcher) -> dict[str, dict[str, Change]]:
         """Layer path -> parameter name -> change, for the current patches of `patcher` (later nodes may have added some, to both sides)."""
@@ -77,7 +106,7 @@ class WeakModel:
             layers.setdefault(path, {})[name] = change
         return layers
 
-    def _forward(self, patcher, layer, changes: dict[str, Change], rows: Rows, moving: bool):
+    def _forward(self, patcher, layer, changes: dict[str, Change], rows: Rows, moving: bool) -> Weakened:
         """The forward that the layer gets for the run."""
         original = forwards.host_forward(layer.forward)
         device = host_patcher.load_device(patcher)
@@ -87,12 +116,12 @@ class WeakModel:
             place = {"device": device, "dtype": host_patcher.compute_dtype(patcher)}
             parts = factored(layer, terms, host_patcher.pristine(patcher, weight.key).shape, place) if weight else []
             if parts is not None:
-                added = sum(term.value.to(device, torch.float32) * factor for factor, term in bias.terms) if bias else None
+                added = _of_bias(bias, device) if bias else None
                 tuned = self._patched(patcher, layer, f"{weight.key.rpartition('.')[0]}.bias", device) if weight else None
                 return Correction(rows, original, layer, parts, added, tuned)
         packed = any(host_patcher.is_packed(patcher, change.key) for change in changes.values())  # its values cannot be read, only the difference
         delta = moving or not self.schedule.constant or packed
-        values = {name: self._value(patcher, changes[name], delta, device) for name in changes}
+        values: dict[str, torch.Tensor | None] = {name: self._value(patcher, changes[name], delta, device) for name in changes}
         for name in {"weight", "bias"} - values.keys():
             values[name] = self._unchanged(patcher, layer, next(iter(changes.values())).key, name, delta, device)
         second = host_patcher.twin(layer, values["weight"], values["bias"])
@@ -135,6 +164,7 @@ class WeakModel:
         if layer._parameters.get(name) is None:
             return None
         value = torch.zeros(host_patcher.pristine(patcher, key).shape, device=device) if delta else self._patched(patcher, layer, key, device)
+        assert value is not None  # the layer has it, as asked above
         return value.to(host_patcher.storage_dtype(patcher, key))
 
     def _patched(self, patcher, layer, key: str, device) -> torch.Tensor | None:
@@ -183,6 +213,25 @@ def describe(weak: WeakModel, layers, size: int, apart: str | None = None) -> st
     return f"Personalization Guidance (omega {omega}) over {kinds}: {' and '.join(way for way in ways if way)}, {forwards}; {megabytes} beside the model."
 
 
+<<<<<<< HEAD
+=======
+def _bare(forward):
+    """The host's forward under one of ours from an outer sampling run."""
+    while isinstance(forward, Weakened):
+        forward = forward.original
+    return forward
+
+
+def _of_bias(bias: Change, device) -> torch.Tensor:
+    """The difference of a bias. A vector has no factors, so each of its terms is the difference itself."""
+    total = torch.zeros((), device=device)
+    for factor, term in bias.terms or ():
+        assert isinstance(term, adapters.Full), term
+        total = total + term.value.to(device, torch.float32) * factor
+    return total
+
+
+>>>>>>> h-types
 def _like(base: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
     if base.shape == tuned.shape:
         return base

@@ -76,7 +76,9 @@ class TrainableDenoiser:
         needed = training_memory(patcher, batch_shape, checkpointing) if batch_shape else 0
         comfy.model_management.load_models_gpu([patcher], memory_required=needed)
         self.sampling = patcher.get_model_object("model_sampling")
-        self.prediction = _prediction(self.sampling)
+        predicted = _prediction(self.sampling)
+        assert predicted is not None  # supported_family refuses the others
+        self.prediction = predicted
         self.network = training_copy(patcher.model.diffusion_model)
         make_differentiable(self.network)
         if checkpointing:

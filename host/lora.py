@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import comfy.lora
 import comfy.lora_convert
@@ -17,6 +17,7 @@ from comfy.weight_adapter.base import weight_decompose
 from ..formats import token_rows as rows
 from . import token_rows
 from .patcher import DIFFUSION, patched, pristine, without_injections
+from .types import Model
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,8 @@ class Applied(NamedTuple):
     layers, texts  number of changed weights of the model and of the text encoders
     """
 
-    model: object
-    clip: object
+    model: Model
+    clip: Any  # a CLIP, or None where none was given
     notes: list[str]
     layers: int = 0
     texts: int = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import comfy.ops
 import comfy.weight_adapter
 import torch
@@ -37,8 +39,8 @@ def restore_weight(layer: torch.nn.Module, before: dict) -> None:
         del layer.comfy_force_cast_weights
 
 
-def create_adapter(name: str, layer: torch.nn.Module, rank: int, alpha: float, seed: int) -> torch.nn.Module:
-    """The host's trainable adapter `name` (LoHa, LoKr, OFT) for `layer`, float32 on the CPU.
+def create_adapter(name: str, layer: torch.nn.Module, rank: int, alpha: float, seed: int) -> Any:
+    """The host's trainable adapter `name` (LoHa, LoKr, OFT) for `layer`, float32 on the CPU: a module whose parameters depend on its kind.
 
     Its initial values depend on `seed` only; the global random state, from which the host would draw them, does not change.
     Raises ValueError if the running host has no such adapter.

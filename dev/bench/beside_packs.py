@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,8 +76,8 @@ class Case:
     """One way to use a pack. `apply(scene, model)` gives the model after the pack's node; `prepare(scene)` changes conditionings or latent before."""
 
     name: str
-    apply: object = None
-    prepare: object = None
+    apply: Callable | None = None
+    prepare: Callable | None = None
     tunings: tuple[str, ...] = ("lora", "kv")
     batches: tuple[int, ...] = (2,)
     size: int = 64
@@ -84,7 +85,7 @@ class Case:
     dual: bool = False  # compare with core's DualModelGuider on two loaded checkpoints, too
     orders: tuple[str, ...] = ("pack first", "guidance first")
     fresh: bool = False  # all models unloaded before each run: for nodes that compute with the weights that the model has at that moment
-    load: object = None  # (graph, files, tuning) -> (tuned, base) where the pack has loaders of its own
+    load: Callable | None = None  # (graph, files, tuning) -> (tuned, base) where the pack has loaders of its own
     note: str = ""
 
 
@@ -106,7 +107,7 @@ class Bench:
             tuned, base = graph.add("LoraLoaderModelOnly", model=loaded, lora_name=self.files.adapter(case.base, tuning), strength_model=STRENGTH), loaded
         clip = out(loaded, 1)
         latent = graph.add("EmptyLatentImage", width=case.size, height=case.size, batch_size=batch)
-        scene = Scene(graph, self.files, tuning, None, None, latent, clip)
+        scene = Scene(graph, self.files, tuning, [], [], latent, clip)
         scene.positive, scene.negative = scene.text("a photo of a dog in a garden"), scene.text("blurry")
         if case.prepare:
             case.prepare(scene)
@@ -141,7 +142,8 @@ class Bench:
     def _way(self, case: Case, tuning: str, batch: int, order: str) -> torch.Tensor:
         """The final latent of one order: brute force, plain, pack first, guidance first, both, or the KSampler of ours."""
         scene, tuned, base = self.scene(case, tuning, batch, truth=order == "brute force")
-        apply = (lambda model: case.apply(scene, model)) if case.apply else (lambda model: model)
+        change = case.apply
+        apply = (lambda model: change(scene, model)) if change else (lambda model: model)
         add = scene.graph.add
         if order == "brute force":
             return self.draw(scene, add("TwoWeights", model=apply(tuned), weak_checkpoint=self.files.weak_path(case.base, tuning), negative=scene.negative))

@@ -50,11 +50,10 @@ LOOPED = (
         "use_on_equal_length": False,
     },
 )
-_ANIMATE = {"base": "wide"}
 ANIMATEDIFF = [
-    Case("motion module, context windows", animate(WINDOWS), batches=(6,), tunings=("lora", "convolutions"), **_ANIMATE),
-    Case("motion module, looped windows", animate(LOOPED), batches=(6,), tunings=("kv",), **_ANIMATE),
-    Case("motion module, no windows", animate(), batches=(4,), tunings=("lora",), **_ANIMATE),
+    Case("motion module, context windows", animate(WINDOWS), batches=(6,), tunings=("lora", "convolutions"), base="wide"),
+    Case("motion module, looped windows", animate(LOOPED), batches=(6,), tunings=("kv",), base="wide"),
+    Case("motion module, no windows", animate(), batches=(4,), tunings=("lora",), base="wide"),
     Case("context windows, no motion module", animate(WINDOWS, motion=False), batches=(6,)),
     Case("context windows, no motion module, whole fine-tune", animate(WINDOWS, motion=False), batches=(6,), tunings=("full",)),
 ]

@@ -152,7 +152,7 @@ def motion_module(path: Path) -> None:
 
 def quantise(folder: Path, kind: str) -> None:
     """tiny-KIND.gguf for the UNet loader, its linear weights in `kind`; and the checkpoint of what they amount to in float32."""
-    import gguf
+    import gguf  # pyright: ignore[reportMissingImports]: the bench of the GGUF pack brings it
 
     state = load_file(folder / "checkpoints" / "tiny.safetensors")
     writer = gguf.GGUFWriter(folder / "diffusion_models" / f"tiny-{kind}.gguf", "sd1")

@@ -12,6 +12,7 @@ printed. Seed and case number give the same bytes again. Needs what the pack nee
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import random
 import resource
@@ -82,6 +83,7 @@ def watch(kinds: list[str], count: int, seed: int, keep: Path) -> list[dict]:
     command = [sys.executable, __file__, "--worker", "--count", str(count), "--seed", str(seed), "--keep", str(keep), "--kind", *kinds]
     results, last, rest = [], "start", b""
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert isinstance(process.stdout, io.BufferedReader)
         while True:
             if not select.select([process.stdout], [], [], 120 if last.endswith("start") else PATIENCE)[0]:
                 process.kill()

@@ -64,6 +64,9 @@ class Kind:
         self.place, self.path = place, place / self.name
         self.seeds = self.good()
 
+    def good(self) -> list:
+        raise NotImplementedError
+
     def undamaged(self) -> list[bytes]:
         return self.seeds
 
@@ -73,3 +76,6 @@ class Kind:
     def read(self, data: bytes):
         self.path.write_bytes(data)
         return self.load()
+
+    def load(self):
+        raise NotImplementedError

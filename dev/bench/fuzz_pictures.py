@@ -6,7 +6,9 @@ import io
 import random
 import struct
 import zlib
+from typing import Any
 
+import kindred_standalone
 from fuzz_damage import Kind, damage, damage_text
 
 
@@ -23,15 +25,14 @@ def written(form: str, mode: str = "RGB", **how) -> bytes:
 
 
 class Picture(Kind):
-    form, variants = "", ()
+    form = ""
+    variants: tuple[dict[str, Any], ...] = ()
 
     def good(self) -> list[bytes]:
         return [written(self.form, **how) for how in self.variants]
 
     def load(self):
-        from kindred_pack.training.data.photos import read_photo
-
-        return read_photo(self.path)
+        return kindred_standalone.load("training.data.photos").read_photo(self.path)
 
 
 class Png(Picture):
@@ -181,9 +182,7 @@ class Mask(Png):
         return super().good()
 
     def load(self):
-        from kindred_pack.training.data.photos import read_photos
-
-        return read_photos(self.place, lambda sentence: None)
+        return kindred_standalone.load("training.data.photos").read_photos(self.place, lambda sentence: None)
 
 
 class Caption(Mask):

@@ -8,6 +8,7 @@ import random
 import struct
 import zipfile
 
+import kindred_standalone
 from fuzz_damage import Kind, damage, damage_text
 from fuzz_pictures import written
 
@@ -76,9 +77,7 @@ class Recipe(Kind):
         return damage_text(TOML, words, chance)
 
     def load(self):
-        from kindred_pack.training import recipe
-
-        return recipe.read(self.path).concepts()
+        return kindred_standalone.load("training.recipe").read(self.path).concepts()
 
 
 def torch_file(content, old: bool = False) -> bytes:
@@ -140,9 +139,7 @@ def damage_safetensors(data: bytes, chance: random.Random) -> bytes:
 
 class Embedding(Kind):
     def load(self):
-        from kindred_pack.formats import token_file
-
-        return token_file.load(self.path, WIDTHS)
+        return kindred_standalone.load("formats.token_file").load(self.path, WIDTHS)
 
 
 class Pt(Embedding):
@@ -213,12 +210,10 @@ class Concept(Kind):
         return safetensors_file(self.tensors, {"kindred.tokens": damage_text(self.manifest, words, chance).decode("utf-8", "replace")})
 
     def load(self):
-        from kindred_pack.formats import concept_file
-
         def find(name):
             return self.place / name if (self.place / name).is_file() else None
 
-        return concept_file.load(self.path, WIDTHS, find)
+        return kindred_standalone.load("formats.concept_file").load(self.path, WIDTHS, find)
 
 
 class Published(Kind):
@@ -244,12 +239,10 @@ class Published(Kind):
         return name.encode() + b"\n" + damage_torch(self.whole[name], chance)
 
     def read(self, data):
-        from kindred_pack.formats import published
-
         name, _, content = data.partition(b"\n")
         for file, whole in self.whole.items():
             (self.path / file).write_bytes(content if file == name.decode() else whole)
-        return published.load(self.path, WIDTHS)
+        return kindred_standalone.load("formats.published").load(self.path, WIDTHS)
 
 
 KINDS = {"recipe": Recipe, "pt": Pt, "bin": Bin, "safetensors": Safetensors, "concept": Concept, "published": Published}

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -113,7 +114,9 @@ def measure(
     if memory:
         for name in [baseline, *(name for name in ways if name != baseline)]:
             peak = rows[name].peak = peak_memory(ways[name], device)
-            rows[name].over = peak - (peak_memory(own[name], device) if name in own else rows[baseline].peak)
+            before = peak_memory(own[name], device) if name in own else rows[baseline].peak
+            assert before is not None  # the baseline comes first
+            rows[name].over = peak - before
     return Table(baseline, rows, machine_line(device), own=frozenset(own))
 
 
@@ -147,10 +150,15 @@ def peak_memory(way: Way, device: torch.device) -> int:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         way()
     now_, peak = 0, 0
-    for event in sorted((one for one in profile.profiler.kineto_results.events() if one.name() == "[memory]"), key=lambda one: one.start_ns()):
+    for event in _allocations(profile):
         now_ += event.nbytes()
         peak = max(peak, now_)
     return peak
+
+
+def _allocations(profile: Any) -> list:
+    """torch's own log, which it gives no types."""
+    return sorted((one for one in profile.profiler.kineto_results.events() if one.name() == "[memory]"), key=lambda one: one.start_ns())
 
 
 @contextmanager
@@ -206,7 +214,7 @@ def _quantile(values: list[float], share: float) -> float:
 
 
 def _memory(row: Row, is_base: bool) -> str:
-    if row.peak is None:
+    if row.peak is None or row.over is None:
         return ""
     megabytes = f"{row.peak / 2**20:,.1f} MB"
     return megabytes if is_base else f"{megabytes} ({row.over / 2**20:+,.1f})"

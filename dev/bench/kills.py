@@ -226,7 +226,7 @@ def memory(count: int, base: Path, minutes: float) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("what", choices=("kills", "memory"))
     parser.add_argument("--count", type=int)
     parser.add_argument("--seed", type=int, default=0)

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -52,8 +53,8 @@ class Way:
 class Learned:
     """A tuned model and text encoder, the token, and what the training measured."""
 
-    model: object
-    clip: object
+    model: Any
+    clip: Any
     class_word: str
     drift: float = 0.0
     history: list = field(default_factory=list, repr=False)

@@ -69,7 +69,7 @@ def main(options) -> None:
     scorers = pack("evaluation.scorers").load(named, pack("host.scoring").device())
     if not scorers:
         raise SystemExit("evidence: no scorer is given; name CLIP's and DINO's folders with --clip and --dino.")
-    scores: dict[tuple[str, str], dict[str, list[float]]] = {}
+    scores: dict[tuple[str, str], dict[str, list]] = {}  # one value a picture, and the subject's name under "subject"
     for training in TRAININGS:
         for subject in chosen:
             references = pack("evaluation.scores").together([_photo(pack, path) for path in pack("training.data.photos").photo_files(subject.photos)], "photos")

@@ -35,7 +35,7 @@ STEP = "step"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--latent", type=int, default=16, help="side of the latents (16 = pictures of 128 pixels)")
     parser.add_argument("--threads", type=int, default=1)
@@ -63,7 +63,7 @@ def main() -> None:
     }
     with pack("host.training").training_mode():
         runs = {name: prepared(pack, base, concept, chosen) for name, chosen in settings.items()}
-        ways = {FORWARD: forward(runs["LoRA 16"]), ENCODING: forward(runs["K/V + token, without SPL"])}
+        ways: dict[str, harness.Way] = {FORWARD: forward(runs["LoRA 16"]), ENCODING: forward(runs["K/V + token, without SPL"])}
         ways |= {f"ours, {name}": stepping(run) for name, run in runs.items()}
         ways |= {f"core's TrainLoraNode, rank 16{', checkpointing' * on}": core_way(base, arguments.latent, on) for on in (False, True)}
         skipped = {}
@@ -194,7 +194,8 @@ def diffusers_way(latent: int, two_levels: bool, checkpointing: bool):
 
     def step():
         noise, timesteps = torch.randn_like(latents), torch.randint(0, 1000, (2,))
-        prediction = unet(noising.add_noise(latents, noise, timesteps), timesteps, context, return_dict=False)[0]
+        noisy = noising.add_noise(latents, noise, timesteps)  # pyright: ignore[reportArgumentType]: it takes any whole numbers
+        prediction = unet(noisy, timesteps, context, return_dict=False)[0]
         loss = torch.nn.functional.mse_loss(prediction.float(), noise.float(), reduction="mean")
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

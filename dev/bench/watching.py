@@ -53,7 +53,7 @@ class Watcher:
 
     def __enter__(self):
         from kindred_testing.server import demo_server
-        from server import PromptServer
+        from server import PromptServer  # pyright: ignore[reportAttributeAccessIssue]: the host's server, not the demo's
 
         self.server = PromptServer.instance
         self.loop = self.server.loop
@@ -65,7 +65,7 @@ class Watcher:
         self.publishing = asyncio.run_coroutine_threadsafe(self.server.publish_loop(), self.loop)
         url = f"ws://127.0.0.1:{port}/ws?clientId=bench"
         self.client = subprocess.Popen([sys.executable, "-c", CLIENT, url], stdout=subprocess.PIPE, text=True)
-        assert self.client.stdout.readline() == "ready\n"
+        assert self.client.stdout is not None and self.client.stdout.readline() == "ready\n"
         return self
 
     def watch(self, on: bool) -> None:
@@ -134,7 +134,7 @@ def measured(pack, base, concept, settings, watcher: Watcher) -> Shares:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()

@@ -69,5 +69,5 @@ def _fit(image: Image.Image, side: int) -> Image.Image:
     return cut.resize((side, side), Image.Resampling.LANCZOS)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)

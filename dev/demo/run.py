@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import time
@@ -72,7 +73,8 @@ REAL = Scale(512, {"steps": 500, "learning_rate": 2e-5}, 30, 7.5, 1, compare.REA
 def main() -> int:
     options = parse()
     # Line by line also into a pipe or a file: somebody is waiting.
-    sys.stdout.reconfigure(line_buffering=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     try:
         return serve(options) if options.command == "serve" else demo(options)
     except (Failure, PromptError, RuntimeError, OSError, ValueError) as error:
@@ -230,6 +232,7 @@ def start(options) -> Iterator[ComfyServer]:
 def stay(server: ComfyServer, checkpoint: str) -> int:
     try:
         print(f"\nkindred: ComfyUI with Kindred runs at {server.address} (model {checkpoint}); the workflows are in {ROOT / 'workflows'}. Ctrl-C ends it.")
+        assert server.process is not None  # it has started
         server.process.wait()
     except KeyboardInterrupt:
         print("\nkindred: stopped; the server has ended.")

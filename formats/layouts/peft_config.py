@@ -10,9 +10,11 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from .. import text_file
 
+Usual = TypeVar("Usual")
 KEY = "lora_adapter_metadata"
 _DEFAULTS = {"LORA": ("lora_alpha", 8.0), "LOHA": ("alpha", 8.0), "LOKR": ("alpha", 8.0)}  # PEFT's, if the configuration has no alpha
 _STARTS = ("", "none", "true", "false", "gaussian", "eva", "orthogonal", "mica")  # other initializations may have changed the base model's weights
@@ -36,7 +38,7 @@ class PeftSettings:
     alphas: Mapping[str, float] = field(default_factory=dict)
     ranks: Mapping[str, float] = field(default_factory=dict)
 
-    def scale(self, name: str, rank: int | None = None) -> float:
+    def scale(self, name: str, rank: float | None = None) -> float:
         """The factor of up @ down in the layer `name` (as in the file, without the component). `rank` is that of its tensors, if known."""
         rank = rank or _by_pattern(self.ranks, name, self.rank)
         if not rank or not rank > 0:
@@ -101,7 +103,7 @@ def _pattern(value: object, name: str) -> dict[str, float]:
     return {str(key): _number(number, f"{name}[{key!r}]") for key, number in value.items()}
 
 
-def _by_pattern(patterns: Mapping[str, float], name: str, usual: float | None) -> float | None:
+def _by_pattern(patterns: Mapping[str, float], name: str, usual: Usual) -> float | Usual:
     """The value of the first pattern that matches the end of the layer's name as a regular expression, which is PEFT's rule; else `usual`."""
     for pattern, value in patterns.items():
         if name == pattern or name.endswith(f".{pattern}"):

@@ -22,13 +22,13 @@ class Kind(Side):
             torch.nn.init.normal_(value, std=deviation, generator=generator)
         self.adapter.to(device)
         self.parameters = train_adapters.trained_parameters(self.adapter)
-        self.layer, self.alpha, self.rank = layer, alpha, rank
+        self.layer, self.alpha, self.scale = layer, alpha, alpha / rank
         shape = layer.weight.shape
         self.factored = rank**2 * (shape[0] + shape[1:].numel()) < shape.numel()
 
     def output(self, x: Tensor, y: Tensor) -> Tensor:
         a1, b1, a2, b2 = (self.parameters[name] for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"))
-        shape, scale = self.layer.weight.shape, self.alpha / self.rank
+        shape, scale = self.layer.weight.shape, self.scale
         if self.factored:
             up = (a1[:, :, None] * a2[:, None, :]).view(shape[0], -1, *[1] * (len(shape) - 2))
             down = (b1[:, None, :] * b2[None, :, :]).view(-1, *shape[1:])

@@ -75,7 +75,9 @@ def prior_images(model, clip, vae, settings: PriorSettings, count: int, folder: 
             for path, picture in zip(paths[start : start + size], pictures, strict=True):
                 if path not in kept:
                     _write(picture, path, settings)
-                    kept[path] = picture_file.read(path)
+                    written = picture_file.read(path)
+                    assert written is not None, f"{path} was lost while it was written"
+                    kept[path] = written
             progress.batch(min(start + size, count))
     return [torch.from_numpy(kept[path])[None] for path in paths[:count]]
 

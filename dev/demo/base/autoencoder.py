@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ def _edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @torch.no_grad()
-def skip(model: torch.nn.Module, settings: Settings) -> None:
+def skip(model: Any, settings: Settings) -> None:
     """Leaves blocks out: with zero convolutions a block is exactly its last ReLU, so the stock layout still holds them."""
     for half, blocks in ((model.taesd_encoder, settings.vae_skip), (model.taesd_decoder, settings.vae_skip_decoder)):
         for i in blocks:
@@ -58,7 +59,7 @@ def train(settings: Settings, pictures: Pictures, work: Path, log: loop.Log, dev
 
 
 @torch.inference_mode()
-def encode(model: torch.nn.Module, pictures: Pictures, device: torch.device, batch: int = 250) -> torch.Tensor:
+def encode(model: Any, pictures: Pictures, device: torch.device, batch: int = 250) -> torch.Tensor:
     """Latents of all pictures, float32 [N, 4, S/8, S/8], in the autoencoder's own scale."""
     out = []
     for at in range(0, len(pictures.pixels), batch):

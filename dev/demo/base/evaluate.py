@@ -15,6 +15,7 @@ import random
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[0] = str(HERE.parent)
@@ -56,6 +57,7 @@ class Host:
 
         folder_paths.add_model_folder_path("checkpoints", str(checkpoint.parent), is_default=True)
         self.nodes = nodes
+        self.clip: Any
         with torch.inference_mode():
             self.model, self.clip, self.vae = nodes.CheckpointLoaderSimple().load_checkpoint(checkpoint.name)
 
@@ -110,7 +112,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    tools = load("evaluation.bootstrap")
+    bootstrap, sharpness = load("evaluation.bootstrap"), load("evaluation.judge").sharpness
     judge = judges.Judge.load(options.judge.resolve())
     host = Host(options.comfyui.resolve(), options.checkpoint.resolve(), cpu=not torch.cuda.is_available())
 
@@ -129,14 +131,13 @@ def main() -> None:
         right = judge.right(images, [dict(zip(scene.ATTRIBUTES, combo, strict=True)) for combo in combos])
         whole = [all(r.values()) for r in right]
         of_class = {c: [r for r, combo in zip(whole, combos, strict=True) if combo[0] == c] for c in scene.CLASSES}
-        edges = tools["judge"].sharpness
         wrong = [i for i, r in enumerate(whole) if not r]
         result[kind] = {
             "images": len(images),
-            "all four": str(tools["bootstrap"].share(whole)),
-            **{name: str(tools["bootstrap"].share([r[name] for r in right])) for name in scene.ATTRIBUTES},
+            "all four": str(bootstrap.share(whole)),
+            **{name: str(bootstrap.share([r[name] for r in right])) for name in scene.ATTRIBUTES},
             "by class": {c: f"{sum(r)}/{len(r)}" for c, r in of_class.items()},
-            "sharpness against renders": round((edges(images).mean() / edges(truth.movedim(-1, 1) / 255).mean()).item(), 3),
+            "sharpness against renders": round((sharpness(images).mean() / sharpness(truth.movedim(-1, 1) / 255).mean()).item(), 3),
             "seconds an image": round(seconds / len(images), 2),
             "wrong": [f"{scene.caption(*combos[i])}: {', '.join(name for name, found in right[i].items() if not found)}" for i in wrong],
         }

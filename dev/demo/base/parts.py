@@ -1,6 +1,11 @@
 """The three networks of a Stable Diffusion 1.5 checkpoint, built by the host's own classes at their reduced sizes."""
 
+# torch cannot tell what the parts of a module are.
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportOptionalMemberAccess=false
+
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from random_base import UNET
@@ -19,7 +24,7 @@ def initialise(layer: torch.nn.Module) -> None:
     """A layer's usual start: the host's classes skip it, because they expect a checkpoint."""
     for kind in (torch.nn.Linear, torch.nn.Conv2d, torch.nn.LayerNorm, torch.nn.GroupNorm):
         if isinstance(layer, kind):
-            kind.reset_parameters(layer)
+            kind.reset_parameters(layer)  # pyright: ignore[reportArgumentType]: the layer is of this kind
 
 
 @torch.no_grad()
@@ -37,7 +42,7 @@ def quiet(module: torch.nn.Module) -> None:
             layer.proj_out.bias.zero_()
 
 
-def autoencoder() -> torch.nn.Module:
+def autoencoder() -> Any:
     from comfy.taesd.taesd import TAESD, Block
 
     model = TAESD()
@@ -87,7 +92,7 @@ def token_table(salt: int = 0) -> torch.Tensor:
     return torch.from_numpy(sums.astype(np.float32) * 2.0**-13)
 
 
-def unet() -> torch.nn.Module:
+def unet() -> Any:
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 

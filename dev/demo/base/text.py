@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -26,8 +27,8 @@ class _Heads(torch.nn.Module):
 
     def __init__(self, encoder: torch.nn.Module):
         super().__init__()
-        self.encoder = encoder
-        self.read = torch.nn.ModuleList([torch.nn.ModuleList([torch.nn.Linear(parts.WIDTH, len(v)) for v in VALUES]) for _ in range(3)])
+        self.encoder: Any = encoder
+        self.read: Any = torch.nn.ModuleList([torch.nn.ModuleList([torch.nn.Linear(parts.WIDTH, len(v)) for v in VALUES]) for _ in range(3)])
 
     def pools(self, tokens: torch.Tensor, end: torch.Tensor) -> list[torch.Tensor]:
         """The end token's features, the mean of the words', the mean of the padding's: three times [B, 768]."""
@@ -37,7 +38,7 @@ class _Heads(torch.nn.Module):
         return [x[torch.arange(len(x), device=x.device), end], (x * words).sum(1) / words.sum(1), (x * (1 - words)).sum(1) / (1 - words).sum(1)]
 
 
-def _encode(encoder: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+def _encode(encoder: Any, tokens: torch.Tensor) -> torch.Tensor:
     """The host's text tower, trainable: its own forward insists on 77 tokens and adds in place, which breaks gradients. [B, L] -> [B, L, 768]"""
     from comfy.ldm.modules.attention import optimized_attention_for_device
 
@@ -68,7 +69,7 @@ def _batch(settings: Settings, step: int):
     return tokens, end, labels
 
 
-def trainable(settings: Settings) -> torch.nn.Module:
+def trainable(settings: Settings) -> _Heads:
     """The encoder (``.encoder``) with its readers."""
     return _Heads(parts.text_encoder(settings.text_layers, settings.text_mlp))
 

@@ -42,8 +42,8 @@ class Look:
 
     def around_eye(self, side: int) -> RGB:
         """The coat around the left (-1) or right (1) eye."""
-        covered = self.second is not None and (self.pattern == "mask" or (self.pattern == "half" and side == 1))
-        return self.second if covered else self.main
+        covered = self.pattern == "mask" or (self.pattern == "half" and side == 1)
+        return self.second if self.second is not None and covered else self.main
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ RGB = tuple[int, int, int]
 
 def mix(a: RGB, b: RGB, t: float) -> RGB:
     """Colour ``a`` moved towards ``b`` by ``t`` in [0, 1]."""
-    return tuple(round(x + (y - x) * t) for x, y in zip(a, b, strict=True))
+    red, green, blue = (round(x + (y - x) * t) for x, y in zip(a, b, strict=True))
+    return red, green, blue
 
 
 def ellipse(cx: float, cy: float, rx: float, ry: float, start: float = 0.0, end: float = 360.0, n: int = 40) -> np.ndarray:

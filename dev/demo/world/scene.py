@@ -63,8 +63,10 @@ class Scene:
 
     def _shadow(self, c: Canvas) -> None:
         ground = c.image.getpixel((c.pixels // 2, round(0.93 * c.pixels)))
+        assert isinstance(ground, tuple)  # the picture is RGB
         width = 0.24 - 0.5 * self.jump
-        c.fill(ellipse(0.5, 0.935, width, 0.035), tuple(round(v * 0.72) for v in ground))
+        red, green, blue = (round(v * 0.72) for v in ground)
+        c.fill(ellipse(0.5, 0.935, width, 0.035), (red, green, blue))
 
 
 def stage(creature: str, look: Look, accessory: str = "none", place: str = "plain", colour: str | None = None, seed: int = 0) -> Scene:
@@ -98,7 +100,8 @@ def caption(creature: str, colour: str | None = None, accessory: str = "none", p
 
 def combinations() -> list[tuple[str, str, str, str]]:
     """All (class, colour, accessory, place), in a fixed order."""
-    return list(itertools.product(*ATTRIBUTES.values()))
+    classes, colours, worn, found = ATTRIBUTES.values()
+    return list(itertools.product(classes, colours, worn, found))
 
 
 def held_out() -> set[tuple[str, str, str, str]]:
@@ -113,7 +116,8 @@ def held_out() -> set[tuple[str, str, str, str]]:
 
 def palette_look(colour: str, rng: random.Random, wobble: int = 8) -> Look:
     """A named coat with a little of nature's variation."""
-    return Look(tuple(max(0, min(255, v + rng.randint(-wobble, wobble))) for v in COLOURS[colour]))
+    red, green, blue = (max(0, min(255, v + rng.randint(-wobble, wobble))) for v in COLOURS[colour])
+    return Look((red, green, blue))
 
 
 def with_look(scene: Scene, look: Look) -> Scene:

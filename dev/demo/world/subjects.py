@@ -74,7 +74,7 @@ def distance(a: Look, b: Look) -> float:
     """How far two coats are apart: the larger RGB distance of their tones, infinite across patterns."""
     if a.pattern != b.pattern or (a.second is None) != (b.second is None):
         return float("inf")
-    return max(_apart(a.main, b.main), _apart(a.second, b.second) if a.second else 0.0)
+    return max(_apart(a.main, b.main), _apart(a.second, b.second) if a.second and b.second else 0.0)
 
 
 def stranger(rng: random.Random, near: Look | None = None) -> Look:
@@ -84,6 +84,7 @@ def stranger(rng: random.Random, near: Look | None = None) -> Look:
         look = Look(_tone(rng), _tone(rng), rng.choice(PATTERNS[1:]))
         if near is not None:
             look = replace(near, **{part: getattr(look, part) for part in [rng.choice(("main", "second", "pattern"))]})
+        assert look.second is not None  # a coat of two tones looks like others of two
         if _apart(look.main, look.second) > NEAR and all(distance(look, other) > NEAR for other in others):
             return look
 
@@ -99,4 +100,5 @@ def _tone(rng: random.Random) -> RGB:
         hue, saturation, value = rng.uniform(0.05, 0.12), rng.uniform(0.02, 0.25), rng.uniform(0.25, 0.98)
     else:
         hue, saturation, value = rng.random(), rng.uniform(0.45, 0.8), rng.uniform(0.45, 0.98)
-    return tuple(round(255 * v) for v in colorsys.hsv_to_rgb(hue, saturation, value))
+    red, green, blue = (round(255 * v) for v in colorsys.hsv_to_rgb(hue, saturation, value))
+    return red, green, blue

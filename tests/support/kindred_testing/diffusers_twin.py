@@ -33,7 +33,8 @@ def pipeline(model, clip):
     assert all("position_ids" in key for key in missing)
     vae = diffusers.AutoencoderKL(block_out_channels=(32,), norm_num_groups=8)
     tokenizer = CLIPTokenizer.from_pretrained(COMFYUI / "comfy" / "sd1_tokenizer")
-    return diffusers.StableDiffusionPipeline(vae, text, tokenizer, unet, diffusers.DDIMScheduler(), None, None, requires_safety_checker=False)
+    others = (diffusers.DDIMScheduler(), None, None)  # scheduler, safety checker, feature extractor
+    return diffusers.StableDiffusionPipeline(vae, text, tokenizer, unet, *others, requires_safety_checker=False)  # pyright: ignore[reportArgumentType]: it allows None
 
 
 def _under_their_names(model, unet) -> dict[str, torch.Tensor]:

@@ -20,7 +20,9 @@ MUTATIONS = int(os.environ.get("KINDRED_MUTATIONS", "1000"))  # of each kind of 
 def host_version() -> tuple[int, ...]:
     """Of the ComfyUI that is tested, for what only newer ones have."""
     text = (COMFYUI / "comfyui_version.py").read_text("utf-8")
-    return tuple(int(part) for part in re.search(r'"([\d.]+)', text)[1].split("."))
+    found = re.search(r'"([\d.]+)', text)
+    assert found, text
+    return tuple(int(part) for part in found[1].split("."))
 
 
 def later_inputs() -> set[str]:
@@ -59,4 +61,5 @@ def start_host(card: bool = False) -> None:
 def pack(place: str = ""):
     """The module of the loaded pack at a dotted place, e.g. `pack("embedding.slerp")`."""
     start_host()
+    assert _pack_module  # start_host has set it
     return importlib.import_module(f"{_pack_module}.{place}" if place else _pack_module)

@@ -22,6 +22,7 @@ def script(place: str) -> ModuleType:
     path = ROOT / place
     folder = [str(path)] if path.is_dir() else None
     spec = importlib.util.spec_from_file_location(f"kindred_{path.stem}", path / "__init__.py" if folder else path, submodule_search_locations=folder)
+    assert spec and spec.loader
     sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
