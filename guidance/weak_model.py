@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from contextlib import contextmanager
 
 import torch
@@ -11,7 +10,7 @@ import torch
 from ..host import adapters, forwards, token_rows
 from ..host import patcher as host_patcher
 from .difference import Change, Difference, compare, multiplied, shared_patches
-from .layers import Correction, SecondDelta, SecondWeight
+from .layers import Correction, SecondDelta, SecondWeight, Weakened
 from .parts import factored
 from .rows import Rows
 from .schedule import Schedule
@@ -58,7 +57,6 @@ class WeakModel:
         moving  the tuned weights may change during the run (conditioning hooks)
         Afterwards the module is as before, also after an exception.
         """
-<<<<<<< HEAD
         with host_patcher.without_injections(patcher):
             built = [
                 (path, layer := host_patcher.weight_owner(patcher, path + ".weight")[0], self._forward(patcher, layer, changes, rows, moving))
@@ -66,33 +64,6 @@ class WeakModel:
             ]
         with forwards.replaced(built, "Personalization Guidance cannot put the weak weight under it"):
             yield [forward for _, _, forward in built]
-=======
-        placed: list[tuple[torch.nn.Module, Callable | None, Weakened]] = []
-        try:
-            with host_patcher.without_injections(patcher):
-                built = [
-                    (path, layer := host_patcher.weight_owner(patcher, path + ".weight")[0], self._forward(patcher, layer, changes, rows, moving))
-                    for path, changes in self._by_layer(patcher).items()
-                ]
-            for path, layer, forward in built:
-                if not host_patcher.has_own_forward(layer, _bare(layer.forward)):
-                    raise RuntimeError(
-                        "Another node replaced the forward of a tuned layer, so Personalization Guidance cannot put the weak weight under it. "
-                        f"Remove that node, or use plain CFG. The layer is {path!r}."
-                    )
-                placed.append((layer, layer.__dict__.get("forward"), forward))
-                layer.forward = forward
-            layers = [forward for _, _, forward in built]
-            yield layers
-        finally:
-            for layer, before, forward in reversed(placed):
-                if layer.__dict__.get("forward") is not forward:
-                    forward.retire()  # another pack wrapped it during the run, and will put it back when it leaves
-                elif before is None:
-                    del layer.forward
-                else:
-                    layer.forward = before
->>>>>>> h-types
 
     def _by_layer(self, patcher) -> dict[str, dict[str, Change]]:
         """Layer path -> parameter name -> change, for the current patches of `patcher` (later nodes may have added some, to both sides)."""
@@ -213,15 +184,6 @@ def describe(weak: WeakModel, layers, size: int, apart: str | None = None) -> st
     return f"Personalization Guidance (omega {omega}) over {kinds}: {' and '.join(way for way in ways if way)}, {forwards}; {megabytes} beside the model."
 
 
-<<<<<<< HEAD
-=======
-def _bare(forward):
-    """The host's forward under one of ours from an outer sampling run."""
-    while isinstance(forward, Weakened):
-        forward = forward.original
-    return forward
-
-
 def _of_bias(bias: Change, device) -> torch.Tensor:
     """The difference of a bias. A vector has no factors, so each of its terms is the difference itself."""
     total = torch.zeros((), device=device)
@@ -231,7 +193,6 @@ def _of_bias(bias: Change, device) -> torch.Tensor:
     return total
 
 
->>>>>>> h-types
 def _like(base: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
     if base.shape == tuned.shape:
         return base

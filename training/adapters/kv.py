@@ -70,8 +70,7 @@ class TokenRowsDifference(Adapter):
         self._prefix, self._enabled, self._hooks, self.parameters = prefix, True, [], {}
         for name, layer in network.named_modules():
             if families.is_text_layer(network, name) and getattr(layer, "weight", None) is not None:
-                shape = train_adapters.computed_weight(layer, device).shape
-                self.parameters[name] = torch.nn.Parameter(torch.zeros(shape, device=device or layer.weight.device))
+                self.parameters[name] = torch.nn.Parameter(torch.zeros_like(train_adapters.computed_weight(layer, device)))
                 self._hooks.append(layer.register_forward_hook(functools.partial(self._output, self.parameters[name])))
         if not self.parameters:
             raise ValueError(
