@@ -1,6 +1,7 @@
 """A run's curves with a bounded number of entries, for the page and for the workflow file.
 
-JSON form: {"from": 1, "every": 2, "loss": [...], "spl": [...], "learning_rate": [...] or a number if it is constant, "drift": {"<v1>": [...]}}.
+JSON form: {"from": 1, "every": 2, "loss": [...], "spl": [...], "learning_rate": [...] or a number if it is constant, "leak": [...],
+"drift": {"<v1>": [...]}}. What an older version saved has no "leak".
 Entry i is the mean over the steps from + i * every to from + (i + 1) * every - 1; null if nothing was measured.
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 MAX_ENTRIES = 256  # a chart on a node is about that many pixels wide
-COLUMNS = ("loss", "spl", "learning_rate")
+COLUMNS = ("loss", "spl", "learning_rate", "leak")
 
 
 class Curves:

@@ -63,6 +63,8 @@ class TrainableDenoiser:
     device, dtype    of the computation
     latent_channels  channels of the latents
     latent_scale     pixels per latent cell along one side
+    latent_dimensions  besides batch and channels: 2 for images, 3 for videos
+    middle_sigma     noise level in the middle of the schedule
     """
 
     def __init__(self, patcher, batch_shape: tuple[int, ...] | None = None, checkpointing: bool = False):
@@ -88,6 +90,8 @@ class TrainableDenoiser:
         self.dtype = patcher.model.get_dtype_inference()
         self.latent_channels = patcher.model.latent_format.latent_channels
         self.latent_scale = patcher.model.latent_format.spacial_downscale_ratio
+        self.latent_dimensions = patcher.model.latent_format.latent_dimensions
+        self.middle_sigma = float(self.sampling.percent_to_sigma(0.5))
 
     def latents(self, encoded: torch.Tensor) -> torch.Tensor:
         """The VAE's latents [n, c, h, w], or [n, c, 1, h, w] for videos, scaled and shifted to the range that the network works in."""

@@ -20,6 +20,8 @@ class Step:
     spl             L_sp, the mean of the drifts
     gradient_norm   before clipping; not finite if the gradient overflowed in fp16 and the step was skipped
     learning_rate   of the first parameter group (network, or tokens)
+    leak            how far the network's prediction for the class prompt has moved from the base model's on the same noise: the norm of the
+                    difference / the norm of the base's. The last known value; nan where nothing of the network is trained
     drift           token -> 1 - cos between its prompt and its class prompt; the last known value between two measurements
     """
 
@@ -31,6 +33,7 @@ class Step:
     spl: float
     gradient_norm: float
     learning_rate: float
+    leak: float
     drift: dict[str, float]
 
     @property
@@ -47,7 +50,8 @@ class Trained:
     history: list[Step] = field(default_factory=list)
 
 
-_COLUMNS = ("loss", "reconstruction", "prior", "preservation", "spl", "gradient_norm", "learning_rate")
+_COLUMNS = ("loss", "reconstruction", "prior", "preservation", "spl", "gradient_norm", "learning_rate", "leak")
+_FIRST = len(_COLUMNS) - 1  # columns before `leak` came
 
 
 class History:
@@ -57,10 +61,11 @@ class History:
         self.tokens = tokens
         self.steps: list[Step] = []
 
-    def add(self, step: int, values: list[float], learning_rate: float) -> Step:
-        """values: loss, reconstruction, prior, preservation, spl, gradient norm, then one drift for each token, or none."""
+    def add(self, step: int, values: list[float], learning_rate: float, leak: float | None = None) -> Step:
+        """values: loss, reconstruction, prior, preservation, spl, gradient norm, then one drift for each token, or none. leak: None if not measured."""
+        leak = leak if leak is not None else self.steps[-1].leak if self.steps else math.nan
         drift = dict(zip(self.tokens, values[6:], strict=False)) or (self.steps[-1].drift if self.steps else {})
-        self.steps.append(Step(step, **dict(zip(_COLUMNS, (*values[:6], learning_rate), strict=True)), drift=drift))
+        self.steps.append(Step(step, **dict(zip(_COLUMNS, (*values[:6], learning_rate, leak), strict=True)), drift=drift))
         return self.steps[-1]
 
     @property
@@ -80,5 +85,7 @@ class History:
     def restore(self, rows: torch.Tensor) -> None:
         self.steps = []
         for index, row in enumerate(rows.tolist()):
+            if len(row) == _FIRST + len(self.tokens):
+                row.insert(_FIRST, math.nan)
             drift = {token: value for token, value in zip(self.tokens, row[len(_COLUMNS) :], strict=True) if value == value}
             self.steps.append(Step(index + 1, **dict(zip(_COLUMNS, row, strict=False)), drift=drift))

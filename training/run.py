@@ -37,6 +37,7 @@ from .settings import TrainSettings
 log = logging.getLogger(__name__)
 
 SKIPPED = 20  # steps in a row; the loss scale has then been halved so often that it is not what overflows
+LEAK_EVERY = 25  # steps between two measurements of the leak: one forward of one row, about 1% of the time
 DRIFT_EVERY = 10  # steps between two measurements of the drift, where the Semantic Preservation Loss does not need it
 
 
@@ -65,6 +66,7 @@ class Run:
             caption_dropout=settings.caption_dropout,
         )
         self.history = History([concept.token for concept in concepts])
+        self._of_base: torch.Tensor | None = None  # the base model's predictions for the class prompts, which the leak is measured from
         self.folder: Path | None = None  # where the run is saved
         self.consistent = True  # False while the weights move: the state is then half of one step and half of the next
 
@@ -142,6 +144,7 @@ class Run:
             if turn == 0:
                 first = spl.detach(), [value.detach() for value in drifts]
         norm = self._gradient(step, torch.stack(parts))
+        leak = self._leak(step)
         measured, rates = self._measure(torch.stack(parts), first[0], first[1], norm), self.schedule.get_last_lr()
         self.consistent = False
         self.scaler.step(self.optimizer)
@@ -149,7 +152,7 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         self.learned.after_step(step)
-        self.history.add(step + 1, measured, float(rates[0]))
+        self.history.add(step + 1, measured, float(rates[0]), leak)
         self.consistent = True
         return self.history.steps[-1]
 
@@ -243,6 +246,24 @@ class Run:
                 losses.drift(self.text.eos_features(self.carrying, concept.token_prompt), kind)
                 for concept, kind in zip(self.concepts, self.class_features, strict=True)
             ]
+
+    @torch.no_grad()
+    def _leak(self, step: int) -> float | None:
+        """`Step.leak` over all concepts' class prompts now; None if it is not measured in this step."""
+        every = LEAK_EVERY * len(self.concepts)
+        if self.learned.network is None or (step % every and step + 1 != self.settings.steps):
+            return None
+        prompts, side = [concept.class_prompt for concept in self.concepts], self.settings.resolution // self.denoiser.latent_scale
+        frames = [1] * (self.denoiser.latent_dimensions - 2)
+        noise = torch.randn(1, self.denoiser.latent_channels, *frames, side, side, generator=torch.Generator().manual_seed(0)).to(self.device)
+        sigma = torch.full((len(prompts),), self.denoiser.middle_sigma)
+        noisy = self.denoiser.noisy(torch.zeros_like(noise), noise, sigma[:1]).expand(len(prompts), *noise.shape[1:])
+        with self._precision():
+            if self._of_base is None:
+                with self.learned.disabled():
+                    self._of_base = self.denoiser.output(noisy, sigma, self.prompts(prompts)).float()
+            moved = self.denoiser.output(noisy, sigma, self.prompts(prompts)).float() - self._of_base
+        return float((moved.norm() / self._of_base.norm()).item())
 
     # -- what a run is -----------------------------------------------------------------------------------------------
 

@@ -153,3 +153,23 @@ def test_a_model_without_text_layers_trains_everywhere_and_says_so(base, concept
         assert run.learned.rows == "token"
         run = started(base, concepts, method="token")
         assert run.learned.rows == "all"
+
+
+def test_the_leak_of_the_class_prompt_is_measured_and_zero_on_token_rows(base, concepts):
+    """Against predictions made here; and a training on all rows moves the class prompt."""
+    leaks = {}
+    for rows in ("token", "all"):
+        with pack("host.training").training_mode():
+            run = started(base, concepts[:1], rows=rows, learning_rate=1e-2)
+            leaks[rows] = [run.step(step).leak for step in range(4)]
+            if rows == "all":
+                noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * run.denoiser.middle_sigma
+                with torch.no_grad():
+                    prompt, sigma = run.prompts([concepts[0].class_prompt]), torch.tensor([run.denoiser.middle_sigma])
+                    moved = run.denoiser.output(noise, sigma, prompt)
+                    with run.learned.disabled():
+                        still = run.denoiser.output(noise, sigma, prompt)
+                    now = run._leak(0)
+                assert now == pytest.approx(float((moved - still).norm() / still.norm()), rel=1e-3)
+    assert leaks["token"] == [0.0] * 4
+    assert leaks["all"][0] == leaks["all"][2] == 0.0 < leaks["all"][3]  # before the first step, and before the last

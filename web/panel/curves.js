@@ -3,7 +3,7 @@
  * Past ROOM entries, neighbours are averaged and each entry stands for twice as many steps.
  */
 export const ROOM = 256;
-const COLUMNS = ["loss", "spl", "learning_rate"];
+const COLUMNS = ["loss", "spl", "learning_rate", "leak"];
 const LAST = 1e9; // the highest step that anybody trains to
 const TOKENS = 16;
 

@@ -1,24 +1,36 @@
-/** How far each token has drifted from its class: 1 - cos of the two prompts' text features, a line a token. */
+/**
+ * What a run does to its class, a line each: how far each token has drifted from it (1 - cos of the two prompts' text features), and the leak, how
+ * far the prediction for the class prompt has moved from the base model's.
+ */
 import { say } from "../words/words.js";
 import { html } from "./dom.js";
 import { figure } from "./scale.js";
 import { spark } from "./spark.js";
 
+const LEAK_SEEN = 0.02; // a smaller leak is drawn near the ground: nobody sees it in a picture
+
+const percent = (value) => `${(100 * value).toFixed(value && value < 0.1 ? 1 : 0)} %`;
+
 export class Drift {
   constructor() {
     this.element = html("div", "kindred-drift");
-    this.element.title = say("drift meaning");
   }
 
   draw(run) {
     const rows = Object.entries(run?.curves.drift ?? {}).filter(([, values]) => values.some((value) => value !== null));
     const top = Math.max(1e-6, ...rows.flatMap(([, values]) => values));
-    this.element.replaceChildren(
-      ...rows.map(([token, values]) => {
-        const last = values.findLast((value) => value !== null);
-        return html("div", "row", html("span", "what", say("drift")), html("span", "token", token), spark(run.curves, values, run.steps, top, "drift"), html("span", "value", figure(last)));
-      }),
-    );
-    return rows.length;
+    const lines = rows.map(([token, values]) => this.#line(run, "drift", token, values, top, figure));
+    const leak = run?.curves.columns.leak ?? [];
+    if (leak.some((value) => value !== null)) lines.push(this.#line(run, "leak", say("class prompt"), leak, Math.max(LEAK_SEEN, ...leak), percent));
+    this.element.replaceChildren(...lines);
+    return lines.length;
+  }
+
+  #line(run, what, name, values, top, written) {
+    const last = values.findLast((value) => value !== null);
+    const picture = spark(run.curves, values, run.steps, top, what);
+    const line = html("div", "row", html("span", "what", say(what)), html("span", "token", name), picture, html("span", "value", written(last)));
+    line.title = say(`${what} meaning`);
+    return line;
   }
 }
