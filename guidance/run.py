@@ -155,7 +155,7 @@ class GuidedRun:
             options = _options(args, kwargs)
             self._set_rows(x.shape[0], options.get("cond_or_uncond") or [], options)
         try:
-            with token_rows.weakened(_options(args, kwargs), self.rows.spans, self.weak.token_shares(self.rows.omega)):
+            with token_rows.weakened(_options(args, kwargs), self.rows.spans, self.weak.token_shares(self.rows.omega), self.rows.omega):
                 return executor(x, *args, **kwargs)
         finally:
             self.rows.total, self.rows.spans = before

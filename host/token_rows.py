@@ -5,6 +5,9 @@
 The rows' features x are known before the run, and no step changes them. So dW x is computed once for each of these rows. In a forward, m is found
 by comparing the text features with the known rows, bit for bit: whatever batches, pads or reorders them, the difference acts on the right
 rows or on none. A layer then adds m (dW x) in one product.
+
+The host repeats a batch of the same conditions at every step. As long as no other pack's code can have changed them, a layer keeps its keys or values of
+such a batch and hands out copies: a step then takes as many launches as without the concept, and less work.
 """
 
 from __future__ import annotations
@@ -16,12 +19,13 @@ from dataclasses import dataclass
 
 import torch
 
-from . import adapters, families, forwards, sampling, text_rows
+from . import adapters, batch_rows, families, forwards, sampling, text_rows
 from . import patcher as host_patcher
 from .text_rows import KEY
 
 log = logging.getLogger(__name__)
 _MOST = 2**26  # comparisons at once
+_KEPT = 0.02  # of the model's size: what the layers may keep
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,17 +82,22 @@ def _strengths(patcher) -> dict[str, float]:
 
 
 @contextmanager
-def weakened(options: dict, spans: tuple[slice, ...], shares: Mapping[str, float]) -> Iterator[None]:
-    """Within it, a forward with the transformer options `options` has the share `shares[tag]` of each difference on the rows `spans` of its batch."""
+def weakened(options: dict, spans: tuple[slice, ...], shares: Mapping[str, float], omega: float) -> Iterator[None]:
+    """Within it, a forward with the transformer options `options` has the share `shares[tag]` of each difference on the rows `spans` of its batch.
+
+    omega  of the weak weights that the layers have on these rows
+    """
     run = options.get(KEY)
-    if run is None or not spans or all(share == 1.0 for share in shares.values()):
+    if run is None:
         yield
         return
-    before, run.weak = run.weak, (spans, shares)
+    before = run.weak, run.side
+    run.weak = (spans, shares) if spans and any(share != 1.0 for share in shares.values()) else None
+    run.side = (tuple((span.start, span.stop) for span in spans), omega)
     try:
         yield
     finally:
-        run.weak = before
+        run.weak, run.side = before
 
 
 class TokenRows:
@@ -132,9 +141,14 @@ class Run:
         self.features = torch.stack([row for _, row in known]).to(self.device)
         self.cast: dict[torch.dtype, torch.Tensor] = {}
         self.weak: tuple[tuple[slice, ...], Mapping[str, float]] | None = None  # of the current forward: rows of the batch, share of each tag there
+        self.side: tuple = ()  # what tells the weak weights of the current forward from those of others
         self.context: torch.Tensor | None = None  # of the current forward, with its mask
         self.mask: torch.Tensor | None = None
         self.changed = False  # another node changes the text features between blocks
+        self.batch: tuple | None = None  # of the current forward: the same for every batch of the same conditions; None if another pack may change them
+        self.moving = sampling.has_weight_hooks(guider) or batch_rows.foreign_options(guider.model_options, KEY) is not None
+        self.masks: dict[tuple, torch.Tensor] = {}
+        self.room = int(_KEPT * self.patcher.model_size())
         self.seen = torch.zeros(len(known), dtype=torch.bool, device=self.device)
 
     @contextmanager
@@ -161,13 +175,26 @@ class Run:
     def forward(self, executor, x, timesteps, context=None, *args, **kwargs):
         """Wraps one forward of the network: finds the rows in its text features."""
         options = args[2] if len(args) > 2 else kwargs.get("transformer_options", {})
-        before = self.context, self.mask, self.changed
-        self.context, self.mask = context, self._weakened(self.find(context))
+        before = self.context, self.mask, self.changed, self.batch
         self.changed = bool(options.get("patches", {}).get("attn2_patch"))
+        self.batch = self._batch(context, options)
+        if self.batch is None:
+            self.mask = self._weakened(self.find(context))
+        else:
+            if self.batch not in self.masks:
+                self.masks[self.batch] = self._weakened(self.find(context))
+            self.mask = self.masks[self.batch]
+        self.context = context
         try:
             return executor(x, timesteps, context, *args, **kwargs)
         finally:
-            self.context, self.mask, self.changed = before
+            self.context, self.mask, self.changed, self.batch = before
+
+    def _batch(self, context: torch.Tensor, options: dict) -> tuple | None:
+        """What tells a batch of conditions from all others of the run: the host's names of them, their sides, and the weak rows."""
+        if self.moving or torch.compiler.is_compiling() or not options.get("uuids") or batch_rows.foreign_patches(options, KEY):
+            return None
+        return (*options["uuids"], *options.get("cond_or_uncond", ()), tuple(context.shape), context.dtype, self.side)
 
     def find(self, context: torch.Tensor) -> torch.Tensor:
         """[B, rows, known rows] in the dtype of `context` [B, rows, width]: 1 where a row equals a known one."""
@@ -215,6 +242,7 @@ class RowsForward(forwards.Replaced):
         self.run = run
         patcher, dtype = run.patcher, host_patcher.compute_dtype(run.patcher)
         rows = run._features(dtype).float()
+        self.outputs: dict[tuple, torch.Tensor] = {}  # of batches that come again
         self.added = None  # [known rows, out]
         self.own = [([at for at, tag in enumerate(run.tags) if tag in difference.tags], patch) for difference, patch in own]
         self.key, self.weights = key, None  # of dW, for text features that were changed on the way
@@ -226,9 +254,21 @@ class RowsForward(forwards.Replaced):
         self.added = self.added.to(dtype)
 
     def __call__(self, x, *args, **kwargs):
-        y = self.original(x, *args, **kwargs)
         if self.retired or self.run.mask is None:
-            return y
+            return self.original(x, *args, **kwargs)
+        run = self.run
+        if run.batch is None or x is not run.context:
+            return self._added(x, self.original(x, *args, **kwargs))
+        if run.batch in self.outputs:
+            return self.outputs[run.batch].clone()  # whoever gets it may change it
+        y = self._added(x, self.original(x, *args, **kwargs))
+        if y.nbytes <= run.room:
+            run.room -= y.nbytes
+            self.outputs[run.batch] = y.clone()
+        return y
+
+    def _added(self, x, y):
+        """`y` with the differences on the tokens' rows of `x`."""
         run, mask = self.run, self.run.mask
         if x is not run.context:
             if run.changed and x.shape[:2] == mask.shape[:2]:

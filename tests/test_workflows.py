@@ -12,7 +12,7 @@ from PIL import Image
 workflows = script("dev/demo/workflow.py")
 contents = script("dev/build/template_contents.py")
 FILES = sorted((ROOT / "workflows").glob("*.json"))
-NAMES = {"train_a_concept", "use_a_saved_concept", "compare_guidance", "omega_sweep", "tea_and_drift", "two_concepts"}
+NAMES = {"train_a_concept", "use_a_saved_concept", "compare_guidance", "omega_sweep", "tea_and_drift", "two_concepts", "two_saved_concepts"}
 
 
 def test_the_promised_ones_are_there_with_their_thumbnails():
@@ -68,8 +68,12 @@ def cheap(prompt: dict, checkpoint: str) -> dict:
 
 @pytest.mark.parametrize("file", sorted(FILES, key=lambda path: path.stem != "train_a_concept"), ids=lambda path: path.stem)
 def test_it_runs_from_the_file_to_the_picture(server, info, file):
-    if file.stem != "train_a_concept" and not (server.base / "models/loras/kindred/my_dog.safetensors").exists():  # run alone
-        server.run(cheap(workflows.to_prompt(workflows.load(FILES[0].with_name("train_a_concept.json")), info), server.CHECKPOINT))
+    needed = {"train_a_concept": (), "two_saved_concepts": (("my_dog", "<v1>"), ("my_cat", "<v2>"))}.get(file.stem, (("my_dog", "<v1>"),))
+    for name, token in needed:
+        if not (server.base / f"models/loras/kindred/{name}.safetensors").exists():  # run alone
+            train = cheap(workflows.to_prompt(workflows.load(FILES[0].with_name("train_a_concept.json")), info), server.CHECKPOINT)
+            workflows.find(train, "Concept")["token"], workflows.find(train, "Save")["name"] = token, name
+            server.run(train)
     server.get("/object_info/KindredLoad")
     prompt = cheap(workflows.to_prompt(workflows.load(file), info), server.CHECKPOINT)
     result = server.run(prompt)

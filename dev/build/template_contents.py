@@ -144,8 +144,9 @@ USE = Workflow(
     ],
     "Write the prompt once, with the subject's token. *Prompt with TEA* is Text Encode Concept: it builds the same prompt without the token "
     "(a photo of a dog ...), encodes it with the base model's CLIP, and rotates yours part of the way toward it.\n\n"
-    "**omega** 0 to 0.3 favours the subject, 0.4 to 0.6 balances, 1 is plain CFG. **alpha** 0.1 to 0.3 brings back what the prompt asks for besides the subject.",
-    (0, 620, 320, 300),
+    "**omega** 0 to 0.3 favours the subject, 0.4 to 0.6 balances, 1 is plain CFG; it matters for LoRAs, while a concept on its token's rows (*kv + token*) has the base "
+    "model's empty prompt in any case. **alpha** 0.1 to 0.3 brings back what the prompt asks for besides the subject.",
+    (0, 620, 320, 390),
     ("plain CFG", "Personalization Guidance", "TEA"),
 )
 
@@ -185,10 +186,12 @@ GUIDANCE = Workflow(
         ("3  three ways to guide, on the same noise", 840, -20, 700, 1220),
         ("4  compare", 1560, -20, 600, 1220),
     ],
+    "For a LoRA of yours, or a concept that was trained with **rows** *all* or as a LoRA. One on its token's rows (*kv + token*) leaves the empty prompt to the base "
+    "model already, so every omega draws what plain CFG draws.\n\n"
     "**CFG** guides away from the tuned model on the empty prompt.\n\n**AutoGuidance** also guides away from the base model on the same prompt: three predictions a step.\n\n"
     "**Personalization Guidance** guides away from the weights *between* base and tuned, on the empty prompt: two predictions a step, like CFG. In the paper, "
     "subject fidelity rises (DINO .470 to .502) and prompt fidelity falls a little (CLIP-T .335 to .329).",
-    (0, 620, 320, 380),
+    (0, 620, 320, 520),
     ("Comparison",),
 )
 
@@ -211,9 +214,11 @@ SWEEP = Workflow(
         ("3  Personalization Guidance from plain CFG (omega 1) to the base model as the weak one (omega 0)", 840, -20, 1800, 570),
         ("4  all in one picture", 380, 560, 2260, 780),
     ],
+    "For a LoRA of yours, or a concept that was trained with **rows** *all* or as a LoRA. One on its token's rows (*kv + token*) leaves the empty prompt to the base "
+    "model already, so every omega draws what plain CFG draws.\n\n"
     "The same noise five times; only **omega** differs. Left is plain CFG, right is closest to the subject. Each column shows two seeds.\n\n"
-    "The paper's best: 0.6 for DreamBooth LoRA, 0 for ClassDiffusion (the default of *Train Concept*). Take the lowest omega at which the picture still follows the prompt.",
-    (0, 620, 320, 330),
+    "The paper's best: 0.6 for DreamBooth LoRA, 0 for ClassDiffusion. Take the lowest omega at which the picture still follows the prompt.",
+    (0, 620, 320, 470),
     ("Sweep",),
 )
 
@@ -318,6 +323,35 @@ TWO = Workflow(
     ("Picture",),
 )
 
+TWO_SAVED = Workflow(
+    {
+        "Base model": base(),
+        "First": load(230),
+        "Second": Node("KindredLoad", 0, 430, 320, 150, {"model": "@First:0", "clip": "@First:1", "name": "my_cat", "strength": 1.0}),
+        "Size": size(650, width=1024),
+        "Prompt": say(60, "a photo of a <v1> dog and a <v2> cat on the beach", "@Second:1"),
+        "Prompt of the class": say(250, "a photo of a dog and a cat on the beach", "@Second:1"),
+        "Negative": say(440, "", "@Base model:1", 110),
+        "Draw": ksampler(880, 60, model="@Second:0"),
+        "Draw the class": ksampler(880, 420, "@Prompt of the class:0", "@Second:0"),
+        "Decode": decode(1250, 60, "Draw"),
+        "Decode the class": decode(1250, 420, "Draw the class"),
+        "Your two": save(1540, 60, "Decode", "two_saved_concepts", 480, 300),
+        "Any two": save(1540, 420, "Decode the class", "two_saved_concepts_class", 480, 300),
+    },
+    [
+        ("1  the base model, and one concept on top of the other", -20, -20, 360, 800),
+        ("2  name both, or neither", 380, -20, 440, 600),
+        ("3  draw your two", 860, -20, 1180, 400),
+        ("and the same prompt without the tokens: any dog, any cat", 860, 390, 1180, 380),
+    ],
+    "Two concepts that were trained apart, in one prompt. Each acts only on the rows of its own token and of the class word behind it (**rows** *token*, the "
+    "default of *kv + token*), so they add up without mixing, and a prompt that names neither draws exactly what the base model draws.\n\n"
+    "Train them with different tokens, here <v1> and <v2>. If one of them crowds the other out, lower its **strength**, or give each a region as *two_concepts* does.",
+    (0, 820, 320, 330),
+    ("Your two", "Any two"),
+)
+
 WORKFLOWS = {
     "train_a_concept": TRAIN,
     "use_a_saved_concept": USE,
@@ -325,4 +359,5 @@ WORKFLOWS = {
     "omega_sweep": SWEEP,
     "tea_and_drift": TEA,
     "two_concepts": TWO,
+    "two_saved_concepts": TWO_SAVED,
 }

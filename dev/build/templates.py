@@ -64,6 +64,9 @@ def main() -> None:
         if not options.thumbnails:
             lay_out(server.address, names)
         if not options.layout:
+            if "two_saved_concepts" in names:
+                for folder, (token, word) in {"my_dog": ("<v1>", "dog"), "my_cat": ("<v2>", "cat")}.items():
+                    train(server, checkpoint, folder, token, word)
             for name in names:
                 thumbnail(server, name, WORKFLOWS[name], checkpoint, options.steps)
 
@@ -185,6 +188,18 @@ def thumbnail(server, name: str, what: Workflow, checkpoint: str, steps: int | N
     sheet = arranged(rows)
     sheet.save(WORKFLOWS_FOLDER / f"{name}.jpg", quality=88)
     print(f"{name}.jpg: {sheet.width} x {sheet.height}")
+
+
+def train(server, checkpoint: str, folder: str, token: str, word: str) -> None:
+    """Train the photos of `folder` on their token's rows and save the concept under the folder's name."""
+    prompt = workflows.to_prompt(workflows.load(WORKFLOWS_FOLDER / "train_a_concept.json"), server.get("/object_info", timeout=120))
+    fit(prompt, checkpoint, 100)
+    workflows.find(prompt, "Photos")["folder"] = folder
+    workflows.find(prompt, "Concept").update(token=token, class_word=word)
+    settings = {"method": "kv + token", "learning_rate": 1e-3, "method.token_learning_rate": 5e-2, "spl_weight": 1.0, "preview_every": 0}
+    workflows.find(prompt, "Train").update(settings)
+    workflows.find(prompt, "Save").update(name=folder)
+    server.run(prompt)
 
 
 def fit(prompt: dict, checkpoint: str, steps: int | None) -> None:

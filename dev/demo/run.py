@@ -67,7 +67,7 @@ SMALL = Scale(
     compare.SMALL,
     WORLD_PROMPTS,
 )
-REAL = Scale(512, {"steps": 500, "learning_rate": 2e-5}, 30, 7.5, 1, compare.REAL, PROMPTS)
+REAL = Scale(512, {"method": "lora + token", "method.rank": 16, "method.targets": "attention", "steps": 500}, 30, 7.5, 1, compare.REAL, PROMPTS)
 
 
 def main() -> int:

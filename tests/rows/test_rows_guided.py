@@ -125,3 +125,51 @@ def test_both_sides_share_a_batch_and_the_log_says_what_is_weak(base, one, caplo
     r.sample(model, guider=guider(model, base[0], r.encode(clip, PROMPT), r.encode(clip, NAMING)), steps=3)
     assert sizes == [2, 2, 2]
     assert "the concept's differences scaled on its token's rows, in one batched forward a step" in caplog.text
+
+
+def test_an_omega_that_moves_over_the_steps(base, one):
+    """Nothing that a layer keeps of a batch outlives the weights it was made with: step by step against runs of one constant omega."""
+    other = r.concept(base, seed=3, size=0.02)
+    only, clip = r.loaded(base, one)
+    both, _ = pack("host.lora").apply_lora(only, None, dict(other.lora))
+    positive, negative = r.encode(clip, PROMPT), r.encode(clip, NAMING)
+    make, schedule = pack("guidance.guider").make_guider, pack("guidance.schedule").Schedule
+    for weak in (base[0], only):
+        seen = {}
+
+        def keep(args, seen=seen):
+            seen[float(args["sigma"].flatten()[0])] = args["uncond_denoised"].clone(), args["input"].clone()
+            return args["uncond"] + CFG * (args["cond"] - args["uncond"])
+
+        watched = both.clone()
+        watched.set_model_sampler_cfg_function(keep)
+        plan = schedule(0.0, omega_end=1.0, curve="linear")
+        r.sample(watched, guider=make(watched, weak, positive, negative, CFG, plan), steps=4)
+        assert len(seen) == 4
+        sampling = base[0].get_model_object("model_sampling")
+        for sigma, (denoised, noisy) in seen.items():
+            omega = plan.at(pack("guidance.schedule").percent_of(sigma, sampling.percent_to_sigma))
+            share = pack("host.lora").apply_lora(weak, None, dict(other.lora), omega)[0]
+            if weak is base[0]:
+                rows = r.BruteForce(share, r.named(negative, [3, 4], one, omega))
+            else:
+                rows = r.BruteForce(share)
+            with rows:
+                wanted = _denoised(share, negative, noisy, sigma)
+            assert (denoised - wanted).abs().max() < 1e-4 * wanted.abs().max(), (sigma, omega)
+
+
+def _denoised(model, conditioning, noisy, sigma):
+    """What `model` denoises `noisy` to, inside a run of its own."""
+    samplers, seen = comfy("comfy.samplers"), []
+
+    class Once(samplers.CFGGuider):
+        def predict_noise(self, x, timestep, model_options=None, seed=None):
+            seen.append(super().predict_noise(noisy, torch.full((1,), sigma), model_options or {}, seed))
+            return seen[-1]
+
+    guider = Once(model)
+    guider.set_conds(conditioning, conditioning)
+    guider.set_cfg(1.0)
+    r.sample(model, guider=guider, steps=1)
+    return seen[0]
