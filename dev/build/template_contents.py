@@ -323,33 +323,37 @@ TWO = Workflow(
     ("Picture",),
 )
 
+SAID = {
+    "Your dog": "a photo of a <v1> dog on the beach",
+    "Your cat": "a photo of a <v2> cat on the beach",
+    "Both": "a photo of a <v1> dog and a <v2> cat on the beach",
+    "Any dog": "a photo of a dog on the beach",
+}
 TWO_SAVED = Workflow(
     {
         "Base model": base(),
         "First": load(230),
         "Second": Node("KindredLoad", 0, 430, 320, 150, {"model": "@First:0", "clip": "@First:1", "name": "my_cat", "strength": 1.0}),
-        "Size": size(650, width=1024),
-        "Prompt": say(60, "a photo of a <v1> dog and a <v2> cat on the beach", "@Second:1"),
-        "Prompt of the class": say(250, "a photo of a dog and a cat on the beach", "@Second:1"),
-        "Negative": say(440, "", "@Base model:1", 110),
-        "Draw": ksampler(880, 60, model="@Second:0"),
-        "Draw the class": ksampler(880, 420, "@Prompt of the class:0", "@Second:0"),
-        "Decode": decode(1250, 60, "Draw"),
-        "Decode the class": decode(1250, 420, "Draw the class"),
-        "Your two": save(1540, 60, "Decode", "two_saved_concepts", 480, 300),
-        "Any two": save(1540, 420, "Decode the class", "two_saved_concepts_class", 480, 300),
+        "Size": size(650),
+        "Negative": say(880, "", "@Base model:1", 110, 0),
+        **{f"Prompt: {name}": say(60 + 400 * row, text, "@Second:1", 110) for row, (name, text) in enumerate(SAID.items())},
+        **{f"Draw: {name}": ksampler(860, 60 + 400 * row, f"@Prompt: {name}:0", "@Second:0") for row, name in enumerate(SAID)},
+        **{f"Decode: {name}": decode(1230, 60 + 400 * row, f"Draw: {name}") for row, name in enumerate(SAID)},
+        **{name: save(1500, 60 + 400 * row, f"Decode: {name}", "two_saved_concepts", 340, 300) for row, name in enumerate(SAID)},
     },
     [
-        ("1  the base model, and one concept on top of the other", -20, -20, 360, 800),
-        ("2  name both, or neither", 380, -20, 440, 600),
-        ("3  draw your two", 860, -20, 1180, 400),
-        ("and the same prompt without the tokens: any dog, any cat", 860, 390, 1180, 380),
+        ("1  two saved concepts", -20, -20, 360, 1030),
+        ("2  your dog", 380, -20, 1480, 390),
+        ("your cat", 380, 380, 1480, 390),
+        ("both", 380, 780, 1480, 390),
+        ("no token: the base model's own picture", 380, 1180, 1480, 390),
     ],
-    "Two concepts that were trained apart, in one prompt. Each acts only on the rows of its own token and of the class word behind it (**rows** *token*, the "
-    "default of *kv + token*), so they add up without mixing, and a prompt that names neither draws exactly what the base model draws.\n\n"
-    "Train them with different tokens, here <v1> and <v2>. If one of them crowds the other out, lower its **strength**, or give each a region as *two_concepts* does.",
-    (0, 820, 320, 330),
-    ("Your two", "Any two"),
+    "Two concepts that were trained apart, loaded one behind the other. Each acts only on the rows of its own token and of the class word behind it (**rows** "
+    "*token*, the default of *kv + token*), so they add up without mixing, and a prompt that names neither draws exactly what the base model draws.\n\n"
+    "Train them with different tokens, here `<v1>` and `<v2>`. If one crowds the other out in *both*, lower its **strength**, or give each a region as "
+    "*two_concepts* does.",
+    (0, 1040, 320, 360),
+    ("Your dog", "Your cat", "Any dog"),
 )
 
 WORKFLOWS = {

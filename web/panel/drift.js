@@ -19,18 +19,22 @@ export class Drift {
   draw(run) {
     const rows = Object.entries(run?.curves.drift ?? {}).filter(([, values]) => values.some((value) => value !== null));
     const top = Math.max(1e-6, ...rows.flatMap(([, values]) => values));
-    const lines = rows.map(([token, values]) => this.#line(run, "drift", token, values, top, figure));
+    const drift = { what: say("drift"), title: say("drift meaning"), className: "drift", written: figure };
+    const lines = rows.map(([token, values]) => this.#line(run, drift, token, values, top));
     const leak = run?.curves.columns.leak ?? [];
-    if (leak.some((value) => value !== null)) lines.push(this.#line(run, "leak", say("class prompt"), leak, Math.max(LEAK_SEEN, ...leak), percent));
+    if (leak.some((value) => value !== null)) {
+      const of = { what: say("leak"), title: say("leak meaning"), className: "leak", written: percent };
+      lines.push(this.#line(run, of, say("class prompt"), leak, Math.max(LEAK_SEEN, ...leak)));
+    }
     this.element.replaceChildren(...lines);
     return lines.length;
   }
 
-  #line(run, what, name, values, top, written) {
+  #line(run, { what, title, className, written }, name, values, top) {
     const last = values.findLast((value) => value !== null);
-    const picture = spark(run.curves, values, run.steps, top, what);
-    const line = html("div", "row", html("span", "what", say(what)), html("span", "token", name), picture, html("span", "value", written(last)));
-    line.title = say(`${what} meaning`);
+    const picture = spark(run.curves, values, run.steps, top, className);
+    const line = html("div", "row", html("span", "what", what), html("span", "token", name), picture, html("span", "value", written(last)));
+    line.title = title;
     return line;
   }
 }
