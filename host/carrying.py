@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _MARK = "\ue000"  # Unicode private use: not a digit, and the host's prompt parser leaves it alone
 _NO_MARK = "\ue002"  # replaces a _MARK that the prompt itself contains
+named: set[str] = set()  # the tags of all tokens that prompts have named
 _TAG = "kindred_tag"  # attribute of a vector in a token list: `token_rows.tag_of` the token that it belongs to
 
 
@@ -132,6 +133,7 @@ def _tag(tokens, tagged: list[tuple[torch.Tensor, str]]) -> None:
                 tag = next((tag for vectors, tag in tagged if vectors.data_ptr() <= part.data_ptr() < vectors.data_ptr() + vectors.nbytes), None)
                 if tag is not None:
                     setattr(part, _TAG, tag)
+                    named.add(tag)
             else:
                 _tag(part, tagged)
 

@@ -189,12 +189,18 @@ def dequantized(x: torch.Tensor) -> torch.Tensor:
     return x.dequantize() if isinstance(x, QuantizedTensor) else x
 
 
-def wrap(patcher: ModelPatcher, key: str, **wrappers) -> None:
-    """Put `wrappers` (named as in the host, in lower case: sampler_sample, ...) onto a clone. They replace earlier ones of the same key."""
+def wrap(patcher: ModelPatcher, key: str, outermost: bool = False, **wrappers) -> None:
+    """Put `wrappers` (named as in the host, in lower case: sampler_sample, ...) onto a clone. They replace earlier ones of the same key.
+
+    outermost  around all that are there, instead of inside them
+    """
     for name, wrapper in wrappers.items():
         wrapper_type = getattr(WrappersMP, name.upper())
         patcher.remove_wrappers_with_key(wrapper_type, key)
         patcher.add_wrapper_with_key(wrapper_type, key, wrapper)
+        if outermost:
+            there = patcher.wrappers[wrapper_type]
+            patcher.wrappers[wrapper_type] = {key: there[key], **there}
 
 
 def add_callbacks(patcher: ModelPatcher, key: str, **callbacks) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 from collections import OrderedDict
 
 import comfy.conds
@@ -17,12 +18,17 @@ from ..formats import token_rows
 from . import carrying, encoders
 from .types import Conditioning, TokenLists
 
+log = logging.getLogger(__name__)
+
 Rows = dict[str, list[int]]  # tag of a token -> its rows
 KEY = "kindred_rows"  # in a CONDITIONING's dict, among the model's conditions, and in the options of a forward
 _FLAT = {"clip_l", "clip_g", "clip_h"}  # encoders whose chunks stand one behind the other, and side by side with the others' chunks
 _REMEMBERED = 100_000  # rows; about 15 MB
+_LATEST = 64  # rows of each token whose features are kept, too
 
 _known: OrderedDict[bytes, str] = OrderedDict()  # digest of a row's features -> tag
+_features: dict[str, OrderedDict[bytes, torch.Tensor]] = {}  # tag -> digest -> features [width], float32 on the CPU
+_noted: set[str] = set()  # tags of tokens that were seen in an encoded prompt
 
 
 def carry(clip) -> None:
@@ -41,20 +47,34 @@ class _NotesRows:
 
     def encode_from_tokens(self, tokens, *args, **kwargs):
         result = super().encode_from_tokens(tokens, *args, **kwargs)
-        found = rows_in(self, tokens)
+        cond = result["cond"] if isinstance(result, dict) else result[0] if isinstance(result, tuple) else result
+        found = self._rows(tokens, cond)
         if found:
             if isinstance(result, dict):
                 result[KEY] = found
-            remember(result["cond"] if isinstance(result, dict) else result[0] if isinstance(result, tuple) else result, found)
+            remember(cond, found)
         return result
 
     def encode_from_tokens_scheduled(self, tokens, *args, **kwargs):
         result = super().encode_from_tokens_scheduled(tokens, *args, **kwargs)
-        found = rows_in(self, tokens)
-        for cond, extras in result if found else ():
-            extras[KEY] = found
-            remember(cond, found)
+        for cond, extras in result:
+            if found := self._rows(tokens, cond):
+                extras[KEY] = found
+                remember(cond, found)
         return result
+
+    def _rows(self, tokens, cond: torch.Tensor) -> Rows:
+        """`rows_in`; none, with a warning, if another node makes something else of the token list than one row for each entry."""
+        found = rows_in(self, tokens)
+        if found and cond.shape[-2] != (count := max(sum(map(len, chunks)) for chunks in encoders.by_encoder(self, tokens).values())):
+            log.warning(
+                "Kindred: another node makes %d rows of a prompt of %d tokens, so it is not known which ones belong to %s, and the concept does not act there.",
+                cond.shape[-2],
+                count,
+                ", ".join(sorted(repr(token.text) for token in carrying.carried_by(self.tokenizer).values())),
+            )
+            return {}
+        return found
 
 
 @functools.cache
@@ -121,11 +141,28 @@ def marked(features: torch.Tensor) -> torch.Tensor:
 def remember(cond: torch.Tensor, rows: Rows) -> None:
     """Note whose rows of the features `cond` [B, rows, width] are."""
     for tag, positions in rows.items():
-        for digest in _digests(cond[:, [row for row in positions if row < cond.shape[1]]]):
+        _noted.add(tag)
+        own = cond[:, [row for row in positions if row < cond.shape[1]]].detach().to("cpu", torch.float32).flatten(0, -2)
+        latest = _features.setdefault(tag, OrderedDict())
+        for digest, row in zip(_digests(own), own, strict=True):
             _known[digest] = tag
             _known.move_to_end(digest)
+            latest[digest] = row.clone()
+            latest.move_to_end(digest)
+        while len(latest) > _LATEST:
+            latest.popitem(last=False)
     while len(_known) > _REMEMBERED:
         _known.popitem(last=False)
+
+
+def latest(tags: frozenset[str]) -> list[tuple[str, torch.Tensor]]:
+    """(tag, features [width]) of the rows of `tags` that were encoded last."""
+    return [(tag, row) for tag in sorted(tags & _features.keys()) for row in _features[tag].values()]
+
+
+def lost_tags() -> set[str]:
+    """The tags of tokens that prompts have named, but that no encoded prompt has shown: another node encodes by itself."""
+    return carrying.named - _noted
 
 
 def find(cond: torch.Tensor) -> list[tuple[str, torch.Tensor]]:

@@ -52,7 +52,7 @@ def is_text_layer(patcher, key: str) -> bool:
 def attach(model, difference: Difference):
     """A clone of `model` that has `difference`, besides those that it has already."""
     clone = model.clone()
-    host_patcher.wrap(clone, KEY, sampler_sample=TokenRows((*differences(model), difference)).sampler_sample)
+    host_patcher.wrap(clone, KEY, outermost=True, sampler_sample=TokenRows((*differences(model), difference)).sampler_sample)
     return clone
 
 
@@ -109,9 +109,12 @@ class TokenRows:
     def sampler_sample(self, executor, guider, sigmas, extra_args, *args, **kwargs):
         """Around the whole run: the differences act inside, and are gone afterwards."""
         known = _rows_of(guider, self.differences)
+        if batch_rows.foreign_options(guider.model_options, KEY):
+            known = _with_remembered(known, self.differences, guider)  # couplers hold prompts that the guider does not
         if not known:
             names = ", ".join(dict.fromkeys(repr(name) for difference in self.differences for name in difference.names))
-            log.info(
+            tell = log.warning if text_rows.lost_tags() & _tags(self.differences) else log.info
+            tell(
                 "Kindred: no prompt of this run names %s, so the pictures are the model's without the concept. (If one does, another node encoded it in a way that "
                 "hides where the token stands: use CLIP Text Encode or Text Encode Concept.)",
                 names,
@@ -144,7 +147,7 @@ class Run:
         self.side: tuple = ()  # what tells the weak weights of the current forward from those of others
         self.context: torch.Tensor | None = None  # of the current forward, with its mask
         self.mask: torch.Tensor | None = None
-        self.changed = False  # another node changes the text features between blocks
+        self.lost = torch.zeros((), dtype=torch.bool, device=self.device)  # did a layer get other features, without the rows that the forward came with?
         self.batch: tuple | None = None  # of the current forward: the same for every batch of the same conditions; None if another pack may change them
         self.moving = sampling.has_weight_hooks(guider) or batch_rows.foreign_options(guider.model_options, KEY) is not None
         self.masks: dict[tuple, torch.Tensor] = {}
@@ -175,8 +178,7 @@ class Run:
     def forward(self, executor, x, timesteps, context=None, *args, **kwargs):
         """Wraps one forward of the network: finds the rows in its text features."""
         options = args[2] if len(args) > 2 else kwargs.get("transformer_options", {})
-        before = self.context, self.mask, self.changed, self.batch
-        self.changed = bool(options.get("patches", {}).get("attn2_patch"))
+        before = self.context, self.mask, self.batch
         self.batch = self._batch(context, options)
         if self.batch is None:
             self.mask = self._weakened(self.find(context))
@@ -188,7 +190,7 @@ class Run:
         try:
             return executor(x, timesteps, context, *args, **kwargs)
         finally:
-            self.context, self.mask, self.changed, self.batch = before
+            self.context, self.mask, self.batch = before
 
     def _batch(self, context: torch.Tensor, options: dict) -> tuple | None:
         """What tells a batch of conditions from all others of the run: the host's names of them, their sides, and the weak rows."""
@@ -224,7 +226,12 @@ class Run:
         return mask
 
     def warn_unseen(self) -> None:
-        """Warn if the text features that reached the network held none of the known rows."""
+        """Warn if the known rows, or some of them, did not reach the layers."""
+        if bool(self.lost):
+            log.warning(
+                "Kindred: another node gives layers of the model text features of its own, in which the concept's token was not found, so the concept had no effect there. "
+                "Encode that node's prompts by CLIP Text Encode with the concept's CLIP, or load the concept with core's Load LoRA, which applies it to all rows."
+            )
         if not bool(self.seen.any()):
             log.warning(
                 "Kindred: another node changed the text features on their way into the model, so the concept was not found in them and had no effect. "
@@ -244,9 +251,8 @@ class RowsForward(forwards.Replaced):
         rows = run._features(dtype).float()
         self.outputs: dict[tuple, torch.Tensor] = {}  # of batches that come again
         self.added = None  # [known rows, out]
-        self.own = [([at for at, tag in enumerate(run.tags) if tag in difference.tags], patch) for difference, patch in own]
-        self.key, self.weights = key, None  # of dW, for text features that were changed on the way
-        for mine, patch in self.own:
+        own_rows = [([at for at, tag in enumerate(run.tags) if tag in difference.tags], patch) for difference, patch in own]
+        for mine, patch in own_rows:
             weight = _delta(patcher, key, patch, run.device)
             value = torch.zeros(len(rows), weight.shape[0], device=run.device)
             value[mine] = rows[mine] @ weight.t()
@@ -270,20 +276,11 @@ class RowsForward(forwards.Replaced):
     def _added(self, x, y):
         """`y` with the differences on the tokens' rows of `x`."""
         run, mask = self.run, self.run.mask
-        if x is not run.context:
-            if run.changed and x.shape[:2] == mask.shape[:2]:
-                return self._multiplied(x, y, mask)
-            mask = run._weakened(run.find(x))
+        if x is not run.context:  # another node gave the layer text features of its own
+            found = run.find(x)
+            run.lost |= mask.any() & ~found.any()
+            mask = run._weakened(found)
         return torch.addmm(y.flatten(0, -2), mask.flatten(0, -2).to(y.dtype), self.added.to(y.dtype)).view(y.shape)
-
-    def _multiplied(self, x, y, mask):
-        """For features that another node changed in place: their own product with dW."""
-        if self.weights is None:
-            self.weights = [(mine, _delta(self.run.patcher, self.key, patch, self.run.device).to(x)) for mine, patch in self.own]
-        for columns, weight in self.weights:
-            mine = mask[..., columns].sum(dim=-1, keepdim=True)
-            y = y + mine.to(y.dtype) * torch.nn.functional.linear(x, weight).to(y.dtype)
-        return y
 
 
 def _delta(patcher, key: str, patch: adapters.Patch, device: torch.device) -> torch.Tensor:
@@ -296,7 +293,7 @@ def _delta(patcher, key: str, patch: adapters.Patch, device: torch.device) -> to
 
 def _rows_of(guider, differences: tuple[Difference, ...]) -> list[tuple[str, torch.Tensor]]:
     """The rows of the guider's conditions that belong to the tokens of `differences`: those that are remembered, and those that the dicts name."""
-    tags = frozenset().union(*(difference.tags for difference in differences))
+    tags = _tags(differences)
     found: dict[bytes, tuple[str, torch.Tensor]] = {}
     changed = False
     for conditions in guider.conds.values():
@@ -308,13 +305,28 @@ def _rows_of(guider, differences: tuple[Difference, ...]) -> list[tuple[str, tor
             remembered = {tag for tag, _ in rows}
             for tag, positions in condition.get(KEY, {}).items():
                 if tag in tags and tag not in remembered:
-                    changed = True
+                    changed = changed or bool(features.any())
                     rows += [(tag, row) for at in positions if at < features.shape[1] for row in features[:, at]]
             for tag, row in rows:
-                found.setdefault(row.detach().to("cpu", torch.float32).numpy().tobytes(), (tag, row))
+                if row.any():  # Conditioning Zero Out
+                    found.setdefault(row.detach().to("cpu", torch.float32).numpy().tobytes(), (tag, row))
     if changed:
         log.warning(
             "Kindred: a prompt was changed after it was encoded (by Conditioning Average, for example). The concept acts on the rows where its token stood in "
             "the first prompt; a token that only the other prompt names does not act."
         )
     return list(found.values())
+
+
+def _with_remembered(known: list[tuple[str, torch.Tensor]], differences: tuple[Difference, ...], guider) -> list[tuple[str, torch.Tensor]]:
+    """`known` and the rows of the latest other prompts that name the same tokens."""
+    features = next((one["cross_attn"] for some in guider.conds.values() for one in some or () if torch.is_tensor(one.get("cross_attn"))), None)
+    if features is None:
+        return known
+    there = {row.detach().to("cpu", torch.float32).numpy().tobytes() for _, row in known}
+    latest = [(tag, row) for tag, row in text_rows.latest(_tags(differences)) if row.shape[-1] == features.shape[-1]]
+    return [*known, *((tag, row.to(features)) for tag, row in latest if row.numpy().tobytes() not in there)]
+
+
+def _tags(differences: tuple[Difference, ...]) -> frozenset[str]:
+    return frozenset().union(*(difference.tags for difference in differences))

@@ -241,6 +241,87 @@ def test_an_exception_leaves_no_forward_behind(base, one):
     assert not any("forward" in vars(layer) for layer in base[0].model.modules())
 
 
+def test_conditioning_zero_out_is_no_prompt_with_a_token(base, one, caplog):
+    model, clip = r.loaded(base, one)
+    zero = run_node("ConditioningZeroOut", conditioning=r.encode(clip, PROMPT))
+    assert torch.equal(r.sample(model, zero, zero), r.sample(base[0], zero, zero))
+    assert "was changed after it was encoded" not in caplog.text
+
+
+def test_an_encoder_that_makes_other_rows_is_named(base, one, caplog, monkeypatch):
+    """As NegPip does: two rows for each token. Positions in the token list then say nothing."""
+    model, clip = r.loaded(base, one)
+    encoder = clip.cond_stage_model
+    plain = encoder.encode_token_weights
+
+    def doubled(tokens):
+        cond, pooled = plain(tokens)[:2]
+        return cond.repeat_interleave(2, dim=1), pooled
+
+    monkeypatch.setattr(encoder, "encode_token_weights", doubled)
+    positive = r.encode(clip, "a very strange <v1> dog")
+    assert "makes 154 rows of a prompt of 77 tokens" in caplog.text
+    assert torch.equal(r.sample(model, positive, positive), r.sample(base[0], positive, positive))
+
+
+def foreign(patch):
+    """`patch` as the code of another pack."""
+    import types
+
+    return types.FunctionType(patch.__code__, {"__name__": "custom_nodes.other.pack", "torch": torch}, closure=patch.__closure__)
+
+
+def test_a_coupler_that_holds_its_own_prompts(base, one, two):
+    """Layers get the features of prompts that the guider does not have: found where they name a token."""
+    model, clip = r.loaded(base, one, two)
+    first, second = r.encode(clip, "a <v1> dog"), r.encode(clip, "a photo of a <v2> dog in the snow")
+    other = second[0][0]
+
+    def couple(n, context, value, extra_options):
+        return n, other.expand(len(context), -1, -1), other.expand(len(context), -1, -1)
+
+    coupled, plain = model.clone(), base[0].clone()
+    for each in (coupled, plain):
+        each.set_model_attn2_patch(foreign(couple))
+    negative = r.encode(clip, "")
+    got = r.sample(coupled, first, negative)
+    with r.BruteForce(base[0], r.named(second, [5, 6], two)):
+        wanted = r.sample(plain, first, negative)
+    r.assert_close(got, wanted, r.sample(plain, first, negative))
+
+
+def test_features_that_a_patch_changes_inside_the_model_are_named(base, one, caplog):
+    """As a hypernetwork does: what the layers get is no row that anyone encoded."""
+    model, clip = r.loaded(base, one)
+
+    def hyper(n, context, value, extra_options):
+        return n, context * 1.1, value * 1.1
+
+    changed, plain = model.clone(), base[0].clone()
+    for each in (changed, plain):
+        each.set_model_attn2_patch(foreign(hyper))
+    positive, negative = r.encode(clip, PROMPT), r.encode(clip, "")
+    assert torch.equal(r.sample(changed, positive, negative), r.sample(plain, positive, negative))
+    assert "gives layers of the model text features of its own" in caplog.text
+
+
+def test_a_concept_that_is_loaded_behind_guidance(base, one, two):
+    """Load Concept after the Model Patch node: both act, whichever came first."""
+    lora = dict(r.concept(base, seed=3, size=0.02).lora)
+    tuned, _ = pack("host.lora").apply_lora(base[0], None, lora)
+    guided = pack("guidance.guider").personalize(tuned, base[0], pack("guidance.schedule").Schedule(0.3))
+    pictures = []
+    for first, then in ((guided, one), (None, None)):
+        if first is None:
+            with_concept, clip = r.loaded((tuned, base[1]), one)
+            without, _ = r.loaded(base, one)
+            model = pack("guidance.guider").personalize(with_concept, without, pack("guidance.schedule").Schedule(0.3))
+        else:
+            model, clip = r.loaded((first, base[1]), then)
+        pictures.append(r.sample(model, r.encode(clip, PROMPT), r.encode(clip, "a blurry <v1> dog")))
+    r.assert_close(*pictures, r.sample(tuned, r.encode(clip, PROMPT), r.encode(clip, "a blurry <v1> dog")))
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("linkable_torch")
 @pytest.mark.parametrize("backend, part", [("aot_eager", "diffusion_model"), ("inductor", "diffusion_model.middle_block.1.transformer_blocks.0")])
