@@ -17,6 +17,7 @@ def held_out_loss(model, clip, vae, token, concept, resolution: int = 64) -> flo
     with host.training_mode(), torch.no_grad():
         data.encode(lambda pixels: vae.encode(pixels))
         text, denoiser = pack("host.trainable_text").TrainableText(clip), pack("host.denoiser").TrainableDenoiser(model)
+        _on_token_rows(model, denoiser.network)
         total, generator = 0.0, torch.Generator().manual_seed(5)
         for step in range(2):
             batch = data.batch(step)
@@ -27,6 +28,16 @@ def held_out_loss(model, clip, vae, token, concept, resolution: int = 64) -> flo
             prediction, target = denoiser.predict(latents, noise, sigma, [prompts[prompt] for prompt in batch.prompts])
             total += losses.reconstruction(prediction, target, batch.masks).mean().item()
     return total / 2
+
+
+def _on_token_rows(model, network) -> None:
+    """Give the training copy `network` what `model` does on its tokens' rows, which is otherwise there only while the host samples."""
+    rows, on_token_rows = pack("host.token_rows"), pack("training.adapters.side").on_token_rows
+    for difference in rows.differences(model):
+        for key, patch in difference.patches.items():
+            delta = rows._delta(model, key, patch, torch.device("cpu"))
+            layer = network.get_submodule(key.removeprefix("diffusion_model.").removesuffix(".weight"))
+            layer.register_forward_hook(lambda _, args, y, delta=delta: on_token_rows(args[0], y, lambda x, y: y + x @ delta.t()))
 
 
 def untrained_token(clip):
