@@ -335,7 +335,7 @@ TWO_SAVED = Workflow(
         "First": load(230),
         "Second": Node("KindredLoad", 0, 430, 320, 150, {"model": "@First:0", "clip": "@First:1", "name": "my_cat", "strength": 1.0}),
         "Size": size(650),
-        "Negative": say(880, "", "@Base model:1", 110, 0),
+        "Negative": Node("CLIPTextEncode", 0, 880, 320, 110, {"clip": "@Base model:1", "text": ""}),
         **{f"Prompt: {name}": say(60 + 400 * row, text, "@Second:1", 110) for row, (name, text) in enumerate(SAID.items())},
         **{f"Draw: {name}": ksampler(860, 60 + 400 * row, f"@Prompt: {name}:0", "@Second:0") for row, name in enumerate(SAID)},
         **{f"Decode: {name}": decode(1230, 60 + 400 * row, f"Draw: {name}") for row, name in enumerate(SAID)},
