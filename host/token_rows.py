@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import adapters, batch_rows, families, forwards, sampling, text_rows
+from . import adapters, batch_rows, families, forwards, known_rows, sampling, text_rows
 from . import patcher as host_patcher
 from .text_rows import KEY
 
@@ -108,9 +108,9 @@ class TokenRows:
 
     def sampler_sample(self, executor, guider, sigmas, extra_args, *args, **kwargs):
         """Around the whole run: the differences act inside, and are gone afterwards."""
-        known = _rows_of(guider, self.differences)
+        known = known_rows.of_guider(guider, _tags(self.differences))
         if batch_rows.foreign_options(guider.model_options, KEY):
-            known = _with_remembered(known, self.differences, guider)  # couplers hold prompts that the guider does not
+            known = known_rows.with_latest(known, guider, _tags(self.differences))  # couplers hold prompts that the guider does not
         if not known:
             names = ", ".join(dict.fromkeys(repr(name) for difference in self.differences for name in difference.names))
             tell = log.warning if text_rows.lost_tags() & _tags(self.differences) else log.info
@@ -289,43 +289,6 @@ def _delta(patcher, key: str, patch: adapters.Patch, device: torch.device) -> to
     if adapters.additive_term(patch, shape) is not None:
         return host_patcher.patched(patcher, key, [patch], device, start=torch.zeros(shape, dtype=torch.float32, device=device))
     return host_patcher.patched(patcher, key, [patch], device) - host_patcher.patched(patcher, key, [], device)
-
-
-def _rows_of(guider, differences: tuple[Difference, ...]) -> list[tuple[str, torch.Tensor]]:
-    """The rows of the guider's conditions that belong to the tokens of `differences`: those that are remembered, and those that the dicts name."""
-    tags = _tags(differences)
-    found: dict[bytes, tuple[str, torch.Tensor]] = {}
-    changed = False
-    for conditions in guider.conds.values():
-        for condition in conditions or ():
-            features = condition.get("cross_attn")
-            if not torch.is_tensor(features) or features.ndim != 3:
-                continue
-            rows = [(tag, row) for tag, row in text_rows.find(features) if tag in tags]
-            remembered = {tag for tag, _ in rows}
-            for tag, positions in condition.get(KEY, {}).items():
-                if tag in tags and tag not in remembered:
-                    changed = changed or bool(features.any())
-                    rows += [(tag, row) for at in positions if at < features.shape[1] for row in features[:, at]]
-            for tag, row in rows:
-                if row.any():  # Conditioning Zero Out
-                    found.setdefault(row.detach().to("cpu", torch.float32).numpy().tobytes(), (tag, row))
-    if changed:
-        log.warning(
-            "Kindred: a prompt was changed after it was encoded (by Conditioning Average, for example). The concept acts on the rows where its token stood in "
-            "the first prompt; a token that only the other prompt names does not act."
-        )
-    return list(found.values())
-
-
-def _with_remembered(known: list[tuple[str, torch.Tensor]], differences: tuple[Difference, ...], guider) -> list[tuple[str, torch.Tensor]]:
-    """`known` and the rows of the latest other prompts that name the same tokens."""
-    features = next((one["cross_attn"] for some in guider.conds.values() for one in some or () if torch.is_tensor(one.get("cross_attn"))), None)
-    if features is None:
-        return known
-    there = {row.detach().to("cpu", torch.float32).numpy().tobytes() for _, row in known}
-    latest = [(tag, row) for tag, row in text_rows.latest(_tags(differences)) if row.shape[-1] == features.shape[-1]]
-    return [*known, *((tag, row.to(features)) for tag, row in latest if row.numpy().tobytes() not in there)]
 
 
 def _tags(differences: tuple[Difference, ...]) -> frozenset[str]:

@@ -52,7 +52,7 @@ def main() -> None:
     }
     said = {"base model": "has never seen the subject", "plain K/V tuning": "every class word becomes it", "on the token's rows": "only the token is"}
     columns = [
-        Column(title, said[title], (f"without the token: {same[title]} of 6 pictures are the base's, bit for bit",) if title != "base model" else ())
+        Column(title, said[title], ("without the token, the base's", f"picture bit for bit: {same[title]} of 6") if title != "base model" else ())
         for title in cells
     ]
     rows = [(one.text, [some[at] for some in cells.values()]) for at, one in enumerate(both)]

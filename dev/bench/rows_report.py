@@ -19,6 +19,7 @@ from evidence_report import _Axes  # noqa: E402
 
 bootstrap, canvas = load("evaluation.bootstrap"), load("evaluation.canvas")
 BASELINE = "all, SPL 0"
+COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#5a5a60")  # Okabe and Ito's, for all eyes
 FRONTIERS = {
     "rows": ("all, SPL 0", "token, SPL 0", "token alone, SPL 0", "token and all behind, SPL 0", "token and end, SPL 0"),
     "spl": ("all, SPL 0", "all, SPL 1", "token, SPL 0", "token, SPL 0.1", "token, SPL 1", "token, SPL 10"),
@@ -93,7 +94,7 @@ def _frontier(found: dict, trainings: list[str]) -> torch.Tensor:
     xs, ys = ([point[at] for some in points.values() for point in some] or [0.0, 1.0] for at in (0, 1))
     axes = _Axes(board, (330, 24, 1060, 616), f"prompt fidelity over likeness, {len(shared)} subjects", xs, ys, "likeness")
     for index, (training, some) in enumerate(points.items()):
-        colour = board.theme.series[index % len(board.theme.series)]
+        colour = COLOURS[index]
         board.dot(38, 60 + 40 * index, 8, colour)
         board.text(56, 60 + 40 * index, training, 20, anchor="lm")
         for (x0, y0, _), (x1, y1, _) in itertools.pairwise(some):
