@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "dev" / "bench"))
 
 from evidence import COMMON, KV  # noqa: E402
-from lab import SIDE, Lab, Prompt, Way  # noqa: E402
+from lab import SIDE, Lab, Learned, Prompt, Way  # noqa: E402
 
 SCENES = ("wearing headphones on the beach", "wearing a hat on the moon", "wearing a scarf in the snow")
 
@@ -40,7 +40,7 @@ def main() -> None:
         pictures = [lab.draw(tuned, both, Way(cfg=2.5), seed=options.seed + turn) for turn in range(2)]
         return [[_image(turn[at]) for turn in pictures] for at in range(len(both))]
 
-    ways = {"base model": None}
+    ways: dict[str, Learned | None] = {"base model": None}
     for title, rows in (("plain K/V tuning", "all"), ("on the token's rows", options.rows)):
         ways[title] = lab.learn(options.subject, **{**COMMON, **KV, "rows": rows, "spl_weight": 1.0, "steps": options.steps, "seed": options.seed})[
             options.steps
