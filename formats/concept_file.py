@@ -224,6 +224,8 @@ def _note_rows(tokens: list[LearnedToken], metadata: dict[str, str]) -> None:
     token_rows.reach(rows)
     known = token_rows.tags_of(metadata)
     for token in tokens:
+        if known & {token_rows.tag_of(token.metadata, key) for key in token.vectors}:
+            continue  # perhaps turned toward its class since (Token SLERP)
         tags = dict(zip(token.vectors, manifest.digests(token.vectors), strict=True))
         if not known & set(tags.values()):
             raise ValueError(

@@ -146,6 +146,20 @@ def test_a_saved_concept_keeps_its_rows(base, concepts, tmp_path):
         assert (pictures[name] - pictures["core"]).abs().max() < 0.05 * (pictures["core"] - plain).abs().max()
 
 
+def test_a_token_that_was_turned_toward_its_class_is_saved_and_loaded(base, tmp_path):
+    """Token SLERP before Save Concept: the vectors are no longer the trained ones, and the rows are still the concept's."""
+    file, text, one = pack("formats.concept_file"), pack("host.text"), r.concept(base)
+    model, clip = r.loaded(base, one)
+    turned, tokens = pack("embedding.carried").adjust_clip(clip, "<v1>", "", 0.5, 0.5, "midpoint")
+    file.save(one.lora, tokens, "turned", tmp_path / "loras", tmp_path / "embeddings", dtype=torch.float32)
+    lora, tokens = file.load(tmp_path / "loras" / "turned.safetensors", text.embedding_widths(base[1]), lambda wanted: tmp_path / "embeddings" / wanted)
+    again, _ = pack("host.lora").apply_lora(base[0], None, lora)
+    pictures = [
+        r.sample(each, r.encode(encoder, PROMPT), r.encode(base[1], "")) for each, encoder in ((model, turned), (again, text.carry_tokens(base[1], tokens)))
+    ]
+    r.assert_close(*pictures, r.sample(base[0], r.encode(turned, PROMPT), r.encode(base[1], "")))
+
+
 def test_a_model_without_text_layers_trains_everywhere_and_says_so(base, concepts, caplog):
     caplog.set_level("INFO")
     with pack("host.training").training_mode():
