@@ -32,3 +32,24 @@ class Adapter:
     def detach(self) -> None:
         """Make the network the base model again, for good."""
         raise NotImplementedError
+
+
+class Hooked(Adapter):
+    """An adapter that hooks on the layers hold. A subclass puts them into `_hooks`, and they do nothing while `_enabled` is off."""
+
+    def __init__(self):
+        self._enabled = True
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        before, self._enabled = self._enabled, False
+        try:
+            yield
+        finally:
+            self._enabled = before
+
+    def detach(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()

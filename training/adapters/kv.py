@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from ...host import families, train_adapters
-from .base import Adapter
+from .base import Adapter, Hooked
 from .side import on_token_rows
 
 CROSS_ATTENTION_KV = re.compile(r"\.attn2\.to_[kv]$")
@@ -60,14 +60,15 @@ class WeightDifference(Adapter):
             self._base[name] = train_adapters.set_weight(layer, self.parameters[name])
 
 
-class TokenRowsDifference(Adapter):
+class TokenRowsDifference(Hooked):
     """A full-rank difference of each K and V projection that acts on the token's rows of the text alone (`formats.token_rows`).
 
     It starts at zero, in float32. The gradient comes from a few rows, so a step costs less than one of `WeightDifference`.
     """
 
     def __init__(self, network: torch.nn.Module, prefix: str = "diffusion_model.", device: torch.device | None = None):
-        self._prefix, self._enabled, self._hooks, self.parameters = prefix, True, [], {}
+        super().__init__()
+        self._prefix, self.parameters = prefix, {}
         for name, layer in network.named_modules():
             if families.is_text_layer(network, name) and getattr(layer, "weight", None) is not None:
                 self.parameters[name] = torch.nn.Parameter(torch.zeros_like(train_adapters.computed_weight(layer, device)))
@@ -80,19 +81,6 @@ class TokenRowsDifference(Adapter):
     def lora(self) -> dict[str, torch.Tensor]:
         """`<prefix><layer>.diff`."""
         return {f"{self._prefix}{name}.diff": parameter.detach().cpu().clone() for name, parameter in self.parameters.items()}
-
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        before, self._enabled = self._enabled, False
-        try:
-            yield
-        finally:
-            self._enabled = before
-
-    def detach(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
 
     def _output(self, difference: torch.nn.Parameter, layer, arguments, output):
         if not self._enabled:

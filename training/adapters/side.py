@@ -7,8 +7,7 @@ activations' dtype at each call.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...host import text_rows
-from .base import Adapter
+from .base import Hooked
 from .kinds import side_class
 from .layers import target_layers
 
@@ -51,7 +50,7 @@ class Side:
         return entries if self.alpha is None else {**entries, "alpha": torch.tensor(float(self.alpha))}
 
 
-class SideAdapter(Adapter):
+class SideAdapter(Hooked):
     """A `Side` for each of `layers`, held by forward hooks. `parameters` are named `<layer>.<name in the file>`."""
 
     def __init__(
@@ -67,10 +66,10 @@ class SideAdapter(Adapter):
     ):
         generator = torch.Generator().manual_seed(seed)
         make = side_class(kind)
-        self.kind, self._prefix, self._enabled = kind, prefix, True
+        super().__init__()
+        self.kind, self._prefix = kind, prefix
         self._sides: dict[str, Side] = {name: make(layer, rank, alpha, generator, device or layer.weight.device) for name, layer in layers.items()}
         self.parameters = {f"{name}.{key}": value for name, side in self._sides.items() for key, value in side.parameters.items()}
-        self._hooks = []
         for name, side in self._sides.items():
             on_rows = limited is not None and limited(name)  # `_output_of_rows` changes the input itself
             self._hooks.append(layers[name].register_forward_hook(functools.partial(self._output_of_rows if on_rows else self._output, side)))
@@ -79,19 +78,6 @@ class SideAdapter(Adapter):
 
     def lora(self) -> dict[str, Tensor]:
         return {f"{self._prefix}{name}.{key}": value for name, side in self._sides.items() for key, value in side.saved().items()}
-
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        before, self._enabled = self._enabled, False
-        try:
-            yield
-        finally:
-            self._enabled = before
-
-    def detach(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
 
     def _input(self, side: Side, layer, arguments):
         return (side.input(arguments[0]), *arguments[1:]) if self._enabled else None
