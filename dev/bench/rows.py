@@ -1,6 +1,6 @@
 """Token rows against plain K/V tuning on the miniature world: which rows, how much SPL, how many vectors, how many steps. Resumable.
 
-    python dev/bench/rows.py --work FOLDER [--subjects 8] [--seeds 2] [--prompts 24] [--processes 2] [--only PART]
+    python dev/bench/rows.py --work FOLDER [--subjects 8] [--seeds 2] [--prompts 24] [--processes 2] [--only PATTERN]
     python dev/bench/rows.py --work FOLDER --report        # tables and charts of what is there, without running anything
 
 For each subject, seed and training: pictures of the prompts with the token, and of half of these prompts with the class word instead.
@@ -15,6 +15,7 @@ import argparse
 import json
 import lzma
 import os
+import re
 import subprocess
 import sys
 import time
@@ -66,7 +67,7 @@ def run(options) -> None:
     done = {(entry["subject"], entry["seed"], entry["training"], entry["prompts"]) for entry in entries(log)}
     lab, began = Lab(None, 1, SAMPLING), time.monotonic()
     wanted = [(seed, name, subject) for seed in range(1, options.seeds + 1) for name in trainings() for subject in SUBJECTS[: options.subjects]]
-    for seed, name, subject in [one for one in wanted if options.only in one[1]][index::of]:
+    for seed, name, subject in [one for one in wanted if re.fullmatch(options.only, one[1])][index::of]:
         if (subject, seed, name, options.prompts) in done:
             continue
         lines = cells(lab, subject, seed, name, options.prompts)
@@ -105,7 +106,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="side by side, about 2 GB each (default: one for each core)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="trainings with this text in their names")
+    parser.add_argument("--only", default=".*", metavar="PATTERN", help='trainings whose whole name this regular expression matches, such as "(all|token), SPL (0|1)"')
     parser.add_argument("--share", default="0/1", help=argparse.SUPPRESS)
     parser.add_argument("--report", action="store_true", help="only write the report of what is there")
     options = parser.parse_args()
