@@ -93,13 +93,12 @@ def load_lora(model, clip, state: dict[str, torch.Tensor], strength: float = 1.0
 
 def _patched(model, clip, state: dict[str, torch.Tensor], strength: float, notes: list[str], metadata: Mapping[str, str]) -> Applied:
     known = comfy.lora.model_lora_keys_unet(model.model, {})
-    shapes = {key: value.shape for key, value in model.model.state_dict().items()}
     if clip is not None:
         known = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, known)
-        shapes |= {key: value.shape for key, value in clip.cond_stage_model.state_dict().items()}
     state = comfy.lora_convert.convert_lora(dict(state))
     matched = comfy.lora.load_lora(state, known, log_missing=False)
-    fitting = {key: patch for key, patch in matched.items() if _fits(patch, _shape(key, shapes))}
+    owner = {key: model if (key if isinstance(key, str) else key[0]).startswith(DIFFUSION) else clip.patcher for key in matched}
+    fitting = {key: patch for key, patch in matched.items() if _fits(patch, _shape(key, owner[key]))}
     unread = sorted(state.keys() - _read_keys(state, known, matched))
     for key in unread:  # a part of an adapter would be a different adapter, so the whole layer is left out
         fitting.pop(known.get(_layer(key, known)), None)
@@ -109,7 +108,6 @@ def _patched(model, clip, state: dict[str, torch.Tensor], strength: float, notes
     misfits = [str(key if isinstance(key, str) else key[0]) for key in matched.keys() - fitting.keys()]
     if unread or misfits:  # misfits: whole layers
         notes.append(_left_out(unread, misfits, len(fitting), type(model.model).__name__))
-    owner = {key: model if (key if isinstance(key, str) else key[0]).startswith(DIFFUSION) else clip.patcher for key in fitting}
     fitting = {key: _exact(patch, key, owner[key]) for key, patch in fitting.items()}
     limited = _of_token_rows(model, fitting, metadata)
     tuned = model.clone()
@@ -224,14 +222,16 @@ def _read_keys(state, known, matched) -> set[str]:
     return keys
 
 
-def _shape(key, shapes: dict[str, torch.Size]) -> torch.Size | None:
-    """The shape that core's patch key selects: of a weight's name, or of (name, (dimension, start, length)) for a part of it. None if unknown."""
-    if isinstance(key, str):
-        return shapes.get(key)
-    shape = list(shapes.get(key[0], ()))
-    if not shape:
+def _shape(key, patcher) -> torch.Size | None:
+    """The shape that core's patch key selects: of a weight's name, or of (name, (dimension, start, length)) for a part of it. None if unknown.
+
+    Asked of the weight itself: the state dict of a GGUF model has the shapes of the packed bytes.
+    """
+    try:
+        shape = list(pristine(patcher, key if isinstance(key, str) else key[0]).shape)
+    except AttributeError:
         return None
-    if len(key) > 1 and key[1] is not None:
+    if not isinstance(key, str) and len(key) > 1 and key[1] is not None:
         shape[key[1][0]] = key[1][2]
     return torch.Size(shape)
 

@@ -7,6 +7,7 @@ from kindred_testing import pack
 from kindred_testing import rows as r
 from kindred_testing.guidance_models import comfy
 from kindred_testing.models import sd15
+from kindred_testing.packed import packed
 
 PROMPT, CLASS = "a photo of a <v1> dog on the beach", "a photo of a dog on the beach"
 
@@ -29,7 +30,16 @@ def masked(base, positive, one, *conditions, **how):
 
 def controlled(positive, negative, start=0.0, end=1.0):
     image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
-    return g.node("ControlNetApplyAdvanced", positive=positive, negative=negative, control_net=g.control_net(), image=image, strength=1.0, start_percent=start, end_percent=end)[:2]
+    return g.node(
+        "ControlNetApplyAdvanced",
+        positive=positive,
+        negative=negative,
+        control_net=g.control_net(),
+        image=image,
+        strength=1.0,
+        start_percent=start,
+        end_percent=end,
+    )[:2]
 
 
 @pytest.mark.parametrize("start, end, batch", [(0.0, 1.0, 1), (0.4, 1.0, 2)])
@@ -98,3 +108,15 @@ def test_weights_in_fp8(base, one):
     got = r.sample(model, positive, negative)
     r.assert_close(got, masked(packed, positive, one, positive, negative), r.sample(packed[0], positive, negative))
     assert torch.equal(r.sample(model, r.encode(clip, CLASS), negative), r.sample(packed[0], r.encode(clip, CLASS), negative))
+
+
+def test_weights_of_a_gguf_file(base, one):
+    """Only their own loader can read them, and the host's list of weights has the shapes of their bytes."""
+    model, plain = packed(base[0])
+    loaded, clip = r.loaded((model, base[1]), one)
+    positive, negative = r.encode(clip, PROMPT), r.encode(clip, "")
+    got = r.sample(loaded, positive, negative)
+    r.assert_close(got, masked((plain, clip), positive, one, positive, negative), r.sample(plain, positive, negative))
+    whole, _ = pack("host.lora").apply_lora(model, None, dict(one.lora))  # without its metadata: on all rows
+    plainly, _ = pack("host.lora").apply_lora(plain, None, dict(one.lora))
+    r.assert_close(r.sample(whole, positive, negative), r.sample(plainly, positive, negative), got)
