@@ -6,7 +6,8 @@ from functools import partial
 
 import beside_packs_files as files
 import beside_packs_tokens as tokens
-from beside_packs import Case, out
+from beside_packs_frame import Case, out
+from beside_packs_rows import RowsCase
 
 # ---- no pack: the harness itself --------------------------------------------------------------------------------------------------
 
@@ -89,8 +90,7 @@ def one(node: str, **inputs):
 
 
 def negpip_texts(scene):
-    loaded = [scene.clip[0], 0]
-    clip = out(scene.graph.add("CLIPNegPip", model=loaded, clip=scene.clip), 1)
+    clip = out(scene.graph.add("CLIPNegPip", model=scene.loaded, clip=scene.clip), 1)
     scene.positive, scene.negative = scene.text("a photo of a dog, (rain:-1.2)", clip), scene.text("blurry", clip)
 
 
@@ -253,7 +253,7 @@ def advanced_control(scene):
 
 def reference(scene):
     image = scene.graph.add("EmptyImage", width=128, height=128, batch_size=1, color=0x80FF20)
-    pixels = scene.graph.add("ACN_ReferencePreprocessor", image=image, vae=[scene.clip[0], 2], latent_size=scene.latent)
+    pixels = scene.graph.add("ACN_ReferencePreprocessor", image=image, vae=scene.vae, latent_size=scene.latent)
     apply_control(scene, scene.graph.add("ACN_ReferenceControlNet", reference_type="reference_attn", style_fidelity=0.5, ref_weight=1.0), pixels, 1.0)
 
 
@@ -268,6 +268,8 @@ CONTROL = [
 
 def power_lora(graph, made, tuning):
     base = graph.add("CheckpointLoaderSimple", ckpt_name=made.base("tiny"))
+    if not tuning:
+        return base, base
     lora = {"on": True, "lora": made.adapter("tiny", tuning), "strength": files.STRENGTH}
     return graph.add("Power Lora Loader (rgthree)", model=base, clip=out(base, 1), lora_1=lora), base
 
@@ -278,6 +280,8 @@ RGTHREE = [Case("Power Lora Loader", load=power_lora, orders=("pack first",))]
 def quantised(graph, made, tuning, kind):
     precise = {"dequant_dtype": "float32", "patch_dtype": "float32", "patch_on_device": False}  # their default computes weights in half precision
     base = graph.add("UnetLoaderGGUFAdvanced", unet_name=f"tiny-{kind}.gguf", **precise)
+    if not tuning:
+        return base, base
     return graph.add("LoraLoaderModelOnly", model=base, lora_name=made.adapter(f"gguf-{kind}", tuning), strength_model=files.STRENGTH), base
 
 
@@ -293,7 +297,7 @@ def denoiser(scene, model):
 
 SMZ = [Case("Settings: CFGDenoiser", denoiser, tunings=("kv",))]
 
-CASES = {
+_CASES = {
     "nothing": NOTHING + tokens.CORE,
     "ComfyUI-AnimateDiff-Evolved": ANIMATEDIFF,
     "ComfyUI-ppm": PPM + tokens.PPM,
@@ -315,3 +319,5 @@ CASES = {
     "ComfyUI_ADV_CLIP_emb": tokens.ADVANCED,
     "ComfyUI_smZNodes": tokens.SMZ + SMZ,
 }
+# Each use of a pack once more, with two concepts that act on their token's rows.
+CASES = {pack: [*cases, *(RowsCase(case) for case in cases if isinstance(case, Case))] for pack, cases in _CASES.items()}

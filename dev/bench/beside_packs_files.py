@@ -41,22 +41,19 @@ class Files:
     def weak_path(self, base: str, tuning: str) -> str:
         return str(self.folder / "checkpoints" / self.weak(base, tuning))
 
-    def prepare(self, case) -> None:
-        """All files that a case needs."""
-        if not hasattr(case, "tunings"):
-            import beside_packs_tokens
+    def adapters(self, base: str, tunings: tuple[str, ...]) -> None:
+        """The base model, and for each of `tunings` its adapter and the checkpoints that it amounts to."""
+        self.model(base)
+        for tuning in tunings:
+            if not Path(self.weak_path(base, tuning)).exists():
+                self._tune(self.folder / "checkpoints" / self.base(base), base, tuning, whole=base != "wide")
 
+    def model(self, base: str) -> None:
+        """The base model alone."""
+        if base.startswith("gguf-") and not (self.folder / "checkpoints" / self.base(base)).exists():
             self._base("tiny")
-            beside_packs_tokens.concepts(self.folder)
-            return
-        checkpoint = self.folder / "checkpoints" / self.base(case.base)
-        if case.base.startswith("gguf-") and not checkpoint.exists():
-            self._base("tiny")
-            quantise(self.folder, case.base.removeprefix("gguf-"))
-        self._base(case.base)
-        for tuning in case.tunings:
-            if not Path(self.weak_path(case.base, tuning)).exists():
-                self._tune(checkpoint, case.base, tuning, whole=case.base != "wide")
+            quantise(self.folder, base.removeprefix("gguf-"))
+        self._base(base)
 
     def _base(self, base: str) -> None:
         checkpoint = self.folder / "checkpoints" / self.base(base)

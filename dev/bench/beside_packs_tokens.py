@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from beside_packs import Graph, Rows, error_of, out
+from beside_packs_frame import Graph, Rows, error_of, out
 
 NAMES = ("beside-one", "beside-two")  # the same token, <v1>, with other vectors
 TEXT, PLAIN = "a photo of a <v1> dog, (night:1.2)", "a photo of a dog, (night:1.2)"
@@ -30,6 +30,10 @@ class TokenCase:
     def __init__(self, name: str, encode, equal: bool = False):
         """`equal`: it should give what core's CLIPTextEncode gives."""
         self.name, self.encode, self.equal = name, encode, equal
+
+    def make(self, files) -> None:
+        files.model("tiny")
+        concepts(files.folder)
 
     def run(self, bench) -> list[tuple[str, str]]:
         self.bench, rows = bench, Rows()

@@ -1,12 +1,14 @@
-"""A custom node for `beside_packs.py`: the brute force that guidance is compared with.
+"""Custom nodes for `beside_packs.py`: the brute forces that it compares with. They know nothing of batches and wrappers, and nothing of this pack.
 
-While it samples, each prediction runs twice over all conditions: once with the tuned weights, once with the weak ones copied over them. The negative list's
-result is taken from the second run, every other list's from the first. It knows nothing of batches, rows and wrappers, and nothing of this pack.
+TwoWeights, for guidance: while it samples, each prediction runs twice over all conditions: once with the tuned weights, once with the weak ones copied over them. The negative list's
+result is taken from the second run, every other list's from the first.
+MaskedRows, for a concept on its token's rows: hooks on K and V of cross-attention.
 """
 
 import comfy.patcher_extension
 import comfy.samplers
 import comfy.utils
+import folder_paths
 import torch
 from safetensors.torch import load_file
 
@@ -63,6 +65,57 @@ class TwoWeights:
         return (clone,)
 
 
+class MaskedRows:
+    """K = W x + dW x for each row x of the text whose features are those of the token, or of the word behind it, in one of `texts`."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",), "clip": ("CLIP",), "lora": ("STRING",), "token": ("STRING",), "texts": ("STRING",)}}
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "patch"
+
+    def patch(self, model, clip, lora, token, texts):
+        file = load_file(folder_paths.get_full_path_or_raise("loras", f"kindred/{lora}.safetensors"))
+        vectors = load_file(folder_paths.get_full_path_or_raise("embeddings", f"{lora}.safetensors"))
+        wanted = {tuple(vector.tolist()) for of_encoder in vectors.values() for vector in of_encoder}
+        rows = {}
+        for text in texts.splitlines():
+            tokens = clip.tokenize(text)
+            features = clip.encode_from_tokens_scheduled(tokens)[0][0][0]
+            flat = [entry[0] for chunk in tokens["l"] for entry in chunk]
+            own = [torch.is_tensor(entry) and tuple(entry.flatten().tolist()) in wanted for entry in flat]
+            for at in range(1, len(flat)):
+                if own[at] or (own[at - 1] and not torch.is_tensor(flat[at])):
+                    rows[features[at].numpy().tobytes()] = features[at]
+        hooks = {key.removesuffix(".diff"): self.hook(delta, list(rows.values())) for key, delta in file.items() if key.endswith(".diff")}
+
+        def run(executor, *args, **kwargs):
+            with model.use_ejected():  # a pack may have put modules in between, which move the others' places
+                layers = [(comfy.utils.get_attr(model.model, path), hook) for path, hook in hooks.items()]
+            handles = [layer.register_forward_hook(hook) for layer, hook in layers]
+            try:
+                return executor(*args, **kwargs)
+            finally:
+                for handle in handles:
+                    handle.remove()
+
+        clone = model.clone()
+        clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE, f"masked_rows_{token}", run)
+        return (clone,)
+
+    @staticmethod
+    def hook(delta, rows):
+        def added(layer, arguments, output):
+            x, output = arguments[0], output.clone()
+            for row in rows:
+                equal = (x == row.to(x)).all(dim=-1)
+                output[equal] += delta.to(x) @ row.to(x)
+            return output
+
+        return added
+
+
 class CompareConditioning:
     """Saves a conditioning's tensor where the script reads it."""
 
@@ -79,4 +132,4 @@ class CompareConditioning:
         return {}
 
 
-NODE_CLASS_MAPPINGS = {"TwoWeights": TwoWeights, "CompareConditioning": CompareConditioning}
+NODE_CLASS_MAPPINGS = {"TwoWeights": TwoWeights, "MaskedRows": MaskedRows, "CompareConditioning": CompareConditioning}
