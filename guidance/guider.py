@@ -1,10 +1,13 @@
 """Guiders: Personalization Guidance, and its relatives for comparison.
 
-D = the model's prediction of the image, theta' tuned, theta base, c prompt, phi null prompt, theta_w = omega theta' + (1 - omega) theta.
+D = the model's prediction of the image, theta' tuned, theta base, c prompt, c0 the same prompt without the subject, phi null prompt,
+theta_w = omega theta' + (1 - omega) theta, t = time from 1 (noise) to 0 (image).
 
-    personalization    D_theta_w(phi) + cfg (D_theta'(c) - D_theta_w(phi))                      Steering Guidance 2025, equations 7 and 8
-    autoguidance       D_theta'(phi) + cfg (D_theta'(c) - D_theta'(phi)) + s (D_theta'(c) - D_theta_w(c))           its baseline CFG + AG
-    subject-agnostic   D_theta'(phi) + cfg (D_theta'(c) - D_theta'(phi)) + s (D_theta'(c) - D_theta'(c without the subject))   CFG + SAG
+    personalization         D_theta_w(phi) + cfg (D_theta'(c) - D_theta_w(phi))                     Steering Guidance 2025, equations 7 and 8
+    autoguidance            D_theta'(phi) + cfg (D_theta'(c) - D_theta'(phi)) + s (D_theta'(c) - D_theta_w(c))          its baseline CFG + AG
+    subject-agnostic        D_theta'(phi) + cfg (D_bar - D_theta'(phi)),  D_bar = (1 + w) D_theta'(c) - w D_theta'(c0),
+                            w = -1 while t > T, then w = r in [-1, 0]                        SAG as published: Chan et al., CVPR 2024
+    CFG + subject-agnostic  D_theta'(phi) + cfg (D_theta'(c) - D_theta'(phi)) + s (D_theta'(c0) - D_theta'(c))       baseline of Steering Guidance
 
 The paper's AG of equation 6 with scale lambda is cfg 1 and s = lambda - 1. All predictions of a step are made in one batch.
 """
@@ -19,14 +22,13 @@ from typing import Any
 
 from ..host import sampling
 from ..host.types import Conditioning, Model
+from . import relatives
 from .modes import DEFAULT, MODES
 from .routing import attach, detach
 from .schedule import Schedule
 from .weak_model import WeakModel
 
 log = logging.getLogger(__name__)
-
-WEAK = "weak"
 
 
 def personalize(model: Model, base_model: Model, schedule: Schedule) -> Model:
@@ -49,21 +51,6 @@ class PersonalizationGuider(sampling.CFGGuider):
         super().__init__(personalize(model, base_model, schedule))
 
 
-class ThirdPredictionGuider(sampling.CFGGuider):
-    """CFG plus `scale` times the step from a third prediction to the positive one (autoguidance, subject-agnostic guidance)."""
-
-    def __init__(self, model: Model):
-        super().__init__(model)
-        self.scale = 1.0
-
-    def set_scale(self, scale: float) -> None:
-        self.scale = float(scale)
-
-    def predict_noise(self, x, timestep, model_options=None, seed=None):
-        positive, negative, third = self.conds["positive"], self.conds.get("negative"), self.conds[WEAK]
-        return sampling.cfg_and_third(self.inner_model, x, timestep, model_options or {}, positive, negative, third, self.cfg, self.scale)
-
-
 @dataclass(frozen=True)
 class Inputs:
     """What a mode makes its guider of; MODEL, CONDITIONING and numbers as the node has them."""
@@ -75,6 +62,8 @@ class Inputs:
     schedule: Schedule
     subject_agnostic: Conditioning | None
     scale: float
+    agnostic_until: float
+    agnostic_weight: float
 
 
 def _personalization(given: Inputs):
@@ -84,31 +73,39 @@ def _personalization(given: Inputs):
 
 
 def _autoguidance(given: Inputs):
-    return _third(given, attach(given.model, WeakModel(given.model, given.base_model, given.schedule), sides=(WEAK,)), given.positive)
+    weak = attach(given.model, WeakModel(given.model, given.base_model, given.schedule), sides=(relatives.THIRD,))
+    return _third(given, weak, given.positive, given.scale)
 
 
 def _subject_agnostic(given: Inputs):
+    conditions = given.positive, given.negative, _without_subject(given)
+    return relatives.SubjectAgnosticGuider(given.model, *conditions, given.agnostic_until, given.agnostic_weight)
+
+
+def _cfg_and_subject_agnostic(given: Inputs):
+    return _third(given, given.model, _without_subject(given), -given.scale)
+
+
+def _without_subject(given: Inputs) -> Conditioning:
     if given.subject_agnostic is None:
         raise ValueError(
             "`subject_agnostic` is not connected: subject-agnostic guidance needs the prompt encoded without the subject's token, "
             "for example with its class word instead."
         )
-    return _third(given, given.model, given.subject_agnostic)
+    return given.subject_agnostic
 
 
-def _third(given: Inputs, model: Model, third: Conditioning):
-    if not math.isfinite(given.scale):
+def _third(given: Inputs, model: Model, third: Conditioning, scale: float):
+    if not math.isfinite(scale):
         raise ValueError(f"`scale` is {given.scale}; expected a finite number.")
-    guider = ThirdPredictionGuider(model)
-    guider.inner_set_conds({"positive": given.positive, "negative": given.negative, WEAK: third})
-    guider.set_scale(given.scale)
-    return guider
+    return relatives.ThirdPredictionGuider(model, given.positive, given.negative, third, scale)
 
 
 MAKERS: dict[str, Callable[[Inputs], Any]] = {
     "personalization": _personalization,
     "autoguidance": _autoguidance,
     "subject-agnostic": _subject_agnostic,
+    "CFG + subject-agnostic": _cfg_and_subject_agnostic,
 }
 if MAKERS.keys() != MODES.keys():
     raise RuntimeError(f"guidance modes that are offered but not made, or made but not offered: {MAKERS.keys() ^ MODES.keys()}")
@@ -124,8 +121,14 @@ def make_guider(
     mode: str = DEFAULT,
     subject_agnostic: Conditioning | None = None,
     scale: float = 1.0,
+    agnostic_until: float = relatives.UNTIL,
+    agnostic_weight: float = relatives.WEIGHT,
 ):
-    """The guider of `mode` with its conditionings set. Raises ValueError, one sentence, if an input is missing or does not fit."""
+    """The guider of `mode` with its conditionings set. Raises ValueError, one sentence, if an input is missing or does not fit.
+
+    subject_agnostic  c0, for the modes that are named after it;  scale: s, for the modes that make three predictions
+    agnostic_until    T, and agnostic_weight: r, of the mode "subject-agnostic"
+    """
     if mode not in MAKERS:
         raise ValueError(f"`mode` is {mode!r}; expected one of {', '.join(MAKERS)}.")
     if not math.isfinite(cfg):
@@ -133,8 +136,8 @@ def make_guider(
     if negative is None:
         raise ValueError(
             "`negative` is not connected, and this guider encodes nothing by itself: connect an empty prompt. If the text encoder was tuned, too, "
-            "encode it with the base CLIP for omega 0 (the weak model's own null prompt)."
+            "take it from Negative Prompt (Personalization Guidance)."
         )
-    guider = MAKERS[mode](Inputs(model, base_model, positive, negative, schedule, subject_agnostic, scale))
+    guider = MAKERS[mode](Inputs(model, base_model, positive, negative, schedule, subject_agnostic, scale, agnostic_until, agnostic_weight))
     guider.set_cfg(cfg)
     return guider

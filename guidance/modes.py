@@ -23,7 +23,8 @@ class Mode:
 MODES: dict[str, Mode] = {
     "personalization": Mode("the paper's method", 2),
     "autoguidance": Mode("CFG, and away from the weak model on the SAME prompt", 3),
-    "subject-agnostic": Mode("CFG, and away from a prompt without the subject; omega is not used", 3),
+    "subject-agnostic": Mode("CFG, early on the prompt without the subject, as SAG is published; omega is not used", 2),
+    "CFG + subject-agnostic": Mode("CFG, and toward the prompt without the subject, as Steering Guidance compares it; omega is not used", 3),
 }
 DEFAULT = "personalization"
 

@@ -11,6 +11,7 @@ import sys
 
 from ..host import patcher as host_patcher
 from ..host import sampling
+from . import null_prompt
 from .run import KEY, SECOND, GuidedRun, log
 from .weak_model import WeakModel
 
@@ -22,7 +23,7 @@ def attach(model, weak: WeakModel, sides: tuple[str, ...] = WEAK_SIDES):
     """A clone of `model` on which `weak` predicts the negative side of every guider: its conditions with the names `sides`."""
     clone = model.clone()
     routing = Routing(weak, sides)
-    host_patcher.wrap(clone, KEY, sampler_sample=routing.sampler_sample)
+    host_patcher.wrap(clone, KEY, outer_sample=routing.outer_sample, sampler_sample=routing.sampler_sample)
     host_patcher.add_callbacks(clone, KEY, on_pre_run=routing.pre_run, on_cleanup=routing.cleanup)
     clone.remove_additional_models(SECOND)
     if weak.separate:
@@ -46,6 +47,11 @@ class Routing:
     def __init__(self, weak: WeakModel, sides: tuple[str, ...]):
         self.weak, self.sides, self.run = weak, sides, None
         self.sampled = True
+
+    def outer_sample(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
+        """Around the whole run, before the model is loaded and the conditions are prepared."""
+        null_prompt.encode_again(executor.class_obj, self.sides, self.weak.schedule, sigmas)
+        return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
     def sampler_sample(self, executor, guider, sigmas, extra_args, *args, **kwargs):
         """Around the whole run: the weak weights are in place inside, and gone afterwards."""

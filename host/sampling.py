@@ -57,22 +57,43 @@ def has_weight_hooks(guider) -> bool:
 
 
 def percent_to_sigma(guider):
-    """The model's function from the part of the schedule (0 = pure noise, 1 = the end) to sigma."""
+    """The model's function from the part of the schedule (0 = pure noise, 1 = the end) to sigma, within a run."""
     return guider.inner_model.model_sampling.percent_to_sigma
+
+
+def percent_to_sigma_before(guider):
+    """`percent_to_sigma` before the model is loaded for a run."""
+    return guider.model_patcher.get_model_object("model_sampling").percent_to_sigma
 
 
 def cfg_and_third(model, x, timestep, model_options, positive, negative, third, cfg: float, scale: float):
     """The host's CFG of positive and negative, plus scale * (positive - third), in one batch; without a negative forward if cfg is 1."""
-    if math.isclose(cfg, 1.0) and not model_options.get("disable_cfg1_optimization", False):
-        negative = None
-    conds = [positive, negative, third]
-    strong, null, weak = comfy.samplers.calc_cond_batch(model, conds, x, timestep, model_options)
-    out = [strong, null]
-    for function in model_options.get("sampler_pre_cfg_function", []):
-        arguments = {"conds": conds[:2], "conds_out": out, "cond_scale": cfg, "timestep": timestep, "input": x, "sigma": timestep}
-        out = function({**arguments, "model": model, "model_options": model_options})
-    guided = comfy.samplers.cfg_function(model, out[0], out[1], cfg, x, timestep, model_options=model_options, cond=positive, uncond=negative)
+    negative = _needed(negative, cfg, model_options)
+    strong, null, weak = comfy.samplers.calc_cond_batch(model, [positive, negative, third], x, timestep, model_options)
+    guided = _cfg(model, x, timestep, model_options, [positive, negative], [strong, null], cfg)
     return guided + scale * (strong - weak)
+
+
+def cfg_of_two(model, x, timestep, model_options, positive, other, share: float, negative, cfg: float, seed=None):
+    """The host's CFG with the positive prediction (1 - share) * positive + share * other, in one batch; at share 0 and 1 it is the host's CFG of one of them."""
+    if share in (0.0, 1.0):
+        return comfy.samplers.sampling_function(model, x, timestep, negative, other if share else positive, cfg, model_options=model_options, seed=seed)
+    negative = _needed(negative, cfg, model_options)
+    first, second, null = comfy.samplers.calc_cond_batch(model, [positive, other, negative], x, timestep, model_options)
+    return _cfg(model, x, timestep, model_options, [positive, negative], [(1 - share) * first + share * second, null], cfg)
+
+
+def _needed(negative, cfg: float, model_options: dict):
+    """None if a guidance scale of 1 makes the negative prediction needless."""
+    return None if math.isclose(cfg, 1.0) and not model_options.get("disable_cfg1_optimization", False) else negative
+
+
+def _cfg(model, x, timestep, model_options, conds: list, out: list, cfg: float):
+    """The host's CFG of two predictions, with the functions that other nodes put before and after it."""
+    for function in model_options.get("sampler_pre_cfg_function", []):
+        arguments = {"conds": conds, "conds_out": out, "cond_scale": cfg, "timestep": timestep, "input": x, "sigma": timestep}
+        out = function({**arguments, "model": model, "model_options": model_options})
+    return comfy.samplers.cfg_function(model, out[0], out[1], cfg, x, timestep, model_options=model_options, cond=conds[0], uncond=conds[1])
 
 
 def core_input(node: str, name: str, tooltip: str | None = None):

@@ -25,6 +25,14 @@ class Model(Protocol):
         """A patcher of its own on the same network."""
         ...
 
+    def add_patches(self, patches: dict[str, Any], strength_patch: float = 1.0, strength_model: float = 1.0) -> Any:
+        """Put patches onto weights: strength_model * weight + strength_patch * patch."""
+        ...
+
+    def get_key_patches(self) -> dict[str, list]:
+        """Weight key -> [(weight as it was loaded, its conversion), patch, ...]."""
+        ...
+
     def model_size(self) -> int:
         """Bytes of the network's weights."""
         ...

@@ -4,7 +4,7 @@ from importlib import import_module
 
 from comfy_api.latest import io
 
-MODULES = ("concept", "prior", "training", "files", "embedding", "guidance", "evaluation", "grid")
+MODULES = ("concept", "prior", "training", "files", "embedding", "guidance", "samplers", "evaluation", "grid")
 
 
 def all_nodes() -> list[type[io.ComfyNode]]:

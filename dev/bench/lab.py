@@ -33,7 +33,7 @@ SIDE = 64
 class Way:
     """One way to draw with a tuned model. The default is plain CFG.
 
-    omega       of Personalization Guidance, 1 = CFG;  mode, scale: the guider's relatives (autoguidance, subject-agnostic)
+    omega       of Personalization Guidance, 1 = CFG;  mode, scale: the guider's relatives (`guidance.modes`)
     alpha       TEA's rotation, beta and norm its length; level "prompt" (Conditioning SLERP) or "token" (Token SLERP); "auto" = chosen per prompt
     align       which rows of the two prompts meet there: "token" (each word its own) or "position"; "" where nothing turns
     """
@@ -159,7 +159,7 @@ class Lab:
         positive = self._encoded(clip, [p.text if tuned else p.class_text for p in prompts], way if tuned else Way())
         negative = self._encoded(self.clip, [""] * len(prompts), Way())
         model = tuned.model if tuned else self.model
-        without = self._encoded(self.clip, [p.class_text for p in prompts], Way()) if way.mode == "subject-agnostic" else None
+        without = self._encoded(self.clip, [p.class_text for p in prompts], Way()) if "subject-agnostic" in way.mode else None
         if way.omega == 1.0 and way.mode == "personalization":
             guider = comfy.samplers.CFGGuider(model)
             guider.set_conds(positive, negative)

@@ -151,17 +151,42 @@ def test_mode_autoguidance_of_two_checkpoints(pair):
     assert g.error(draw(make(pair, "autoguidance", 0.0, tuned=other)), null + 7.5 * (c - null) + (c - weak)) < 1e-5
 
 
-def test_mode_subject_agnostic(pair, parts):
-    expected = parts["null"] + 7.5 * (parts["c"] - parts["null"]) + 0.8 * (parts["c"] - parts["agnostic"])
-    assert g.error(draw(make(pair, "subject-agnostic", scale=0.8, subject_agnostic=parts["agnostic prompt"])), expected) < 1e-5
+@pytest.mark.parametrize("until, weight, share", [(0.9, 0.0, 1.0), (1.0, 0.0, 0.0), (1.0, -0.4, 0.4), (1.0, -1.0, 1.0), (0.0, 0.0, 1.0)])
+def test_mode_subject_agnostic(pair, parts, forwards, until, weight, share):
+    """Chan et al., CVPR 2024: CFG over (1 + w) D(c) - w D(c0), with w = -1 while t > T, then w = r. One step, at t = 1."""
+    strong = (1 - share) * parts["c"] + share * parts["agnostic"]
+    guider = make(pair, "subject-agnostic", subject_agnostic=parts["agnostic prompt"], agnostic_until=until, agnostic_weight=weight)
+    del forwards[:]
+    assert g.error(draw(guider), parts["null"] + 7.5 * (strong - parts["null"])) < 1e-5
+    assert forwards == [2 if share in (0, 1) else 3]
 
 
-def test_modes_take_three_rows_in_one_forward(pair, parts, forwards):
-    for mode in ("autoguidance", "subject-agnostic"):
+def test_mode_subject_agnostic_is_early(pair, parts):
+    """As published: the prompt without the subject for the first tenth of the noise, then the prompt itself, at the cost of CFG."""
+    steps, times = 12, [1 - percent for percent in percents(pair, 12)]
+    latent, early = {"samples": torch.zeros(1, 4, 8, 8)}, [time > 0.9 for time in times]
+    assert early == sorted(early, reverse=True) and any(early) and not all(early)
+    for i in range(steps):
+        part = {"start_step": i, "last_step": i + 1, "disable_noise": i > 0, "force_full_denoise": False}
+        positive = parts["agnostic prompt"] if early[i] else pair.positive
+        latent = {"samples": g.sample(pair.tuned, positive, pair.negative, steps=steps, latent=latent, **part)}
+    assert g.error(draw(make(pair, "subject-agnostic", subject_agnostic=parts["agnostic prompt"]), steps), latent["samples"]) < 1e-5
+
+
+def test_mode_cfg_and_subject_agnostic(pair, parts):
+    """The baseline of Steering Guidance: toward the prompt without the subject, in every step."""
+    expected = parts["null"] + 7.5 * (parts["c"] - parts["null"]) + 0.8 * (parts["agnostic"] - parts["c"])
+    guider = make(pair, "CFG + subject-agnostic", scale=0.8, subject_agnostic=parts["agnostic prompt"])
+    assert g.error(draw(guider), expected) < 1e-5
+
+
+def test_modes_take_their_predictions_in_one_forward(pair, parts, forwards):
+    """As many as the register says, which the tooltip tells."""
+    for mode, about in pack("guidance.modes").MODES.items():
         guider = make(pair, mode, subject_agnostic=parts["agnostic prompt"])
         del forwards[:]
         draw(guider, steps=2)
-        assert forwards == [3, 3]
+        assert forwards == [about.predictions] * 2
 
 
 def test_cfg_plus_plus_in_the_guider(pair):

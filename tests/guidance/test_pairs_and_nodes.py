@@ -69,7 +69,9 @@ def test_guider_refusals(pair):
         "encodes nothing by itself": {"negative": None},
         "`cfg`": {"cfg": math.nan},
         "`mode`": {"mode": "magic"},
-        "without the subject": {"mode": "subject-agnostic"},
+        "without the subject's token": {"mode": "subject-agnostic"},
+        "`agnostic_until`": {"mode": "subject-agnostic", "subject_agnostic": pair.negative, "agnostic_until": math.nan},
+        "`agnostic_weight`": {"mode": "subject-agnostic", "subject_agnostic": pair.negative, "agnostic_weight": 0.5},
         "`scale`": {"mode": "autoguidance", "scale": math.inf},
     }.items():
         arguments = {

@@ -8,7 +8,15 @@ from kindred_testing import ROOT, host_version, later_inputs, pack, script
 locales = script("dev/build/locales.py")
 
 SHAPE = (r"^##", r"^\|", r"^- ")  # headings, rows of tables, items of lists
-ONE_OUTPUT = ("KindredConditioningSLERP", "KindredGuider", "KindredKSampler", "KindredKSamplerAdvanced", "KindredPersonalizationGuidance", "KindredDrift")
+ONE_OUTPUT = (
+    "KindredConditioningSLERP",
+    "KindredGuider",
+    "KindredKSampler",
+    "KindredKSamplerAdvanced",
+    "KindredPersonalizationGuidance",
+    "KindredNegativePrompt",
+    "KindredDrift",
+)
 STATES = ("preparing", "done", "stopped", "failed", "lost")  # of a run, which the panel says by their own names
 
 
@@ -76,7 +84,7 @@ def test_every_guidance_mode_is_explained_in_every_language(language):
     tooltip, page = locales.read(language)["KindredGuider"]["inputs"]["mode"]["tooltip"], locales.pages(language)["KindredGuider"]
     modes = list(pack("guidance.modes").MODES)
     assert [mode for mode in modes if mode not in tooltip] == [], f"locales/{language}/nodeDefs.json"
-    assert re.findall(r"^- \*\*([\w-]+)\*\*", page, re.MULTILINE) == modes, f"KindredGuider's help page, {language}"
+    assert re.findall(r"^- \*\*([\w+ -]+)\*\*", page, re.MULTILINE) == modes, f"KindredGuider's help page, {language}"
 
 
 def test_english_pages_have_the_sections_that_people_look_for(nodes):

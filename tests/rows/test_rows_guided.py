@@ -75,10 +75,8 @@ def test_autoguidance_weakens_the_positive_prompt(base, one):
 def test_subject_agnostic_has_the_class_prompt_of_the_base(base, one):
     model, clip = r.loaded(base, one)
     positive, negative, third, scale = r.encode(clip, PROMPT), r.encode(clip, ""), r.encode(clip, "a photo of a dog on the beach"), 0.7
-    got = r.sample(model, guider=guider(model, base[0], positive, negative, "subject-agnostic", scale, third))
-    wanted = r.sample(
-        base[0], guider=predictions(base, (positive, CFG + scale, [r.named(positive, [5, 6], one)]), (negative, 1 - CFG, []), (third, -scale, []))
-    )
+    got = r.sample(model, guider=guider(model, base[0], positive, negative, "CFG + subject-agnostic", scale, third))
+    wanted = r.sample(base[0], guider=predictions(base, (positive, CFG - scale, [r.named(positive, [5, 6], one)]), (negative, 1 - CFG, []), (third, scale, [])))
     r.assert_close(got, wanted, r.sample(model, positive, negative, cfg=CFG))
 
 
