@@ -7,7 +7,7 @@ import re
 from ..formats import token_file
 from ..formats.token import FILE_PREFIX, LearnedToken
 from ..host import text as host_text
-from .slerp import check_share
+from .slerp import check_length, check_share
 from .tokens import adjust_token
 
 
@@ -18,7 +18,7 @@ def adjust_clip(clip, names: str, class_words: str, alpha: float, beta: float, n
     class_words   one for all, or one for each, separated by commas; "" for each token's own
     """
     check_share("alpha", alpha)
-    check_share("beta", beta)
+    check_length(beta, norm)
     wanted = split_names(names) or list(host_text.carried_tokens(clip))
     if not wanted:
         raise ValueError("This CLIP carries no token. Connect the clip of Train Concept or Load Concept, or name a file: embedding:name.")

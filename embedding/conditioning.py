@@ -14,7 +14,7 @@ from ..host import text_rows
 from ..host.types import Conditioning
 from .align import NONE
 from .layout import Block, blocks, pooled_parts
-from .slerp import adjust, check_share
+from .slerp import adjust, check_length, check_share
 
 _GAP = 1e-5  # the host's sampler compares with < and >: without a gap, two adjacent ranges would both be active at the border
 
@@ -37,8 +37,9 @@ def adjust_conditioning(
 
     Raises ValueError, with both numbers, if counts, widths or lengths do not fit.
     """
-    for name, value in (("alpha", alpha), ("beta", beta), ("start_percent", start), ("end_percent", end)):
+    for name, value in (("alpha", alpha), ("start_percent", start), ("end_percent", end)):
         check_share(name, value)
+    check_length(beta, norm)
     if start >= end:
         raise ValueError(f"start_percent is {start} and end_percent is {end}; the end must come after the start.")
     if not conditioning or not class_conditioning:

@@ -26,10 +26,12 @@ class Encoded:
     alpha: float
     choice: auto.Choice | None
     hints: tuple[str, ...] = ()
+    other_anchor: bool = False
 
     def describe(self) -> str:
         """The report for the artist, a few lines."""
-        return "\n".join([f"class prompt: {self.class_text}", self._alpha(), *self.hints])
+        anchor = "another text encoder (class_clip)" if self.other_anchor else "the concept's own text encoder, as in the paper"
+        return "\n".join([f"class prompt: {self.class_text}, by {anchor}", self._alpha(), *self.hints])
 
     def _alpha(self) -> str:
         if self.choice is None:
@@ -60,7 +62,7 @@ def encode_concept(
     align        `token` or `position`, see `align`; by position the class prompt is padded by the encoder's own rule
     Raises ValueError if the prompt names no token, a token has no class word, or the two text encoders are of different families.
     """
-    class_clip = class_clip or clip
+    other_anchor, class_clip = class_clip is not None, class_clip or clip
     carried = host_text.carried_tokens(clip)
     class_text = class_prompt(text, carried)
     tokens, class_tokens = clip.tokenize(text), class_clip.tokenize(class_text)
@@ -78,7 +80,7 @@ def encode_concept(
     adjusted = adjust_conditioning(conditioning, class_conditioning, alpha, beta, norm, partners, start, end)
     class_words = {name: carried[name].class_word for name in host_text.mentions(text, carried)}
     hints = host_text.wrong_classes(text, class_words) + [line for word in dict.fromkeys(class_words.values()) for line in host_text.spelling_hints(clip, word)]
-    return Encoded(adjusted, class_conditioning, class_text, alpha, choice, tuple(hints))
+    return Encoded(adjusted, class_conditioning, class_text, alpha, choice, tuple(hints), other_anchor)
 
 
 def class_prompt(text: str, carried: dict[str, LearnedToken]) -> str:

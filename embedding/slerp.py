@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-NORMS = ("midpoint", "class")
+NORMS = {"midpoint": 1.0, "class": 4.0}  # norm -> the largest beta: between two lengths, and any multiple of one
 
 
 def slerp(a: torch.Tensor, b: torch.Tensor, r: float | torch.Tensor) -> torch.Tensor:
@@ -29,16 +29,14 @@ def adjust(v: torch.Tensor, c: torch.Tensor, alpha: float | torch.Tensor = 0.2, 
                                                     n = beta|c|                 `class`, as the paper writes it
 
     v, c   [..., D], broadcast over the leading axes; returns the shape of both together in the dtype of v
-    alpha  rotation in [0, 1], a number or a tensor [..., 1];  beta in [0, 1]
+    alpha  rotation in [0, 1], a number or a tensor [..., 1];  beta from 0 to NORMS[norm]; above 1 is in the paper's sweep (Figure 6)
 
     If alpha is 0 and n equals |v|, or if v or c is zero (and has no direction), v is returned bit for bit.
     Raises ValueError for values out of range or different widths.
     """
-    check_share("beta", beta)
+    check_length(beta, norm)
     if not torch.is_tensor(alpha):
         check_share("alpha", alpha)
-    if norm not in NORMS:
-        raise ValueError(f"norm is {norm!r}; expected one of {', '.join(map(repr, NORMS))}.")
     if v.shape[-1] != c.shape[-1]:
         raise ValueError(f"The embeddings have widths {v.shape[-1]} and {c.shape[-1]}: they come from different text encoders.")
 
@@ -56,6 +54,15 @@ def check_share(name: str, value: float) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} is {value!r}; it must be a number from 0 to 1.")
     return float(value)
+
+
+def check_length(beta: float, norm: str) -> None:
+    """ValueError if there is no such norm, or beta is out of its range."""
+    if norm not in NORMS:
+        raise ValueError(f"norm is {norm!r}; expected one of {', '.join(map(repr, NORMS))}.")
+    if not isinstance(beta, (int, float)) or isinstance(beta, bool) or not 0.0 <= beta <= NORMS[norm]:
+        other = " With norm 'class' it may go up to 4." if norm == "midpoint" else ""
+        raise ValueError(f"beta is {beta!r}; with norm {norm!r} it must be a number from 0 to {NORMS[norm]:g}.{other}")
 
 
 def _turn(a, b, r, rescale, dtype=None):

@@ -22,7 +22,7 @@ class Reach:
 
     class_word  the class word's, if it follows right behind the token: with causal attention it has read the token
     behind      those of all words behind the token
-    end         that of the end token
+    end         that of the end token, where the chunk names no other token: two concepts on one row would mix
     """
 
     class_word: bool = False
@@ -30,11 +30,12 @@ class Reach:
     end: bool = False
 
 
+USUAL = "token and end"  # the best of dev/bench/rows.py
 ROWS: dict[str, Reach] = {
+    USUAL: Reach(class_word=True, end=True),
     "token": Reach(class_word=True),
-    "token alone": Reach(),  # this one and the next two are for experiments: dev/bench/rows.py
+    "token alone": Reach(),  # this one and the next are for experiments
     "token and all behind": Reach(behind=True),
-    "token and end": Reach(class_word=True, end=True),
 }
 
 
@@ -73,7 +74,7 @@ def in_chunk(
             rows += [row for row in range(at + 1, last) if tags[row] is None]
         elif reached.class_word and word and list(ids[at + 1 : at + 1 + len(word)]) == word:
             rows += range(at + 1, at + 1 + len(word))
-        if reached.end and last < len(ids):
+        if reached.end and last < len(ids) and not {*tags} - {None, tag}:
             rows.append(last)
     return {tag: sorted(set(rows)) for tag, rows in found.items()}
 

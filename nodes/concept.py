@@ -111,9 +111,9 @@ class KindredConcept(io.ComfyNode):
                 io.String.Input(
                     "initializer",
                     optional=True,
-                    default="ktn",
+                    default="auto",
                     advanced=True,
-                    tooltip="The word whose embedding the token starts from. A rare word is the papers' choice; the class word starts nearer to the class.",
+                    tooltip="The word whose embedding the token starts from. auto: a rare word, another one for each concept, as the papers' code has it. The class word starts nearer to the class.",
                 ),
                 io.Image.Input(
                     "prior_images",
@@ -143,7 +143,7 @@ class KindredConcept(io.ComfyNode):
         captions=("",),
         instance_prompt=("a photo of a {token} {class}",),
         class_prompt=("a photo of a {class}",),
-        initializer=("ktn",),
+        initializer=("auto",),
         prior_images=(),
         repeats=(1,),
     ) -> io.NodeOutput:

@@ -22,9 +22,9 @@ def _adjustment() -> list[io.Input]:
             "beta",
             default=0.5,
             min=0.0,
-            max=1.0,
+            max=4.0,
             step=0.01,
-            tooltip="Length after the rotation. midpoint: 0 keeps the concept's own, 1 takes the class's. class: a multiple of the class's length (1 = equal).",
+            tooltip="Length after the rotation. midpoint: 0 keeps the concept's own, 1 takes the class's. class: a multiple of the class's length (1 = equal), up to 4.",
         ),
     ]
 
@@ -203,7 +203,7 @@ class KindredTextEncode(io.ComfyNode):
                 io.Clip.Input(
                     "class_clip",
                     optional=True,
-                    tooltip="Encodes the class prompt. Connect the base model's text encoder if the concept's own was trained.",
+                    tooltip="Encodes the class prompt. Empty: the concept's own text encoder, as in the paper. The base model's is the steadier anchor if the concept's own was trained (AdaptSP).",
                 ),
                 TokensType.Input("tokens", optional=True, tooltip="Tokens to add to the clip first. Not needed if the clip carries them."),
                 io.Float.Input(
@@ -223,7 +223,7 @@ class KindredTextEncode(io.ComfyNode):
                     default="token",
                     advanced=True,
                     optional=True,
-                    tooltip="token: each word is paired with the same word in the class prompt. position: row by row, as in the paper.",
+                    tooltip="token: each word is paired with the same word in the class prompt; the token in front of its class word has no partner and stays. position: row by row, as in the paper.",
                 ),
                 *_range(),
             ],

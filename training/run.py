@@ -25,7 +25,7 @@ from . import losses
 from .adapters.learned import Learned
 from .adapters.tokens import check_tokens
 from .advice import step_shape
-from .data.concept import Concept
+from .data.concept import Concept, with_own_initializers
 from .data.dataset import Batch, Dataset, random_state
 from .description import describe
 from .distributed import SingleProcess
@@ -48,6 +48,8 @@ class Run:
     """
 
     def __init__(self, model: Model, clip: Clip, vae: Vae, concepts: list[Concept], settings: TrainSettings, processes: SingleProcess | None = None):
+        if settings.learns_tokens:
+            concepts = with_own_initializers(concepts)
         self.model, self.clip, self.vae, self.concepts, self.settings = model, clip, vae, concepts, settings
         self.processes = processes or SingleProcess()
         if settings.batch_size < self.processes.world:

@@ -96,6 +96,14 @@ def test_zero_vectors_stay_and_nothing_is_nan():
     assert torch.isfinite(tiny).all()
 
 
+def test_lengths_beyond_the_class_are_in_the_papers_sweep():
+    v, c = torch.randn(2, 4, 8)
+    adjust = pack("embedding.slerp").adjust
+    assert torch.allclose(adjust(v, c, 0.0, 2.5, "class").norm(dim=-1), 2.5 * c.norm(dim=-1))
+    with pytest.raises(ValueError, match="from 0 to 1. With norm 'class'"):
+        adjust(v, c, 0.0, 1.5, "midpoint")
+
+
 @pytest.mark.parametrize("name, value", [("alpha", -0.1), ("alpha", 1.1), ("beta", float("nan")), ("alpha", float("inf")), ("beta", "0.5"), ("alpha", True)])
 def test_values_outside_their_range_are_named(name, value):
     with pytest.raises(ValueError, match=f"{name} is"):

@@ -26,6 +26,20 @@ def table(clip, key: str = "clip_l") -> torch.Tensor:
     return pack("host.text").input_embeddings(clip, key).float()
 
 
+def test_each_concept_of_a_run_starts_from_a_word_of_its_own():
+    """As in the papers' code, ktn+pll+ucd: two tokens with one vector are one concept at step 0. `ktn` twice is what older workflows say."""
+    clip = text_models.sd15()
+    for words in (("auto", "auto", "auto"), ("ktn", "ktn", "ktn"), ("auto", "ktn", "auto"), ("pll", "auto", "auto")):
+        concepts = [concept(f"<v{at}>", word) for at, word in enumerate(words)]
+        vectors = pack("training.adapters.tokens").TokenVectors(clip, concepts, CPU).parameters
+        first = [vectors[f"<v{at}>", "clip_l"].detach() for at in range(3)]
+        assert len({tuple(vector.flatten().tolist()) for vector in first}) == 3
+        if "pll" not in words:
+            assert all(torch.equal(vector[0], table(clip)[entry]) for vector, entry in zip(first, (42170, 47629, 44746), strict=True))
+    with pytest.raises(ValueError, match=r"start from the same word \('dog'\)"):
+        pack("training.adapters.tokens").TokenVectors(clip, [concept("<a>", "dog"), concept("<b>", "")], CPU)
+
+
 def test_several_vectors_start_from_the_initializers_own(caplog):
     clip = text_models.sd15()
     own = table(clip)[torch.tensor(pack("host.text").word_ids(clip, "clip_l", "a red sofa"))]

@@ -14,7 +14,7 @@ from ...formats.token import LearnedToken
 from ...host import text
 from ...host.trainable_text import initializer_ids
 from ...host.types import Clip
-from ..data.concept import Concept
+from ..data.concept import Concept, with_own_initializers
 from ..settings import MAX_VECTORS
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ class TokenVectors:
         unknown = set(keys) - set(text.encoder_tokenizers(clip))
         if unknown or not keys:
             raise ValueError(f"encoders names {', '.join(sorted(unknown)) or 'none'}; this CLIP has {', '.join(text.encoder_tokenizers(clip))}.")
+        concepts = with_own_initializers(concepts)
         self.concepts, self.direction_only, self.kappa, self.rows = concepts, direction_only, kappa, rows
         self.parameters: dict[tuple[str, str], torch.nn.Parameter] = {}
         generator = torch.Generator().manual_seed(seed)
@@ -155,7 +156,7 @@ def _initial_vectors(clip: Clip, key: str, concept: Concept, vectors: int, gener
     An initializer of more tokens than `vectors` gives the means of as many runs of them; one of fewer is repeated, with a little noise
     on the repetitions, without which they would start equal.
     """
-    ids = initializer_ids(clip, key, concept.initializer or concept.class_word)
+    ids = initializer_ids(clip, key, concept.initializer)
     embedding = text.input_embeddings(clip, key)
     own = embedding[torch.tensor(ids, device=embedding.device)].float().cpu()
     if len(ids) > vectors:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 
@@ -12,6 +13,9 @@ from ...formats.token_text import mentions
 
 SMALLEST_SIDE = 16  # two latent cells: less carries no picture
 MOST_REPEATS = 1000
+AUTO = "auto"
+# Rare entries of CLIP's vocabulary. The first three are those of ClassDiffusion's and Custom Diffusion's code, one for each concept.
+RARE = ("ktn", "pll", "ucd", "hfx", "wgn", "kcr", "ghj", "tsn", "bjp", "ktv")
 _ROUNDING = 1e-3  # how far a mask may lie outside of 0..1
 _OVERSHOOT = 0.5  # how far a picture may: sharp resizing overshoots at edges; 0..255 or -1..1 is another scale
 
@@ -27,7 +31,7 @@ class Concept:
     prompts       one training prompt for each image, token and class filled in
     token_prompt  P_tp of the Semantic Preservation Loss, "a photo of a <v1> dog"
     class_prompt  P_cp, "a photo of a dog"
-    initializer   the word whose embedding the token starts from
+    initializer   the word whose embedding the token starts from; AUTO = a rare word that no other concept of the run has
     prior_images  pictures of the class for prior preservation, as `images`; may be empty
     repeats       how often this concept is shown, relative to the other concepts of a run
     """
@@ -38,7 +42,7 @@ class Concept:
     prompts: tuple[str, ...]
     token_prompt: str
     class_prompt: str
-    initializer: str = "ktn"
+    initializer: str = AUTO
     masks: tuple[torch.Tensor, ...] | None = None
     prior_images: tuple[torch.Tensor, ...] = field(default=())
     repeats: int = 1
@@ -53,7 +57,7 @@ def make_concept(
     captions: str | list[str] = "",
     instance_prompt="a photo of a {token} {class}",
     class_prompt="a photo of a {class}",
-    initializer="ktn",
+    initializer=AUTO,
     prior_images=(),
     repeats: int = 1,
 ) -> Concept:
@@ -110,6 +114,26 @@ def make_concept(
         prior_images=tuple(_pictures(prior_images, "prior_images")[0]),
         repeats=repeats,
     )
+
+
+def with_own_initializers(concepts: Sequence[Concept]) -> list[Concept]:
+    """`concepts`, each with an initializer of its own: two tokens that start from one vector are the same concept at step 0.
+
+    AUTO becomes the first word of RARE that is free. So does a second RARE[0], which was the default of older workflows. Raises ValueError for other equal ones.
+    """
+    chosen: list[str] = []
+    for concept in concepts:
+        word = concept.initializer or concept.class_word
+        if word == AUTO or (word == RARE[0] and word in chosen):
+            theirs = {other.initializer for other in concepts if other.initializer != RARE[0]}
+            word = next((rare for rare in RARE if rare not in theirs and rare not in chosen), "")
+        if word in chosen or not word:
+            raise ValueError(
+                f"Two concepts start from the same word ({word or 'auto'!r}), so they would be one and the same at the first step. "
+                "Set the initializer of each Concept to auto, or to a word of its own."
+            )
+        chosen.append(word)
+    return [replace(concept, initializer=word) for concept, word in zip(concepts, chosen, strict=True)]
 
 
 def _masks(batches) -> list[torch.Tensor]:
