@@ -52,7 +52,15 @@ MODELS: dict[str, ScoringModel] = {  # the node's input -> its model, in the ord
         ("vit", "dinov2", "dinov3_vit"),
         {"DINO": "does it show *this* subject? Mean cosine of class tokens; the most sensitive to identity"},
     ),
-    "blip2": ScoringModel("blip2", "a BLIP-2 retrieval model", ("blip-2",), {"BLIP2-T": "does the picture show the prompt? The contrastive score"}),
+    "blip2": ScoringModel(
+        "blip",
+        "a BLIP-2 or BLIP retrieval model",
+        ("blip-2", "blip"),
+        {
+            "BLIP2-T": "does the picture show the prompt? The contrastive score of BLIP-2, as ClassDiffusion's paper says",
+            "BLIP-T": "the same of BLIP 1, which its released code loads",
+        },
+    ),
     "pickscore": ScoringModel(
         "pickscore",
         "PickScore's weights",

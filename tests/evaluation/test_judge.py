@@ -139,6 +139,10 @@ def tiny_models(tmp_path):
     t.Blip2ForImageTextRetrieval(blip).save_pretrained(tmp_path / "blip2")
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "cat", "hat"]))
     t.Blip2Processor(t.BlipImageProcessor(size=size), t.BertTokenizer(str(tmp_path / "vocab.txt"))).save_pretrained(tmp_path / "blip2")
+    text = {**small, "vocab_size": 9, "encoder_hidden_size": 32, "bos_token_id": 2, "sep_token_id": 3, "eos_token_id": 3, "pad_token_id": 0}
+    older = t.BlipConfig(text_config=text, vision_config={**small, "image_size": 32, "patch_size": 8}, projection_dim=16, image_text_hidden_size=16)
+    t.BlipForImageTextRetrieval(older).save_pretrained(tmp_path / "blip")
+    t.BlipProcessor(t.BlipImageProcessor(size=size), t.BertTokenizer(str(tmp_path / "vocab.txt"))).save_pretrained(tmp_path / "blip")
     return tmp_path
 
 
@@ -156,7 +160,13 @@ def test_the_real_scorers_through_transformers(tiny_models):
     images = torch.rand(3, 3, 48, 40, generator=torch.Generator().manual_seed(1))
     measures = scorers.load({name: tiny_models / folder for name, folder in (("blip2", "blip2"), ("clip", "clip"), ("dino", "dino"), ("pickscore", "clip"))})
     report = metrics.evaluate(images, images[:1], ["a dog", "a cat", "a hat"], measures)
-    assert list(report.scores) == ["CLIP-T", "CLIP-I", "DINO", "BLIP2-T", "PickScore"] == [name for one in scorers.MODELS.values() for name in one.measures]
+    assert list(report.scores) == ["CLIP-T", "CLIP-I", "DINO", "BLIP2-T", "PickScore"]
+    older = metrics.evaluate(images, images[:1], ["a dog", "a cat", "a hat"], scorers.load({"blip2": tiny_models / "blip"}))
+    assert list(older.scores) == ["BLIP-T"], "the result does not say which BLIP it was"
+    assert all(-1 <= cosine <= 1 for cosine in older.scores["BLIP-T"]) and len(set(older.scores["BLIP-T"])) == 3
+    assert {*report.scores, *older.scores} == {name for one in scorers.MODELS.values() for name in one.measures}
+    with pytest.raises(ValueError, match="of the type 'vit'; expected a BLIP-2 or BLIP"):
+        scorers.load({"blip2": tiny_models / "dino"})
     scale = clip_scale(tiny_models / "clip")
     assert report.scores["PickScore"] == pytest.approx([scale * cosine for cosine in report.scores["CLIP-T"]], rel=1e-5)
     assert report.scores["CLIP-I"][0] == pytest.approx(1, abs=1e-5)
