@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 
 from ..formats.token_rows import ALL
+from ..formats.token_rows import USUAL as USUAL_ROWS
 from .adapters.kinds import KINDS
 from .declare import check, declared, setting
 from .methods import METHODS, Method
@@ -16,7 +17,7 @@ CROPS = ("square", "buckets")
 OPTIMIZERS = ("AdamW", "AdamW 8-bit", "Prodigy", "Adafactor")
 SCHEDULES = ("constant", "linear", "cosine", "cosine with restarts")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-PUBLIC_ROWS = ("token", ALL)
+PUBLIC_ROWS = (USUAL_ROWS, "token", ALL)
 MAX_VECTORS = 8  # of one token
 
 USUAL_TEXT_RATE = 5e-5
@@ -156,9 +157,9 @@ class TrainSettings:
     caption_dropout: float = setting(0.0, "Probability that a photo gets the empty prompt.", "losses", least=0, most=1, step=0.01, advanced=True)
 
     rows: str = setting(
-        "token",
-        "For methods with a token: which rows of the text the K and V differences change. token: the token's and those of the class word right behind it; "
-        "prompts without the token stay the base model's. all: every row, as in the papers.",
+        USUAL_ROWS,
+        "For methods with a token: which rows of the text the K and V differences change. token and end: the token's, those of the class word right behind it, "
+        "and the end token's; prompts without the token stay the base model's. token: without the end token's. all: every row, as in the papers.",
         "reach",
         choices=PUBLIC_ROWS,
         advanced=True,

@@ -103,6 +103,26 @@ def test_two_concepts_add_up_each_on_its_own_rows(base, one, two):
         compared(base, model, clip, positive, r.encode(clip, ""), r.named(positive, [2, 3], concept))
 
 
+@pytest.mark.parametrize("text, both", [(PROMPT, False), ("a <v1> dog beside a <v2> dog", True), ("a <v1> dog and a cat BREAK a <v2> dog", True)])
+def test_the_end_token_is_the_concepts_where_no_other_is_named(base, text, both):
+    """It has read the whole prompt: of one concept it is the summary, and of two it would be where they mix."""
+    first, second = r.concept(base, reach="token and end"), r.concept(base, "<v2>", seed=9, reach="token and end")
+    model, clip = r.loaded(base, first, second)
+    positive = r.encode(clip, text)
+    chunks = clip.tokenize(text)["l"]
+    named = []
+    for one in (first, second):
+        vector, positions = one.token.vectors["clip_l"][0], []
+        for at, chunk in enumerate(chunks):
+            own = [i for i, entry in enumerate(chunk) if torch.is_tensor(entry[0]) and torch.equal(entry[0].cpu().as_subclass(torch.Tensor), vector)]
+            vectors = [i for i, entry in enumerate(chunk) if torch.is_tensor(entry[0])]
+            ends = [i for i, entry in enumerate(chunk) if not torch.is_tensor(entry[0]) and entry[0] == 49407][:1]
+            positions += [77 * at + i for row in own for i in (row, row + 1)] + [77 * at + i for i in ends if own and own == vectors]
+        named += r.named(positive, positions, one)
+    compared(base, model, clip, positive, r.encode(base[1], ""), named)
+    assert any(one[1] is second.deltas for one in named) == both
+
+
 def test_strength_and_loading_twice(base, one):
     model, clip = r.loaded(base, one, strength=0.5)
     model, clip = r.loaded((model, clip), one, strength=0.25)

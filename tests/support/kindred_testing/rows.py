@@ -10,7 +10,9 @@ import torch
 from .host import pack
 
 
-def concept(base, text: str = "<v1>", word: str = "dog", vectors: int = 1, seed: int = 0, size: float = 0.05, low_rank: bool = False) -> SimpleNamespace:
+def concept(
+    base, text: str = "<v1>", word: str = "dog", vectors: int = 1, seed: int = 0, size: float = 0.05, low_rank: bool = False, reach: str = "token"
+) -> SimpleNamespace:
     """A concept with random differences, in the form that Train Concept gives: `lora` with its metadata, `token`, and `deltas` layer -> dW."""
     generator, model = torch.Generator().manual_seed(seed), base[0].model
     layers = {name: layer for name, layer in model.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))}
@@ -25,9 +27,9 @@ def concept(base, text: str = "<v1>", word: str = "dog", vectors: int = 1, seed:
             lora[f"{name}.diff"] = deltas[name] = torch.randn(out, width, generator=generator) * size
     of_token = {"clip_l": torch.randn(vectors, 768, generator=generator) * 0.02}
     rows, digests = pack("formats.token_rows"), pack("formats.manifest").digests(of_token)
-    about = {rows.KEY: "token", rows.VECTORS: json.dumps(dict(zip(of_token, digests, strict=True)))}
+    about = {rows.KEY: reach, rows.VECTORS: json.dumps(dict(zip(of_token, digests, strict=True)))}
     token = pack("formats.token").LearnedToken(text, word, of_token, about)
-    metadata = {rows.KEY: "token", rows.TOKENS: json.dumps(digests), "modelspec.trigger_phrase": text}
+    metadata = {rows.KEY: reach, rows.TOKENS: json.dumps(digests), "modelspec.trigger_phrase": text}
     return SimpleNamespace(lora=pack("formats.concept_file").LearnedLora(lora, metadata), token=token, deltas=deltas)
 
 
