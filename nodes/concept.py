@@ -118,7 +118,7 @@ class KindredConcept(io.ComfyNode):
                 io.Image.Input(
                     "prior_images",
                     optional=True,
-                    tooltip="Ordinary pictures of the class for prior preservation (prior_weight in Train Concept). From Prior Images, or your own. Optional with the Semantic Preservation Loss; both can be used together.",
+                    tooltip="Ordinary pictures of the class for prior preservation (prior_weight in Training Options). From Prior Images, or your own. Optional with the Semantic Preservation Loss; both can be used together.",
                 ),
                 io.Int.Input(
                     "repeats",

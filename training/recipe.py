@@ -3,7 +3,7 @@
 checkpoint = "v1-5-pruned-emaonly.safetensors"   # a file beside this one, or a name in models/checkpoints
 name = "biscuit"                                 # of the saved concept, and of the run
 
-[train]                                          # any of TrainSettings, the defaults are the node's
+[train]                                          # settings of Train Concept and Training Options; rates and the resolution may be "auto"
 method = "kv + token"
 steps = 500
 
@@ -39,7 +39,7 @@ import torch
 from ..formats import text_file
 from .data.concept import Concept, make_concept
 from .data.photos import read_photos
-from .declare import declared
+from .declare import Setting, declared
 from .settings import KeepSettings, TrainSettings, WatchSettings
 
 _TABLES = {"checkpoint", "name", "train", "concept", "preview", "save"}
@@ -141,7 +141,7 @@ def _checked(path: Path, content: dict) -> Recipe:
         for key, value in table.items():
             _typed(f"[[concept]] {key}", value, _CONCEPT[key])
     _known(preview, set(_PREVIEW), "[preview]")
-    preview = {_PREVIEW[key].name: _typed(f"[preview] {key}", value, _PREVIEW[key].type) for key, value in preview.items()}
+    preview = {_PREVIEW[key].name: _setting(_PREVIEW[key], f"[preview] {key}", value) for key, value in preview.items()}
     _known(save, {"every", "dtype", "overwrite"}, "[save]")
     train = content.get("train", {})
     _known(train, set(_TRAIN), "[train]")
@@ -152,7 +152,7 @@ def _checked(path: Path, content: dict) -> Recipe:
         path,
         content["checkpoint"],
         _typed("name", content.get("name", path.stem), str),
-        TrainSettings(**{name: _typed(name, value, _TRAIN[name].type) for name, value in train.items()}),
+        TrainSettings(**{name: _setting(_TRAIN[name], name, value) for name, value in train.items()}),
         tables,
         WatchSettings(**preview),
         _typed("[save] every", save.get("every", _EVERY.default), int),
@@ -168,6 +168,10 @@ def _known(table: dict, names: set[str], where: str) -> None:
         if key not in names:
             near = difflib.get_close_matches(key, names, 1)
             raise ValueError(f"{where} has the unknown entry {key!r}{f'; did you mean {near[0]!r}?' if near else ''} Known are {', '.join(sorted(names))}.")
+
+
+def _setting(one: Setting, name: str, value: Any) -> Any:
+    return _typed(name, one.read(value), one.type)
 
 
 def _typed(name: str, value: Any, kind: type) -> Any:

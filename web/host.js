@@ -56,6 +56,19 @@ export function mendValues(node, mend) {
   };
 }
 
+/** The inputs of a node's class as the server defines them: {required, optional}. */
+export const definition = (type) => LiteGraph.registered_node_types[type]?.nodeData?.input ?? {};
+
+/** Let `change` bring a file in API form up to date before the front end makes nodes of it. */
+export function beforePrompt(change) {
+  const { loadApiJson } = app;
+  app.loadApiJson = function (prompt, ...rest) {
+    const copied = structuredClone(prompt);
+    change(copied);
+    return loadApiJson.call(this, copied, ...rest);
+  };
+}
+
 /** Let the node be as high as its widgets need, and never lower than the artist made it. */
 export function fit(node) {
   if (!node.graph) return;
@@ -80,6 +93,11 @@ export function foldAdvanced(node) {
 export const heightOfAdvanced = (node) =>
   (node.widgets ?? []).filter((widget) => widget.options?.advanced && !widget.hidden).length * (LiteGraph.NODE_WIDGET_HEIGHT + 4);
 
+const GAP = Symbol("a widget without a saved value");
+const closeGaps = (node) => (saved) => {
+  if (saved.widgets_values) saved.widgets_values = saved.widgets_values.filter((_, place) => node.widgets[place]?.serialize !== false);
+};
+
 /**
  * A DOM element as a widget at place `index`; it is no input, and nothing of it is saved or sent.
  * The front end saves values by position and reads them without gaps, so the gap that such a widget leaves is closed.
@@ -89,9 +107,8 @@ export function addElement(node, name, element, index, options) {
   widget.serialize = false;
   node.widgets.splice(node.widgets.indexOf(widget), 1);
   node.widgets.splice(index, 0, widget);
-  after(node, "onSerialize", (saved) => {
-    if (saved.widgets_values) saved.widgets_values = saved.widgets_values.filter((_, place) => node.widgets[place]?.serialize !== false);
-  });
+  if (!node.widgets.some((other) => other !== widget && other[GAP])) after(node, "onSerialize", closeGaps(node)); // once for all of them
+  widget[GAP] = true;
   const mount = () => setTimeout(() => takePlace(node, element), 500);
   after(node, "onAdded", mount);
   after(node, "onConfigure", mount);

@@ -12,7 +12,7 @@ from kindred_testing.server import TestServer
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=missing() or "")]
 
 STEPS = 12
-TRAIN = {"steps": STEPS, "resolution": 64, "batch_size": 1, "learning_rate": 1e-3, "preview_every": 6}
+TRAIN = {"steps": STEPS, "resolution": "64", "batch_size": 1, "learning_rate": "1e-3", "preview_every": 6}
 TINY = {
     "CheckpointLoaderSimple": {"ckpt_name": TestServer.CHECKPOINT},
     "KindredPhotos": {"folder": "browser"},

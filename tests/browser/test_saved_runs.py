@@ -145,7 +145,7 @@ def test_a_saved_run_of_a_wrong_clock_hides_no_later_run(page, drop):
     file = drop(GOOD)
     assert panel(page)["run"] == "from-a-file" and panel(page)["loss"].count("L") == 19
     shot(page, "saved-by-a-wrong-clock")
-    train = {"steps": 3, "resolution": 64, "batch_size": 1, "learning_rate": 1e-3, "run_name": file.stem}
+    train = {"steps": 3, "resolution": "64", "batch_size": 1, "learning_rate": "1e-3", "run_name": file.stem}
     page.probe(
         "set",
         {
