@@ -20,7 +20,10 @@ class KindredTrain(io.ComfyNode):
             display_name="Train Concept",
             category=CATEGORY,
             description="Learns one or more subjects from photos and keeps each close to its class with the Semantic Preservation Loss (ClassDiffusion, ICLR 2025). Trains cross-attention K and V with a token, a LoRA with or without a token, or a token alone. Can be stopped and continued.",
-            search_aliases=["train lora", "classdiffusion", "custom diffusion", "dreambooth", "textual inversion", "semantic preservation loss", "fine-tune"],
+            search_aliases=[
+                *["lora training", "train lora", "lora trainer", "dreambooth", "custom diffusion", "classdiffusion", "textual inversion", "fine-tune"],
+                *["character", "character lora", "product photo", "style", "style lora", "likeness", "semantic preservation loss", "personalization"],
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The base model. It is not changed; the output carries the training result as a patch."),
                 io.Clip.Input("clip", tooltip="The text encoder. It is not changed; the output carries the tokens."),

@@ -1,33 +1,8 @@
-"""Recipes: a training in a TOML file, for the shell. The same training as the node's, from folders of photos to saved files.
-
-checkpoint = "v1-5-pruned-emaonly.safetensors"   # a file beside this one, or a name in models/checkpoints
-name = "biscuit"                                 # of the saved concept, and of the run
-
-[train]                                          # settings of Train Concept and Training Options; rates and the resolution may be "auto"
-method = "kv + token"
-steps = 500
-
-[[concept]]                                      # one or more
-photos = "photos/biscuit"                        # a folder beside this file; captions in .txt files of the same names
-token = "<v1>"
-class_word = "dog"
-# also: instance_prompt, class_prompt, initializer, repeats, prior_images (a folder)
-
-[preview]                                        # optional
-every = 100
-prompt = "a photo of a {token} {class} on the beach"
-# also: omega, cfg
-
-[save]                                           # optional
-every = 100                                      # steps between two states, 0 = none
-dtype = "float16"
-overwrite = false
-"""
+"""Recipes: a training in a TOML file, for the shell. The same training as the node's, from folders of photos to saved files. `recipe_help` shows one."""
 
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -183,4 +158,3 @@ def _typed(name: str, value: Any, kind: type) -> Any:
 
 
 _WORDS = {int: "a whole number", float: "a number", str: "a text in quotes", bool: "true or false"}
-HELP = inspect.cleandoc(__doc__ or "")

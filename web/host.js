@@ -12,6 +12,9 @@ export const language = () => app.extensionManager?.setting?.get("Comfy.Locale")
 /** The workflow on the screen, as the server's runs name it. */
 export const workflowId = () => rootGraph()?.id ?? null;
 
+/** An id for a workflow. */
+export const newId = () => LiteGraph.uuidv4();
+
 /** The node of an execution id ("4", or "7:4" inside a subgraph) in the workflow on the screen. */
 export function findNode(executionId) {
   let graph = rootGraph(), node = null;
@@ -99,11 +102,11 @@ const closeGaps = (node) => (saved) => {
 };
 
 /**
- * A DOM element as a widget at place `index`; it is no input, and nothing of it is saved or sent.
+ * A DOM element as a widget at place `index`; it is no input, nothing of it is saved or sent, and the side panel has no entry for it.
  * The front end saves values by position and reads them without gaps, so the gap that such a widget leaves is closed.
  */
 export function addElement(node, name, element, index, options) {
-  const widget = node.addDOMWidget(name, name, element, { serialize: false, hideOnZoom: false, ...options });
+  const widget = node.addDOMWidget(name, name, element, { serialize: false, hideOnZoom: false, hideInPanel: true, ...options });
   widget.serialize = false;
   node.widgets.splice(node.widgets.indexOf(widget), 1);
   node.widgets.splice(index, 0, widget);

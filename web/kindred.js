@@ -2,9 +2,9 @@
  * Kindred's part of the page: a live panel on Train Concept, pictures of what omega and alpha do, and what nodes report.
  * The front end imports every module below this folder; this is the only one that does something by being imported.
  */
-import { app, beforePrompt, definition, foldAdvanced, mendValues } from "./host.js";
+import { app, beforePrompt, definition, foldAdvanced, mendValues, newId } from "./host.js";
 import { addHints } from "./hints/hints.js";
-import { modernizeFile, modernizePrompt } from "./old_files.js";
+import { modernizeFile, modernizePrompt, nameCopy } from "./old_files.js";
 import { MENDERS } from "./old_values.js";
 import { addTitles } from "./options/titles.js";
 import { Panel } from "./panel/panel.js";
@@ -24,7 +24,10 @@ app.registerExtension({
     watchRuns();
     beforePrompt((prompt) => modernizePrompt(prompt, definition));
   },
-  beforeConfigureGraph: (file) => modernizeFile(file, definition),
+  beforeConfigureGraph(file) {
+    nameCopy(file, newId());
+    modernizeFile(file, definition);
+  },
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith("Kindred")) return;
     if (Object.hasOwn(MENDERS, node.comfyClass)) mendValues(node, MENDERS[node.comfyClass]);

@@ -17,6 +17,16 @@ const OLD = [
   ...["preview_prompt", "preview_omega", "preview_cfg", "run_name", "save_every", "rows"],
 ];
 
+/**
+ * A template is opened as a workflow of its own: runs are told apart by the workflow's id, and a second copy would show those of the first.
+ * What the page saves or keeps as a draft has the new id and no mark.
+ */
+export function nameCopy(file, id) {
+  if (!file?.extra?.kindred_template) return;
+  delete file.extra.kindred_template;
+  file.id = id;
+}
+
 /** Bring a workflow file up to date, in place. `definitions`: the server's inputs of a node by its class. */
 export function modernizeFile(file, definitions) {
   const graphs = [file, ...subgraphsOf(file)].filter((graph) => Array.isArray(graph?.nodes));

@@ -63,6 +63,50 @@ def test_a_workflow_dropped_as_a_file_opens_whole(page, file):
     page.screenshot(f"{file.stem}-{page.renderer}")
 
 
+GUIDED = ("KindredKSampler", "KindredGuider")
+SEARCHED = {  # what people type -> the nodes that answer it, and the place that one of them has at least
+    "lora training": (("KindredTrain",), 1),
+    "dreambooth": (("KindredTrain",), 1),
+    "likeness": (("KindredTrain", *GUIDED), 3),
+    "overfitting": (("KindredTextEncode", *GUIDED), 3),
+    "prompt ignored": (("KindredTextEncode", "KindredConditioningSLERP"), 1),
+    "product photo": (("KindredPhotos", "KindredTrain"), 1),
+    # The search weighs names and how often people use a node, never aliases: core's nodes that are called so stand before.
+    "character": (("KindredTrain", "KindredConcept"), 5),
+    "style": (("KindredTrain",), 5),
+}
+
+
+@pytest.mark.parametrize("page", ["canvas"], indirect=True)
+def test_the_search_finds_what_people_type(page):
+    """The index of the page's node search itself, with the order that it shows."""
+    found = page.page.evaluate(
+        """words => {
+            const { nodeSearchService } = document.querySelector("#vue-app").__vue_app__.config.globalProperties.$pinia._s.get("nodeDef");
+            return Object.fromEntries(words.map((word) => [word, nodeSearchService.searchNode(word).map((node) => node.name)]));
+        }""",
+        list(SEARCHED),
+    )
+    for word, (wanted, place) in SEARCHED.items():
+        assert set(wanted) & set(found[word][:place]), (word, found[word][:8])
+
+
+def test_the_side_panel_has_no_blank_entries(page):
+    """It lists a node's widgets; pictures, titles and the live panel are none."""
+    for kind, shown in (("KindredTrain", 8), ("KindredTrainingOptions", 34), ("KindredKSampler", 7)):
+        entries = page.page.evaluate(
+            """async (kind) => {
+                app.graph.clear();
+                const node = probe.add(kind, 300, 100);
+                await probe.settle();
+                return node.widgets.filter(({ options }) => !(options?.canvasOnly || options?.hidden || options?.hideInPanel)).map(({ name, type, element }) => [name, type, !!element]);
+            }""",
+            kind,
+        )
+        assert not [entry for entry in entries if entry[2]], entries
+        assert len(entries) >= shown
+
+
 @pytest.mark.parametrize("world", [[False], []], ids=["with miniature_world", "as saved now"])
 def test_a_file_of_an_older_version_keeps_its_values(page, world):
     given = ["a <v1> cat", "<v1>", "cat", "none", "none", "none"]
