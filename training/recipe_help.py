@@ -35,7 +35,7 @@ _NAMES = 24  # columns
 _ENTRIES = {  # a recipe's entry -> its setting; it has `name` and --resume in place of the other settings of KeepSettings
     **{one.name: one for one in declared(TrainSettings)},
     **{f"[preview] {one.name.removeprefix('preview_')}": one for one in declared(WatchSettings)},
-    **{"[save] every": one for one in declared(KeepSettings) if one.name == "save_every"},
+    "[save] every": next(one for one in declared(KeepSettings) if one.name == "save_every"),
 }
 
 
