@@ -21,9 +21,10 @@ sys.path.append(str(ROOT / "host" / "standalone"))
 import kindred_standalone  # noqa: E402
 
 
-def main() -> int:
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The options; ends the process with a sentence, or with the help. Needs nothing but Python."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False)
-    parser.add_argument("files", nargs="*", type=Path)
+    parser.add_argument("files", nargs="*", type=Path, help="recipes: TOML files, see below")
     parser.add_argument("--resume", action="store_true", help="continue each file's run from its newest state")
     parser.add_argument(
         "--comfyui",
@@ -33,14 +34,22 @@ def main() -> int:
     )
     parser.add_argument("--base-directory", type=Path, help="folder of models and output (default: ComfyUI's folder)")
     parser.add_argument("--cpu", action="store_true", help="do not use the GPU")
-    parser.add_argument("-h", "--help", action="store_true")
-    options = parser.parse_args()
+    parser.add_argument("-h", "--help", action="store_true", help="this text")
+    options = parser.parse_args(arguments)
     if options.help or not options.files:
         parser.print_help()
-        print(f"\n{kindred_standalone.load('training.recipe').HELP}")
-        return 0 if options.help else 2
+        print(f"\n{kindred_standalone.load('training.recipe_help').text()}")
+        raise SystemExit(0 if options.help else 2)
+    if not any(path.expanduser().exists() for path in options.files):  # one of several fails alone
+        parser.error(f"there is no such file. Name a recipe, a TOML file; --help shows one. ({', '.join(map(str, options.files))})")
+    return options
+
+
+def main() -> int:
+    options = parse(sys.argv[1:])
     if options.comfyui is None or not (Path(options.comfyui) / "comfy").is_dir():
-        parser.error("no ComfyUI found; set its folder with --comfyui or COMFYUI_PATH")
+        print("kindred: no ComfyUI found; set its folder with --comfyui or COMFYUI_PATH.", file=sys.stderr)
+        return 2
     files = [path.resolve() for path in options.files]  # before start_host changes the current folder
     kindred_standalone.start_host(Path(options.comfyui), options.base_directory, options.cpu)
     return kindred_standalone.load("training.headless").run(files, options.resume)

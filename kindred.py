@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -35,6 +36,12 @@ HOSTS = {
     "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
 }
 NEWEST = "0.30.0"
+COMMANDS = {
+    "demo": "train a concept on a small model, save it, draw with it, and write a comparison picture",
+    "serve": "ComfyUI with Kindred in your browser",
+    "train": "train the concepts of TOML files, without a graph",
+    "test": "run the tests",
+}
 # Without an NVIDIA GPU the environment has these tested versions; with one, the newest that pip finds.
 TORCH = ["torch==2.13.0"]
 TORCH_REST = ["torchvision==0.28.0", "torchaudio==2.11.0"]
@@ -54,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f"Kindred needs Python 3.10 or newer; this is Python {sys.version.split()[0]}. Use a newer one, for example `python3.11 kindred.py {options.command}`."
             )
         os.environ["PYTHONPYCACHEPREFIX"] = str(HOME / "pycache")  # also for this set-up's imports
+        check(options.command, rest)
         comfyui = find_host(options)
         older = options.host not in (None, NEWEST)
         python = make_environment(fetched(NEWEST) if older else comfyui, testing=options.command == "test")
@@ -83,18 +91,38 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="kindred.py",
         description="Kindred for ComfyUI, from a shell.",
-        epilog="Other options go to the command: `kindred.py demo --help`, `kindred.py test -k slerp`.",
+        epilog="commands:\n"
+        + "\n".join(f"  {name:<8}{what}" for name, what in COMMANDS.items())
+        + "\n\nOther options go to the command; `kindred.py COMMAND --help` lists them. The first call sets everything up, in .kindred/ beside this file.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
     )
-    parser.add_argument("command", nargs="?", choices=["demo", "test", "serve", "train"], help="what to do")
+    parser.add_argument("command", nargs="?", choices=list(COMMANDS), metavar="COMMAND", help=f"{', '.join(COMMANDS)}: see below")
     parser.add_argument("--comfyui", metavar="FOLDER", default=os.environ.get("COMFYUI_PATH"), help="a ComfyUI of your own (also COMFYUI_PATH)")
     parser.add_argument("--host", metavar="VERSION", choices=sorted(HOSTS), help=f"the ComfyUI version to fetch (default {NEWEST})")
-    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("-h", "--help", action="store_true", help="this text, or the command's")
     options, rest = parser.parse_known_args(arguments)
     if options.command is None:
         parser.print_help()
         raise SystemExit(0 if options.help else 2)
     return options, ["--help", *rest] if options.help else rest
+
+
+def check(command: str, arguments: list[str]) -> None:
+    """Let the command check its options and answer --help, which needs no set-up. Ends the process where it has something to say."""
+    if command == "test":
+        if "--help" in arguments:
+            print(
+                "kindred.py test [OPTIONS] [FILES]\n\nAll tests, or those of the files. The options are those of pytest. For example: -k slerp, tests/formats -x, --host 0.16.3 -m hosts."
+            )
+            raise SystemExit(0)
+        return
+    place = ROOT / ("headless.py" if command == "train" else "dev/demo/options.py")
+    specification = importlib.util.spec_from_file_location(f"kindred_{place.stem}", place)
+    if place.is_file() and specification and specification.loader:
+        module = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(module)
+        module.parse(arguments if command == "train" else [command, *arguments])
 
 
 def side_by_side() -> list[str]:

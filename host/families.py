@@ -44,6 +44,8 @@ class Family:
     layers         part of the network -> patterns for the ends of its layers' paths: "cross-attention" (if separate from self-attention),
                    "attention" (all of it), "feed-forward", "convolutions"; "text": what makes keys and values of the text features and of
                    nothing else, each row by itself, where the text features reach it unchanged
+    sides          what the network predicts ("eps", "v", "flow") -> side in pixels of the square pictures that all such models were made for;
+                   empty where they differ or nobody says
     mixed_rows     pattern for the paths of layers whose input is not one row per row of the batch; "" = no such layer, UNDECLARED = not known.
                    A promise about the host's code, held by tests that compare a batch with two forwards
     encoders       text encoder -> (kohya's number, diffusers' pipeline component; "" if diffusers loads no LoRA for it)
@@ -57,6 +59,7 @@ class Family:
     trained: bool = False
     context: int | None = None
     layers: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    sides: dict[str, int] = field(default_factory=dict)
     mixed_rows: str = UNDECLARED
     encoders: dict[str, tuple[str, str]] = field(default_factory=dict)
     diffusers: str = ""
@@ -72,6 +75,7 @@ FAMILIES = (
         trained=True,
         context=768,
         layers=_UNET_LAYERS,
+        sides={"eps": 512},
         mixed_rows=_UNET_ROWS,
         encoders={"clip_l": ("", "text_encoder")},
         diffusers="unet_to_diffusers",
@@ -84,6 +88,7 @@ FAMILIES = (
         trained=True,
         context=1024,
         layers=_UNET_LAYERS,
+        sides={"eps": 512, "v": 768},
         mixed_rows=_UNET_ROWS,
         encoders={"clip_h": ("", "text_encoder")},
         diffusers="unet_to_diffusers",
@@ -95,6 +100,7 @@ FAMILIES = (
         UNET,
         trained=True,
         layers=_UNET_LAYERS,
+        sides={"eps": 1024, "v": 1024},
         mixed_rows=_UNET_ROWS,
         encoders={"clip_l": ("1", "text_encoder"), "clip_g": ("2", "text_encoder_2")},
         diffusers="unet_to_diffusers",
@@ -115,6 +121,7 @@ FAMILIES = (
         "comfy.ldm.modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper",
         trained=True,
         layers={"attention": (r"attn2?\.(qkv|proj)",), "feed-forward": (r"mlp\.fc[12]",)},
+        sides={"flow": 1024},
         mixed_rows="",
         encoders={"clip_l": ("1", "text_encoder"), "clip_g": ("2", "text_encoder_2"), "t5xxl": ("3", "")},
         diffusers="mmdit_to_diffusers",
@@ -126,12 +133,13 @@ FAMILIES = (
         "comfy.ldm.flux.model.Flux",
         trained=True,
         layers=_FLUX_LAYERS,
+        sides={"flow": 1024},
         mixed_rows="",
         encoders={"clip_l": ("1", "text_encoder"), "t5xxl": ("3", "")},
         diffusers="flux_to_diffusers",
         architectures={"Flux": ("flux-1-dev", "flux1"), "FluxSchnell": ("flux-1-schnell", "flux1")},
     ),
-    Family("Flux 2", "Flux2", "comfy.ldm.flux.model.Flux", trained=True, layers=_FLUX_LAYERS, mixed_rows=""),
+    Family("Flux 2", "Flux2", "comfy.ldm.flux.model.Flux", trained=True, layers=_FLUX_LAYERS, sides={"flow": 1024}, mixed_rows=""),
     Family("LongCat Image", "LongCatImage", "comfy.ldm.flux.model.Flux", layers=_FLUX_LAYERS, mixed_rows=""),
     Family(
         "Chroma",
@@ -149,6 +157,7 @@ FAMILIES = (
         "comfy.ldm.aura.mmdit.MMDiT",
         trained=True,
         layers={"attention": (r"attn\.w[12][qkvo]",), "feed-forward": (r"mlp[CX]?\.c_(fc1|fc2|proj)",)},
+        sides={"flow": 1024},
         mixed_rows="",
         diffusers="auraflow_to_diffusers",
         architectures={"AuraFlow": ("auraflow-1", "auraflow")},
@@ -159,6 +168,7 @@ FAMILIES = (
         "comfy.ldm.lumina.model.NextDiT",
         trained=True,
         layers={"attention": (r"attention\.(qkv|out)",), "feed-forward": (r"feed_forward\.w[123]",)},
+        sides={"flow": 1024},
         mixed_rows="",
         diffusers="z_image_to_diffusers",
         architectures={"Lumina2": ("lumina-2", "lumina2")},
@@ -186,6 +196,7 @@ FAMILIES = (
             "attention": (r"attn2\.(q|kv|out)_proj", r"attn1\.(Wqkv|out_proj)"),
             "feed-forward": (r"mlp\.fc[12]",),
         },
+        sides={"v": 1024},
         mixed_rows=r"^mlp_t5\.|^pooler\.",  # one list with the tokens of all prompts; token dimension first
     ),
     Family(
@@ -232,6 +243,17 @@ def trained_family(patcher) -> Family | None:
     row, model = family(patcher), type(patcher.model)
     exact = row is not None and model.__name__ == row.model and model.__module__ == comfy.model_base.__name__
     return row if exact and row.trained else None
+
+
+def side(patcher, prediction: str | None) -> int:
+    """Side in pixels of the pictures that a MODEL was made for. ValueError if its family has no such size (`Family.sides`)."""
+    row = family(patcher)
+    if row is None or prediction not in row.sides:
+        name = row.name if row else type(patcher.model).__name__
+        raise ValueError(
+            f"resolution is auto, but Kindred does not know the size of the pictures that this model was made for ({name}). Type it, for example 512 or 1024."
+        )
+    return row.sides[prediction]
 
 
 def layer_patterns(network: torch.nn.Module) -> dict[str, tuple[str, ...]]:

@@ -20,7 +20,7 @@ class KindredPhotos(io.ComfyNode):
             display_name="Load Photos",
             category=CATEGORY,
             description="All photos of a folder inside ComfyUI's input folder, sorted by name. Applies the camera's rotation, turns transparency into masks, and reads text files of the same name as captions.",
-            search_aliases=["load images", "image folder", "dataset", "batch load"],
+            search_aliases=["load images", "image folder", "dataset", "batch load", "product photo", "training images"],
             inputs=[
                 io.Combo.Input(
                     "folder",
@@ -73,7 +73,7 @@ class KindredConcept(io.ComfyNode):
             display_name="Concept",
             category=CATEGORY,
             description="The photos of one subject (three to six are enough), the token that names it in prompts, and its class.",
-            search_aliases=["dreambooth", "subject", "textual inversion", "custom diffusion", "instance images"],
+            search_aliases=["subject", "character", "trigger word", "textual inversion", "custom diffusion", "instance images"],
             is_input_list=True,
             inputs=[
                 io.Image.Input(
@@ -118,7 +118,7 @@ class KindredConcept(io.ComfyNode):
                 io.Image.Input(
                     "prior_images",
                     optional=True,
-                    tooltip="Ordinary pictures of the class for prior preservation (prior_weight in Train Concept). From Prior Images, or your own. Optional with the Semantic Preservation Loss; both can be used together.",
+                    tooltip="Ordinary pictures of the class for prior preservation (prior_weight in Training Options). From Prior Images, or your own. Optional with the Semantic Preservation Loss; both can be used together.",
                 ),
                 io.Int.Input(
                     "repeats",

@@ -74,7 +74,7 @@ class KindredConditioningSLERP(io.ComfyNode):
             category=CATEGORY,
             description="Rotates a prompt that names your concept toward the same prompt with the plain class word, row by row, so that the model follows the "
             "rest of the prompt again. No training.",
-            search_aliases=["slerp", "TEA", "test-time embedding adjustment", "semantic collapse", "conditioning blend"],
+            search_aliases=["slerp", "TEA", "test-time embedding adjustment", "semantic collapse", "conditioning blend", "prompt ignored"],
             inputs=[
                 io.Conditioning.Input("conditioning", tooltip="The prompt with your concept. Areas, masks, hooks and ControlNets stay attached."),
                 io.Conditioning.Input("class_conditioning", tooltip="The same prompt with the class word in place of the token, or without the token."),
@@ -182,7 +182,7 @@ class KindredTextEncode(io.ComfyNode):
             category=CATEGORY,
             description="Encodes a prompt that names your concept, builds the class prompt by itself and rotates the first toward the second, so that "
             "the subject does not crowd out the scene you describe.",
-            search_aliases=["clip text encode", "prompt", "slerp", "TEA", "semantic collapse"],
+            search_aliases=["clip text encode", "prompt", "slerp", "TEA", "semantic collapse", "prompt ignored", "prompt adherence", "overfitting"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder that carries the token, from Train Concept or Load Concept."),
                 io.String.Input(

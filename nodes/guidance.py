@@ -96,7 +96,7 @@ class KindredNegativePrompt(io.ComfyNode):
             display_name="Negative Prompt (Personalization Guidance)",
             category=inputs.CATEGORY,
             description="A negative prompt for models whose text encoder was tuned, too: guidance encodes it by the text encoder between base and tuned at its own omega, as the paper's formula asks. Elsewhere it is an ordinary negative prompt.",
-            search_aliases=[*inputs.ALIASES, "null prompt", "empty prompt", "negative"],
+            search_aliases=["personalization guidance", "null prompt", "empty prompt", "negative", "CLIP text encode"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder after tuning: with the LoRA, or of Load Concept or Train Concept."),
                 io.Clip.Input("base_clip", tooltip="The same text encoder before tuning: of the checkpoint."),

@@ -3,7 +3,10 @@
 from comfy_api.latest import io
 
 CATEGORY = "personalization"
-ALIASES = ["personalization guidance", "steering guidance", "weak model guidance", "autoguidance", "dreambooth guidance", "lora guidance", "cfg", "PG"]
+ALIASES = [
+    *["personalization guidance", "steering guidance", "weak model guidance", "autoguidance", "dreambooth guidance", "lora guidance", "cfg", "PG"],
+    *["likeness", "overfitting", "overfit lora"],
+]
 
 _MODEL = "The tuned model: with the LoRA, the trained concept, or a fine-tuned checkpoint."
 _BASE = "The model before tuning: the same checkpoint without the LoRA (costs no memory), or the checkpoint that a full fine-tune started from."

@@ -16,7 +16,7 @@ class KindredPriorImages(io.ComfyNode):
             display_name="Prior Images",
             category=CATEGORY,
             description="Draws ordinary pictures of a class with the base model, for a Concept's prior_images. Drawn once and kept in output/kindred/prior.",
-            search_aliases=["regularization images", "class images", "prior preservation", "reg images", "dreambooth"],
+            search_aliases=["regularization images", "class images", "prior preservation", "reg images", "dreambooth class images"],
             inputs=[
                 io.Model.Input("model", tooltip="The model before training: what it draws now is what training should preserve."),
                 io.Clip.Input("clip", tooltip="Its text encoder."),

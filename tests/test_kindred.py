@@ -40,6 +40,31 @@ def test_a_folder_that_is_no_comfyui_is_said(door, tmp_path, capsys):
     assert "not a ComfyUI folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments, code, words",
+    [
+        (["--help"], 0, ["demo ", "serve ", "train ", "test ", "comparison picture"]),
+        (["train", "--help"], 0, ["[[concept]]", "learning_rate", '"auto" (0 to 10)', "gradient_checkpointing", "[preview] omega", "[save] every"]),
+        (["demo", "--help"], 0, ["--class-word", "--omega"]),
+        (["test", "--help"], 0, ["pytest"]),
+        (["train", "nothing.toml"], 2, ["there is no such file"]),
+        (["train", "--resum2"], 2, ["unrecognized arguments: --resum2"]),
+        (["demo", "--photos", "x"], 2, ["--photos needs --class-word"]),
+        (["serve", "--prot", "1"], 2, ["unrecognized arguments: --prot"]),
+    ],
+)
+def test_help_and_wrong_arguments_are_answered_before_any_set_up(tmp_path, arguments, code, words):
+    """In a new checkout, with a Python that has no package at all: nothing is made, nothing is fetched."""
+    for entry in ROOT.iterdir():
+        if entry.name not in (".kindred", ".git", "kindred.py"):
+            (tmp_path / entry.name).symlink_to(entry)
+    shutil.copy(ROOT / "kindred.py", tmp_path)
+    run = subprocess.run([sys.executable, "-I", "-S", str(tmp_path / "kindred.py"), *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert run.returncode == code, run.stderr
+    assert not [word for word in words if word not in run.stdout + run.stderr]
+    assert "Traceback" not in run.stderr and not (tmp_path / ".kindred").exists()
+
+
 def test_an_old_python_is_said(door, monkeypatch, capsys):
     monkeypatch.setattr(door.sys, "version_info", (3, 9, 1))
     assert door.main(["test"]) == 1

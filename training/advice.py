@@ -7,6 +7,8 @@ from ..host.denoiser import latent_scale, training_memory
 from ..host.types import Clip, Model
 from .adapters.kinds import KINDS
 from .data.concept import Concept
+from .declare import declared
+from .methods import METHODS
 from .settings import TrainSettings
 
 
@@ -23,6 +25,13 @@ def hints(clip: Clip, concepts: list[Concept]) -> list[str]:
     said = [sentence for concept in concepts for sentence in text.spelling_hints(clip, concept.class_word)]
     prompts = dict.fromkeys(prompt for concept in concepts for prompt in (*concept.prompts, concept.token_prompt))
     return list(dict.fromkeys(said + [sentence for prompt in prompts for sentence in text.wrong_classes(prompt, class_words)]))
+
+
+def idle(settings: TrainSettings) -> list[str]:
+    """A sentence for each setting that differs from its default and that the method does not use."""
+    own = {group for method in METHODS.values() for group in method.groups} - set(settings.how.groups)
+    changed = [one for one in declared(TrainSettings) if one.group in own and getattr(settings, one.name) != one.default]
+    return [f"{one.name} is {getattr(settings, one.name)!r}, but the method {settings.method!r} does not use it." for one in changed]
 
 
 def need_less(model: Model, concepts: list[Concept], settings: TrainSettings) -> str:
@@ -54,4 +63,4 @@ def need_less(model: Model, concepts: list[Concept], settings: TrainSettings) ->
         steps.append(now.how.less_memory)
     if now.how.network == "adapter" and KINDS[now.adapter].rank and now.rank > 8:
         steps.append("lower rank to 8")
-    return f"Out of memory: a training step needs {gigabytes(settings)} on top of the weights. Try these in order: {'; '.join(steps or ['lower resolution'])}."
+    return f"Out of memory: a training step needs {gigabytes(settings)} on top of the weights. Try these in order: {'; '.join(steps or ['lower resolution'])}. The node Training Options has what Train Concept lacks."

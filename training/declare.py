@@ -11,17 +11,18 @@ from collections.abc import Collection
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
-GROUPS = {  # group -> its heading in the documentation
+GROUPS = {  # group -> its heading, in the order of the node Training Options and of docs/settings.md
     "main": "Main",
-    "adapter": "Adapter (methods `lora` and `lora + token`)",
-    "token": "Token (methods with a token)",
     "data": "Photos",
     "optimizer": "Optimizer",
     "losses": "Losses",
     "watching": "Watching",
     "keeping": "Keeping",
-    "reach": "Where it acts",  # the last: saved workflows keep values by position
+    "reach": "Where it acts",
+    "token": "Token (methods with a token)",
+    "adapter": "Adapter (methods `lora` and `lora + token`)",
 }
+AUTO = "auto"  # how people write the 0 of a setting that is `automatic`
 _KEY = "kindred.setting"
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
@@ -34,7 +35,8 @@ class Setting:
     least, most   limits of a number, both allowed
     step          of the number field on the node
     choices       what a text may be; () = any text
-    advanced      shown only when the artist asks for all inputs
+    automatic     0 stands for a value that the training finds; nodes, recipes and files write it as "auto"
+    advanced      on the node Training Options instead of Train Concept
     optional      may be left out of a workflow in API form; None = like `advanced`
     seed          the node offers to count it up after each run
     """
@@ -47,6 +49,7 @@ class Setting:
     most: float | None = None
     step: float | None = None
     choices: tuple[str, ...] = ()
+    automatic: bool = False
     advanced: bool = False
     optional: bool | None = None
     seed: bool = False
@@ -54,6 +57,32 @@ class Setting:
     @property
     def type(self) -> type:
         return type(self.default)
+
+    def read(self, value: Any) -> Any:
+        """The value that a person or a file gave. "auto" or an empty text is 0 where the setting is automatic, and a text may be a number there.
+
+        Raises ValueError if the text is neither. `check` does the rest.
+        """
+        if not self.automatic or isinstance(value, bool):
+            return value
+        if isinstance(value, str):
+            if value.strip().lower() in ("", AUTO):
+                return self.type(0)
+            try:
+                value = float(value)
+            except ValueError:
+                raise ValueError(f"{self.name} is {value!r}; expected {AUTO}, or a number such as {self.example}.") from None
+        whole = self.type is int and isinstance(value, float) and value.is_integer()
+        return int(value) if whole else value
+
+    def shown(self, value: Any) -> Any:
+        """`value` as people write it."""
+        return AUTO if self.automatic and value == 0 else value
+
+    @property
+    def example(self) -> str:
+        """A number that an automatic setting may be."""
+        return "512" if self.type is int else "0.0001" if self.step is not None and self.step < 0.01 else "8"
 
     def check(self, value: Any) -> None:
         """ValueError, beginning with the setting's name, where `value` cannot be."""
@@ -66,6 +95,8 @@ class Setting:
             return
         if not math.isfinite(value):
             raise ValueError(f"{self.name} is {value}; expected a number.")
+        if self.automatic and value == 0:
+            return
         if value < self.least:
             raise ValueError(f"{self.name} is {value}; at least {self.least:g} is expected.")
         if value > self.most:
@@ -79,6 +110,8 @@ def setting(default: Any, help: str, group: str, **more) -> Any:
         raise TypeError(f"A setting of group {group!r} with default {default!r} is not declared whole.")
     if trial.type in (int, float) and None in (trial.least, trial.most):
         raise TypeError(f"The setting {help!r} is a number, but has no limits.")
+    if trial.automatic and trial.type not in (int, float):
+        raise TypeError(f"The setting {help!r} is automatic, but is not a number.")
     trial.check(default)
     return field(default=default, metadata={_KEY: {"help": help, "group": group, **more}})
 

@@ -45,5 +45,5 @@ def describe(model: Model, prediction: str, concepts: list[Concept], settings: T
         schedule=settings.schedule,
         precision=precision,
         base_hash=base_hash,
-        settings=settings.as_text(),
+        settings=settings.as_written(),
     )

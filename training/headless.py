@@ -18,7 +18,7 @@ from ..formats import concept_file, names, picture_file
 from ..host import checkpoint, paths
 from ..host.training import is_out_of_memory
 from . import distributed, recipe
-from .advice import hints
+from .advice import hints, idle
 from .measures import Step
 from .preview import make_preview
 from .trainer import CONTINUE, NEW, Keeping, train
@@ -82,7 +82,7 @@ def _train(file: Path, resume: bool, processes, asked: list[int], loaded: dict):
         if processes.any(bool(asked)):
             raise Stopped
 
-    for sentence in hints(loaded[key][1], concepts):
+    for sentence in (*idle(plan.settings), *hints(loaded[key][1], concepts)):
         line.tell(sentence)
     keeping = Keeping(paths.run_folder(), plan.name, plan.save_every, CONTINUE if resume else NEW, line.tell)
     preview = make_preview(line.preview, plan.watch)

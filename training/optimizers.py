@@ -41,7 +41,7 @@ def _prodigy(groups: list[dict], decay: float) -> torch.optim.Optimizer:
     rates = {group["lr"] for group in groups}
     if len(rates) > 1:
         raise ValueError(
-            f"optimizer 'Prodigy' finds one rate for all that is learned; it cannot work with the {len(rates)} different learning rates {sorted(rates)}. Set all of them to 0."
+            f"optimizer 'Prodigy' finds one rate for all that is learned; it cannot work with the {len(rates)} different learning rates {sorted(rates)}. Set all of them to auto."
         )
     return _package("Prodigy").Prodigy(groups, weight_decay=decay, safeguard_warmup=True, use_bias_correction=True)
 

@@ -1,33 +1,8 @@
-"""Recipes: a training in a TOML file, for the shell. The same training as the node's, from folders of photos to saved files.
-
-checkpoint = "v1-5-pruned-emaonly.safetensors"   # a file beside this one, or a name in models/checkpoints
-name = "biscuit"                                 # of the saved concept, and of the run
-
-[train]                                          # any of TrainSettings, the defaults are the node's
-method = "kv + token"
-steps = 500
-
-[[concept]]                                      # one or more
-photos = "photos/biscuit"                        # a folder beside this file; captions in .txt files of the same names
-token = "<v1>"
-class_word = "dog"
-# also: instance_prompt, class_prompt, initializer, repeats, prior_images (a folder)
-
-[preview]                                        # optional
-every = 100
-prompt = "a photo of a {token} {class} on the beach"
-# also: omega, cfg
-
-[save]                                           # optional
-every = 100                                      # steps between two states, 0 = none
-dtype = "float16"
-overwrite = false
-"""
+"""Recipes: a training in a TOML file, for the shell. The same training as the node's, from folders of photos to saved files. `recipe_help` shows one."""
 
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,7 +14,7 @@ import torch
 from ..formats import text_file
 from .data.concept import Concept, make_concept
 from .data.photos import read_photos
-from .declare import declared
+from .declare import Setting, declared
 from .settings import KeepSettings, TrainSettings, WatchSettings
 
 _TABLES = {"checkpoint", "name", "train", "concept", "preview", "save"}
@@ -141,7 +116,7 @@ def _checked(path: Path, content: dict) -> Recipe:
         for key, value in table.items():
             _typed(f"[[concept]] {key}", value, _CONCEPT[key])
     _known(preview, set(_PREVIEW), "[preview]")
-    preview = {_PREVIEW[key].name: _typed(f"[preview] {key}", value, _PREVIEW[key].type) for key, value in preview.items()}
+    preview = {_PREVIEW[key].name: _setting(_PREVIEW[key], f"[preview] {key}", value) for key, value in preview.items()}
     _known(save, {"every", "dtype", "overwrite"}, "[save]")
     train = content.get("train", {})
     _known(train, set(_TRAIN), "[train]")
@@ -152,7 +127,7 @@ def _checked(path: Path, content: dict) -> Recipe:
         path,
         content["checkpoint"],
         _typed("name", content.get("name", path.stem), str),
-        TrainSettings(**{name: _typed(name, value, _TRAIN[name].type) for name, value in train.items()}),
+        TrainSettings(**{name: _setting(_TRAIN[name], name, value) for name, value in train.items()}),
         tables,
         WatchSettings(**preview),
         _typed("[save] every", save.get("every", _EVERY.default), int),
@@ -170,6 +145,10 @@ def _known(table: dict, names: set[str], where: str) -> None:
             raise ValueError(f"{where} has the unknown entry {key!r}{f'; did you mean {near[0]!r}?' if near else ''} Known are {', '.join(sorted(names))}.")
 
 
+def _setting(one: Setting, name: str, value: Any) -> Any:
+    return _typed(name, one.read(value), one.type)
+
+
 def _typed(name: str, value: Any, kind: type) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -179,4 +158,3 @@ def _typed(name: str, value: Any, kind: type) -> Any:
 
 
 _WORDS = {int: "a whole number", float: "a number", str: "a text in quotes", bool: "true or false"}
-HELP = inspect.cleandoc(__doc__ or "")

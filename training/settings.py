@@ -22,7 +22,7 @@ MAX_VECTORS = 8  # of one token
 
 USUAL_TEXT_RATE = 5e-5
 PRODIGY_RATE = 1.0  # Prodigy finds the rate itself and expects 1
-_RATE = {"least": 0, "most": 10, "step": 1e-6}
+_RATE = {"least": 0, "most": 10, "step": 1e-6, "automatic": True}
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,26 @@ class TrainSettings:
     method: str = setting("kv + token", f"What is trained. {' '.join(f'{name}: {one.what}.' for name, one in METHODS.items())}", "main", choices=tuple(METHODS))
 
     rank: int = setting(16, "Rank of the adapter: its capacity. 4 to 32 is usual for one subject.", "adapter", least=1, most=1024, optional=False)
-    alpha: float = setting(0.0, "The adapter is scaled by alpha / rank. 0 = the rank, a scale of 1.", "adapter", least=0, most=1024, step=0.5, advanced=True)
+    alpha: float = setting(
+        0.0, "The adapter is scaled by alpha / rank. auto: the rank, a scale of 1.", "adapter", least=0, most=1024, step=0.5, automatic=True, advanced=True
+    )
     targets: str = setting(
-        "attention", "The layers that get an adapter. More layers hold more of the subject, and more of the photos' look.", "adapter", choices=TARGETS
+        "attention",
+        "The layers that get an adapter. More layers hold more of the subject, and more of the photos' look.",
+        "adapter",
+        choices=TARGETS,
+        advanced=True,
     )
     adapter: str = setting("LoRA", "Type of the adapter. Every tool reads LoRA, and it costs the least.", "adapter", choices=tuple(KINDS), advanced=True)
     train_text_encoder: bool = setting(
         False, "Also put an adapter on the text encoder. The Semantic Preservation Loss then keeps it close to the class.", "adapter", advanced=True
     )
     text_learning_rate: float = setting(
-        0.0, "Learning rate of the text encoder's adapter. 0 = 5e-5, or half of learning_rate if that is set.", "adapter", **_RATE, advanced=True
+        0.0, "Learning rate of the text encoder's adapter. auto: 5e-5, or half of learning_rate if that is a number.", "adapter", **_RATE, advanced=True
     )
 
     token_learning_rate: float = setting(
-        0.0, "Learning rate of the token vectors. 0 = the method's default, or learning_rate if that is set.", "token", **_RATE, advanced=True
+        0.0, "Learning rate of the token vectors. auto: the method's usual rate, or learning_rate if that is a number.", "token", **_RATE, advanced=True
     )
     vectors: int = setting(
         1, "Vectors for each token. More hold more of the subject and drift further from its class.", "token", least=1, most=MAX_VECTORS, advanced=True
@@ -69,18 +75,24 @@ class TrainSettings:
         step=0.01,
     )
     prior_weight: float = setting(
-        1.0, "Weight of the loss on the concepts' prior images. No effect without prior images.", "main", least=0, most=100, step=0.05
+        1.0, "Weight of the loss on the concepts' prior images. No effect without prior images.", "losses", least=0, most=100, step=0.05, advanced=True
     )
     steps: int = setting(500, "Training steps. The papers use 500 for one subject and 800 for several.", "main", least=1, most=1_000_000)
-    batch_size: int = setting(2, "Photos in each step. Prior images are added to these.", "main", least=1, most=4096)
+    batch_size: int = setting(2, "Photos in each step. Prior images are added to these.", "data", least=1, most=4096, advanced=True)
     learning_rate: float = setting(
         0.0,
-        "Learning rate of the model's part. 0 = the method's default: 2e-5 for kv + token (the paper's code), 1e-4 for LoRA, 5e-4 for a token alone.",
+        "Learning rate of the model's part. auto: the method's usual rate, 2e-5 for kv + token (the paper's code), 1e-4 for LoRA, 5e-4 for a token alone.",
         "main",
         **_RATE,
     )
     resolution: int = setting(
-        512, "Side of the square training picture in pixels: 512 for SD 1.5, 768 for SD 2.x, 1024 for SDXL and SD3.", "main", least=64, most=4096, step=8
+        0,
+        "Side of the square training picture in pixels. auto: the model's own, 512 for SD 1.5, 1024 for SDXL, SD3 and Flux.",
+        "main",
+        least=64,
+        most=4096,
+        step=8,
+        automatic=True,
     )
     seed: int = setting(0, "The same seed, photos and settings give the same result.", "main", least=0, most=2**64 - 1, seed=True)
 
@@ -109,7 +121,7 @@ class TrainSettings:
     )
     optimizer: str = setting(
         "AdamW",
-        "AdamW 8-bit needs the package bitsandbytes and a CUDA card, Prodigy needs the package prodigyopt; leave all learning rates at 0 with it.",
+        "AdamW 8-bit needs the package bitsandbytes and a CUDA card, Prodigy needs the package prodigyopt; leave all learning rates at auto with it.",
         "optimizer",
         choices=OPTIMIZERS,
         advanced=True,
@@ -150,11 +162,11 @@ class TrainSettings:
     crop: str = setting(
         "square",
         "square: the middle of each photo, as the papers do. buckets: the photos' own shapes, at about the same number of pixels.",
-        "losses",
+        "data",
         choices=CROPS,
         advanced=True,
     )
-    caption_dropout: float = setting(0.0, "Probability that a photo gets the empty prompt.", "losses", least=0, most=1, step=0.01, advanced=True)
+    caption_dropout: float = setting(0.0, "Probability that a photo gets the empty prompt.", "data", least=0, most=1, step=0.01, advanced=True)
 
     rows: str = setting(
         USUAL_ROWS,
@@ -190,7 +202,7 @@ class TrainSettings:
         return self.rows if self.how.tokens and self.how.network else ALL
 
     def rates(self) -> tuple[float, float, float]:
-        """The learning rates of (network, tokens, text encoder), with the usual ones where the artist left 0."""
+        """The learning rates of (network, tokens, text encoder), with the usual ones where the artist left them to the method."""
         if self.optimizer == "Prodigy":
             return self.learning_rate or PRODIGY_RATE, self.token_learning_rate or PRODIGY_RATE, self.text_learning_rate or PRODIGY_RATE
         usual = KINDS[self.adapter].rate if self.how.rate is None else self.how.rate
@@ -198,8 +210,12 @@ class TrainSettings:
         return given or usual, self.token_learning_rate or given or self.how.token_rate, self.text_learning_rate or given / 2 or USUAL_TEXT_RATE
 
     def as_text(self) -> dict[str, str]:
-        """Every setting as text, for files' metadata."""
+        """Every setting as text, as the states of a run compare them: 0 where a value is automatic."""
         return {name: str(value) for name, value in asdict(self).items()}
+
+    def as_written(self) -> dict[str, str]:
+        """Every setting as people write it, for the metadata of files."""
+        return {one.name: str(one.shown(getattr(self, one.name))) for one in declared(TrainSettings)}
 
     def changed(self, **changes) -> TrainSettings:
         return replace(self, **changes)
@@ -260,10 +276,20 @@ SETTINGS = [*declared(TrainSettings), *declared(WatchSettings), *declared(KeepSe
 
 def from_inputs(values: dict) -> tuple[TrainSettings, WatchSettings, KeepSettings]:
     """The three parts of a node's or a file's values by name. ValueError for a value that cannot be, TypeError for an unknown name."""
+    values = read_values(values)
     parts = []
     for part in (TrainSettings, WatchSettings, KeepSettings):
         names = {one.name for one in declared(part)}
         parts.append(part(**{name: value for name, value in values.items() if name in names}))
-    if unknown := values.keys() - {one.name for one in SETTINGS}:
-        raise TypeError(f"There is no setting {', '.join(sorted(unknown))}.")
     return tuple(parts)
+
+
+def read_values(values: dict) -> dict:
+    """`values` as numbers, where they may be the word "auto". ValueError for a value that cannot be, TypeError for an unknown name."""
+    known = {one.name: one for one in SETTINGS}
+    if unknown := values.keys() - known.keys():
+        raise TypeError(f"There is no setting {', '.join(sorted(unknown))}.")
+    read = {name: known[name].read(value) for name, value in values.items()}
+    for name, value in read.items():
+        known[name].check(value)
+    return read

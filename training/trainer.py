@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 from ..formats import names
 from ..host import denoiser as host_denoiser
+from ..host import families
 from ..host import training as host_training
+from ..host.types import Model
 from .advice import need_less
 from .data.concept import Concept
 from .distributed import SingleProcess
@@ -50,6 +52,7 @@ def train(
     _check(concepts)
     check_optimizer(settings)
     host_denoiser.supported_family(model)
+    settings = with_resolution(model, settings)
     processes = processes or SingleProcess()
     with host_training.training_mode():
         run = Run(model, clip, vae, concepts, settings, processes)
@@ -64,6 +67,11 @@ def train(
             keeper.end()
             del run, keeper
             host_training.free_memory_after_run()
+
+
+def with_resolution(model: Model, settings: TrainSettings) -> TrainSettings:
+    """`settings` with the resolution that the model was made for where they leave it to the model. ValueError if that is not known."""
+    return settings if settings.resolution else settings.changed(resolution=families.side(model, host_denoiser.prediction(model)))
 
 
 def _run(run: Run, keeper: Keeper, on_step, on_encode, preview, on_restore) -> Trained:

@@ -12,6 +12,9 @@ export const language = () => app.extensionManager?.setting?.get("Comfy.Locale")
 /** The workflow on the screen, as the server's runs name it. */
 export const workflowId = () => rootGraph()?.id ?? null;
 
+/** An id for a workflow. */
+export const newId = () => LiteGraph.uuidv4();
+
 /** The node of an execution id ("4", or "7:4" inside a subgraph) in the workflow on the screen. */
 export function findNode(executionId) {
   let graph = rootGraph(), node = null;
@@ -56,6 +59,19 @@ export function mendValues(node, mend) {
   };
 }
 
+/** The inputs of a node's class as the server defines them: {required, optional}. */
+export const definition = (type) => LiteGraph.registered_node_types[type]?.nodeData?.input ?? {};
+
+/** Let `change` bring a file in API form up to date before the front end makes nodes of it. */
+export function beforePrompt(change) {
+  const { loadApiJson } = app;
+  app.loadApiJson = function (prompt, ...rest) {
+    const copied = structuredClone(prompt);
+    change(copied);
+    return loadApiJson.call(this, copied, ...rest);
+  };
+}
+
 /** Let the node be as high as its widgets need, and never lower than the artist made it. */
 export function fit(node) {
   if (!node.graph) return;
@@ -80,18 +96,22 @@ export function foldAdvanced(node) {
 export const heightOfAdvanced = (node) =>
   (node.widgets ?? []).filter((widget) => widget.options?.advanced && !widget.hidden).length * (LiteGraph.NODE_WIDGET_HEIGHT + 4);
 
+const GAP = Symbol("a widget without a saved value");
+const closeGaps = (node) => (saved) => {
+  if (saved.widgets_values) saved.widgets_values = saved.widgets_values.filter((_, place) => node.widgets[place]?.serialize !== false);
+};
+
 /**
- * A DOM element as a widget at place `index`; it is no input, and nothing of it is saved or sent.
+ * A DOM element as a widget at place `index`; it is no input, nothing of it is saved or sent, and the side panel has no entry for it.
  * The front end saves values by position and reads them without gaps, so the gap that such a widget leaves is closed.
  */
 export function addElement(node, name, element, index, options) {
-  const widget = node.addDOMWidget(name, name, element, { serialize: false, hideOnZoom: false, ...options });
+  const widget = node.addDOMWidget(name, name, element, { serialize: false, hideOnZoom: false, hideInPanel: true, ...options });
   widget.serialize = false;
   node.widgets.splice(node.widgets.indexOf(widget), 1);
   node.widgets.splice(index, 0, widget);
-  after(node, "onSerialize", (saved) => {
-    if (saved.widgets_values) saved.widgets_values = saved.widgets_values.filter((_, place) => node.widgets[place]?.serialize !== false);
-  });
+  if (!node.widgets.some((other) => other !== widget && other[GAP])) after(node, "onSerialize", closeGaps(node)); // once for all of them
+  widget[GAP] = true;
   const mount = () => setTimeout(() => takePlace(node, element), 500);
   after(node, "onAdded", mount);
   after(node, "onConfigure", mount);

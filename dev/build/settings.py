@@ -22,7 +22,8 @@ def page(pack: str) -> str:
         "# Settings of a training",
         "",
         "Made by `python dev/build/settings.py` from `training/settings.py`, `training/methods.py` and `training/adapters/kinds.py`.",
-        "The inputs of Train Concept, and the `[train]`, `[preview]` and `[save]` tables of a recipe, come from the same declarations.",
+        "The inputs of Train Concept (**bold**) and of Training Options (all others), and the `[train]`, `[preview]` and `[save]` tables of a recipe,",
+        "come from the same declarations. Where `auto` is a choice, 0 means the same.",
         "",
         "## Methods",
         "",
@@ -37,12 +38,16 @@ def page(pack: str) -> str:
         lines.append(f"| `{name}` | {kind.what} | {kind.rank or 'not used'} | {kind.alpha or 'not used'} | {_rate(kind.rate)} |")
     for group, heading in declare.GROUPS.items():
         lines += ["", f"## {heading}", "", "| setting | default | may be | what it does |", "|---|---|---|---|"]
-        lines += [f"| `{one.name}` | {_value(one.default)} | {_range(one)} | {one.help} |" for one in settings.SETTINGS if one.group == group]
+        lines += [f"| {_name(one)} | {_value(one.shown(one.default))} | {_range(one)} | {one.help} |" for one in settings.SETTINGS if one.group == group]
     return "\n".join(lines) + "\n"
 
 
 def _rate(rate: float) -> str:
     return f"{rate:g}" if rate else "–"
+
+
+def _name(one) -> str:
+    return f"`{one.name}`" if one.advanced else f"**`{one.name}`**"
 
 
 def _value(value) -> str:
@@ -56,6 +61,10 @@ def _range(one) -> str:
         return "on, off"
     if one.type is str:
         return "any text"
+    return ("`auto`, " if one.automatic else "") + _between(one)
+
+
+def _between(one) -> str:
     return f"{one.least} to {one.most}" if one.type is int else f"{one.least:g} to {one.most:g}"
 
 

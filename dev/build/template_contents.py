@@ -80,10 +80,8 @@ def side_by_side(x: int, y: int, images: list[str], labels: list[str], title: st
 TRAINING = {
     "method": "kv + token",
     "spl_weight": 1.0,
-    "prior_weight": 1.0,
-    "batch_size": 2,
-    "learning_rate": 0.0,
-    "resolution": 512,
+    "learning_rate": "auto",
+    "resolution": "auto",
     "seed": 0,
     "resume": "new run",
 }
@@ -107,7 +105,7 @@ TRAIN = Workflow(
     [
         ("1  base model and photos", -20, -20, 360, 400),
         ("2  what to call it", 360, 160, 420, 520),
-        ("3  train it, close to its class", 800, -20, 440, 1400),
+        ("3  train it, close to its class", 800, -20, 440, 780),
         ("4  save it", 1260, -20, 400, 780),
     ],
     "Put three to six photos of one subject into a new folder in ComfyUI's **input** folder. Choose it in *Load Photos*, say what the subject is in **class_word**, and queue.\n\n"
@@ -311,7 +309,7 @@ TWO = Workflow(
     [
         ("1  base model and photos", -20, -20, 360, 580),
         ("2  what to call them", 360, -20, 420, 860),
-        ("3  train both, each close to its class", 800, -20, 440, 1420),
+        ("3  train both, each close to its class", 800, -20, 440, 860),
         ("4  save them", 1260, -20, 440, 340),
         ("5  prompts for the picture and its halves", 1260, 340, 1130, 700),
         ("6  draw", 2400, 340, 360, 700),

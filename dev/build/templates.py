@@ -105,6 +105,7 @@ def lay_out(address: str, names: list[str]) -> None:
             print(f"{name}: {len(made['nodes'])} nodes; overlapping: {', '.join(overlaps(made)) or 'none'}")
             for node in made["nodes"]:  # as Nodes 2.0 shows them; the canvas, which folds nothing away, makes room by itself
                 node["size"][1] -= folded[str(node["id"])]
+            made["extra"]["kindred_template"] = True  # each copy gets an id of its own (web/old_files.js)
             (WORKFLOWS_FOLDER / f"{name}.json").write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", "utf-8")
             page.context.close()
         browser.close()

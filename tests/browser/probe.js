@@ -91,15 +91,25 @@ window.probe = {
     };
   },
 
-  /** Values by title of node and name of widget. */
+  /** Values by type of node and name of widget; what Train Concept lacks is set on its Training Options, which it gets then. */
   set(values) {
     for (const [type, named] of Object.entries(values))
       for (const node of app.graph._nodes.filter((candidate) => candidate.type === type))
         for (const [name, value] of Object.entries(named)) {
-          const widget = node.widgets.find((candidate) => candidate.name === name);
+          const own = node.widgets.find((candidate) => candidate.name === name);
+          const widget = own ?? this.options(node).widgets.find((candidate) => candidate.name === name);
           widget.value = value;
           widget.callback?.(value);
         }
+  },
+
+  /** The Training Options of a Train Concept; connected if it has none. */
+  options(train) {
+    const slot = train.inputs.findIndex((input) => input.name === "options"), given = train.getInputNode(slot);
+    if (given) return given;
+    const node = this.add("KindredTrainingOptions", train.pos[0], train.pos[1] + 800);
+    node.connect(0, train, slot);
+    return node;
   },
 
   /** A second Train Concept with the first one's inputs and other values, and a plot that asks for its loss. */

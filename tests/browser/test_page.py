@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason
 def test_each_node_mounts_connects_and_is_saved_without_loss(page, server):
     """Every widget at another value than its default, every input connected, every choice of a dynamic combo; then saved and opened again."""
     info = {name: node for name, node in server.get("/object_info", timeout=120).items() if name.startswith("Kindred")}
-    assert len(info) >= 14
+    assert len(info) >= 15
     for name, node in info.items():
         inputs = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
         combos = [(key, [option["key"] for option in given[1]["options"]]) for key, given in inputs.items() if given[0] == "COMFY_DYNAMICCOMBO_V3"]
@@ -27,7 +27,8 @@ def test_each_node_mounts_connects_and_is_saved_without_loss(page, server):
             assert (mounted["element"] is not None) == (page.renderer == "vue"), where
             if mounted["element"]:
                 assert not mounted["element"]["error"] and mounted["element"]["height"] > 40, where
-            assert mounted["hint"] == (name != "KindredDrift" and bool({"omega", "alpha"} & set(built["widgets"]))), where  # there alpha is advanced
+            hinted = name not in ("KindredDrift", "KindredTrainingOptions") and bool({"omega", "alpha"} & set(built["widgets"]))
+            assert mounted["hint"] == hinted, where  # Semantic Drift's alpha is advanced, Training Options' is another thing
             trip = page.probe("roundTrip")
             assert trip["before"] == trip["after"], where
             assert trip["first"] == trip["again"], where
@@ -56,10 +57,54 @@ def test_a_workflow_dropped_as_a_file_opens_whole(page, file):
     if host_version() >= (0, 30):  # older front ends scale nodes as they open a file
         for height, needed in page.page.evaluate("() => app.graph._nodes.filter(node => node.kindredPanel).map(node => [node.size[1], node.computeSize()[1]])"):
             assert abs(height - needed) < 60, "as high as what it shows"
-            assert (height < 900) == (page.renderer == "vue"), "which folds two dozen inputs away"
+            assert height < 720
     page.probe("look", None, 0.5)
     page.page.wait_for_timeout(400)
     page.screenshot(f"{file.stem}-{page.renderer}")
+
+
+GUIDED = ("KindredKSampler", "KindredGuider")
+SEARCHED = {  # what people type -> the nodes that answer it, and the place that one of them has at least
+    "lora training": (("KindredTrain",), 1),
+    "dreambooth": (("KindredTrain",), 1),
+    "likeness": (("KindredTrain", *GUIDED), 3),
+    "overfitting": (("KindredTextEncode", *GUIDED), 3),
+    "prompt ignored": (("KindredTextEncode", "KindredConditioningSLERP"), 1),
+    "product photo": (("KindredPhotos", "KindredTrain"), 1),
+    # The search weighs names and how often people use a node, never aliases: core's nodes that are called so stand before.
+    "character": (("KindredTrain", "KindredConcept"), 5),
+    "style": (("KindredTrain",), 5),
+}
+
+
+@pytest.mark.parametrize("page", ["canvas"], indirect=True)
+def test_the_search_finds_what_people_type(page):
+    """The index of the page's node search itself, with the order that it shows."""
+    found = page.page.evaluate(
+        """words => {
+            const { nodeSearchService } = document.querySelector("#vue-app").__vue_app__.config.globalProperties.$pinia._s.get("nodeDef");
+            return Object.fromEntries(words.map((word) => [word, nodeSearchService.searchNode(word).map((node) => node.name)]));
+        }""",
+        list(SEARCHED),
+    )
+    for word, (wanted, place) in SEARCHED.items():
+        assert set(wanted) & set(found[word][:place]), (word, found[word][:8])
+
+
+def test_the_side_panel_has_no_blank_entries(page):
+    """It lists a node's widgets; pictures, titles and the live panel are none."""
+    for kind, shown in (("KindredTrain", 8), ("KindredTrainingOptions", 34), ("KindredKSampler", 7)):
+        entries = page.page.evaluate(
+            """async (kind) => {
+                app.graph.clear();
+                const node = probe.add(kind, 300, 100);
+                await probe.settle();
+                return node.widgets.filter(({ options }) => !(options?.canvasOnly || options?.hidden || options?.hideInPanel)).map(({ name, type, element }) => [name, type, !!element]);
+            }""",
+            kind,
+        )
+        assert not [entry for entry in entries if entry[2]], entries
+        assert len(entries) >= shown
 
 
 @pytest.mark.parametrize("world", [[False], []], ids=["with miniature_world", "as saved now"])

@@ -12,7 +12,7 @@ from kindred_testing.server import TestServer
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=missing() or "")]
 
 STEPS = 12
-TRAIN = {"steps": STEPS, "resolution": 64, "batch_size": 1, "learning_rate": 1e-3, "preview_every": 6}
+TRAIN = {"steps": STEPS, "resolution": "64", "batch_size": 1, "learning_rate": "1e-3", "preview_every": 6}
 TINY = {
     "CheckpointLoaderSimple": {"ckpt_name": TestServer.CHECKPOINT},
     "KindredPhotos": {"folder": "browser"},
@@ -61,6 +61,21 @@ def test_a_real_run_is_drawn_through_a_reload_and_kept_in_the_workflow(page, ope
     page.probe("look", ["KindredTrain"], 1.2)
     page.page.wait_for_timeout(400)
     page.screenshot(f"panel-done-{page.renderer}")
+
+
+def test_a_new_copy_of_a_template_shows_no_old_run(page):
+    """Runs are told apart by the workflow's id, which a template's copies would share."""
+    template = ROOT / "workflows" / "train_a_concept.json"
+    page.drop(template)
+    page.probe("set", {**TINY, "KindredTrain": {**TRAIN, "steps": 2, "preview_every": 0, "seed": len(page.renderer)}})
+    queue(page)
+    first = ended(page)
+    own, mark = page.page.evaluate("() => [app.graph.id, app.graph.serialize().extra.kindred_template ?? null]")
+    page.drop(template)
+    page.page.wait_for_timeout(1500)
+    assert page.page.evaluate("() => app.graph.id") != own and mark is None
+    (empty,) = page.probe("panels")
+    assert first["run"] and (empty["run"], empty["state"]) == (None, "empty")
 
 
 @pytest.mark.parametrize("page", ["vue"], indirect=True)  # passed in both on 2026-11-26; one of them saves a minute

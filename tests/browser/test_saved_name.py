@@ -28,7 +28,7 @@ def test_the_name_that_was_used_stands_first_on_the_node(page, tmp_path):
     file.write_text(json.dumps(workflow), "utf-8")
     page.drop(file)
     name = f"shown-{page.renderer}"
-    train = {"steps": 1, "resolution": 64, "batch_size": 1, "preview_every": 0, "run_name": name}
+    train = {"steps": 1, "resolution": "64", "batch_size": 1, "preview_every": 0, "run_name": name}
     fixed = {"CheckpointLoaderSimple": {"ckpt_name": TestServer.CHECKPOINT}, "KindredPhotos": {"folder": "browser"}}
     for seed, saved in ((1, name), (2, f"{name}_2")):
         page.probe("set", {**fixed, "KindredSave": {"name": name, "overwrite": False}, "KindredTrain": {**train, "seed": seed}})

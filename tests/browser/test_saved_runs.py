@@ -50,6 +50,7 @@ def drop(page, tmp_path):
     def drop(run: dict, file=None):
         workflow = json.loads((ROOT / "workflows" / "train_a_concept.json").read_text("utf-8"))
         workflow["id"] = str(uuid.uuid4())
+        del workflow["extra"]["kindred_template"]  # what an artist saved is no template any more
         (train,) = (node for node in workflow["nodes"] if node["type"] == "KindredTrain")
         train["properties"]["kindred_run"] = run
         file = file or tmp_path / f"saved-{workflow['id'][:8]}.json"
@@ -84,6 +85,24 @@ def test_a_saved_curve_with_an_infinity_is_drawn_without_it(page, drop):
     assert trip["before"] == trip["after"]
     shot(page, "saved-hostile")
     page.page.set_default_timeout(180_000)
+
+
+def test_advice_is_shown_whole(page, drop):
+    """Out of memory, with each way out: it was cut off after two lines."""
+    advice = (
+        "Out of memory: a training step needs about 20.1 GB on top of the weights. Try these in order: "
+        + "turn on gradient_checkpointing, set batch_size to 1; " * 6
+    )
+    drop({**GOOD, "state": "failed", "note": advice + "(/a/path/comes/last)"})
+    cut, inside = page.page.evaluate(
+        """() => {
+            const note = document.querySelector(".kindred-panel .kindred-note"), panel = note.closest(".kindred-panel");
+            return [note.scrollHeight - note.clientHeight, panel.clientHeight - note.offsetTop - note.offsetHeight];
+        }"""
+    )
+    assert cut <= 1 and inside >= 0, (cut, inside)
+    assert "(/a/path/comes/last)" in panel(page)["text"]
+    shot(page, "saved-advice")
 
 
 @pytest.mark.parametrize("page", ["canvas"], indirect=True)
@@ -145,7 +164,7 @@ def test_a_saved_run_of_a_wrong_clock_hides_no_later_run(page, drop):
     file = drop(GOOD)
     assert panel(page)["run"] == "from-a-file" and panel(page)["loss"].count("L") == 19
     shot(page, "saved-by-a-wrong-clock")
-    train = {"steps": 3, "resolution": 64, "batch_size": 1, "learning_rate": 1e-3, "run_name": file.stem}
+    train = {"steps": 3, "resolution": "64", "batch_size": 1, "learning_rate": "1e-3", "run_name": file.stem}
     page.probe(
         "set",
         {

@@ -100,7 +100,7 @@ def test_lengths_beyond_the_class_are_in_the_papers_sweep():
     v, c = torch.randn(2, 4, 8)
     adjust = pack("embedding.slerp").adjust
     assert torch.allclose(adjust(v, c, 0.0, 2.5, "class").norm(dim=-1), 2.5 * c.norm(dim=-1))
-    with pytest.raises(ValueError, match="from 0 to 1. With norm 'class'"):
+    with pytest.raises(ValueError, match=r"from 0 to 1\. With norm 'class'"):
         adjust(v, c, 0.0, 1.5, "midpoint")
 
 

@@ -63,6 +63,38 @@ def test_each_method_learns_saves_loads_and_draws(server, photos, method, kinds)
     assert np.array_equal(first, second) and not np.array_equal(first, third)
 
 
+def test_options_and_prompts_of_earlier_versions_train_alike(server, photos):
+    """All settings on Train Concept, as earlier versions had them, or on both nodes: the same file, bit for bit. What is unclear is refused."""
+    changed = {"vectors": 2, "token_learning_rate": 0.0}, {"batch_size": 2, "precision": "fp32", "weight_decay": 0.1, "augment": False, "resolution": 64}
+    old = prompt(photos, "alike-old", changed[0], **changed[1], learning_rate=1e-3)
+    new = prompt(photos, "alike-new", learning_rate="1e-3", resolution="64")
+    for name in ("prior_weight", "batch_size"):
+        del new["4"]["inputs"][name]
+    new["7"] = {"class_type": "KindredTrainingOptions", "inputs": {**changed[0], **changed[1], "token_learning_rate": "auto"}}
+    del new["7"]["inputs"]["resolution"]
+    new["4"]["inputs"]["options"] = ["7", 0]
+    written = []
+    for graph in (old, new):
+        server.run(graph)
+        name = graph["5"]["inputs"]["name"]
+        for file in (f"models/embeddings/{name}", f"models/loras/kindred/{name}"):
+            with safe_open(server.base / f"{file}.safetensors", "pt") as saved:
+                written.append({key: saved.get_tensor(key) for key in saved.keys()})  # noqa: SIM118
+                metadata = saved.metadata()
+        assert (metadata["kindred.learning_rate"], metadata["kindred.token_learning_rate"]) == ("0.001", "auto")
+    for one, other in zip(written[:2], written[2:], strict=True):
+        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+    def refused(match: str, **inputs):
+        with pytest.raises(PromptError, match=match):
+            server.run({**new, "4": {**new["4"], "inputs": {**new["4"]["inputs"], **inputs}}})
+
+    refused("weight_decay: set on Train Concept and on Training Options", weight_decay=0.2)
+    refused("Train Concept has no input 'weight_decy'", weight_decy=0.2)
+    refused("learning_rate is 'fast'; expected auto, or a number such as 0.0001", learning_rate="fast")
+    refused("resolution is 4; at least 64", resolution="4")
+
+
 def drawing(model, clip, side):
     sampling = {"seed": 3, "steps": 2, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0, "model": model}
     return {

@@ -72,7 +72,7 @@ KINDS: dict[str, AdapterKind] = {
         "oft",
         "Rotates the outputs of each layer in blocks, so that angles between neurons stay (Qiu et al., 2023).",
         rank="about the size of a rotated block",
-        alpha="bound of the rotation; 0 = none",
+        alpha="bound of the rotation; auto: none",
         algo="oft",
     ),
     "SVDiff": AdapterKind(

@@ -13,7 +13,7 @@ import { spark } from "./spark.js";
 const PROPERTY = "kindred_run"; // of the node: the last run, saved with the workflow
 const KEPT = ["id", "started", "order", "state", "note", "step", "steps", "seconds", "curves", "previews"];
 const PAUSE = 250; // ms between two drawings
-const HEIGHT = 252, MARGIN = 8, ROW = 18, FILM = 66, NOTE = 32, CHART = 118, REST = 58;
+const HEIGHT = 252, MARGIN = 8, ROW = 18, FILM = 66, NOTE = 32, GAP = 6, CHART = 118, REST = 58;
 
 export class Panel {
   static on(node) {
@@ -75,7 +75,7 @@ export class Panel {
     this.note.title = run?.note ?? "";
     this.#legend(null);
     this.chart.draw(run);
-    const rest = REST + tokens * ROW + (film ? FILM : 0) + (run?.note ? NOTE : 0);
+    const rest = REST + tokens * ROW + (film ? FILM : 0) + (run?.note ? Math.max(NOTE, this.note.offsetHeight + GAP) : 0);
     const chart = Math.min(Math.max(CHART, 0.3 * this.node.size[0]), 320); // a wider node has a higher chart
     this.#grow(Math.round(Math.max(HEIGHT, rest + chart)));
   }

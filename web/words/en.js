@@ -32,5 +32,13 @@ export default {
  "omega meaning": "Low omega: guidance away from the base model, closer to the subject. omega 1: plain CFG, closer to the prompt.\nBlue: likeness to the subject (DINO). Orange: prompt fidelity (CLIP-T). Both as measured in the paper.",
  "alpha low": "learned",
  "alpha high": "class",
- "alpha meaning": "Low alpha: the concept as it was learned, closer to the subject. High alpha: rotated to its class, closer to the prompt.\nShaded: 0.1 to 0.3, the paper's range."
+ "alpha meaning": "Low alpha: the concept as it was learned, closer to the subject. High alpha: rotated to its class, closer to the prompt.\nShaded: 0.1 to 0.3, the paper's range.",
+ "group photos": "Photos",
+ "group optimizer": "Optimizer",
+ "group losses": "Losses",
+ "group watching": "Previews",
+ "group keeping": "Saved states",
+ "group reach": "Where it acts",
+ "group token": "Token",
+ "group adapter": "Adapter (LoRA methods)"
 };

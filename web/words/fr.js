@@ -32,5 +32,13 @@ export default {
  "omega meaning": "omega bas : le guidage s’éloigne du modèle de base, l’image est plus proche du sujet. omega 1 : CFG ordinaire, plus proche du prompt.\nBleu : ressemblance avec le sujet (DINO). Orange : fidélité au prompt (CLIP-T). Mesures de l’article.",
  "alpha low": "appris",
  "alpha high": "classe",
- "alpha meaning": "alpha bas : le concept tel qu’il a été appris, plus proche du sujet. alpha haut : tourné vers sa classe, plus proche du prompt.\nZone ombrée : 0,1 à 0,3, les valeurs de l’article."
+ "alpha meaning": "alpha bas : le concept tel qu’il a été appris, plus proche du sujet. alpha haut : tourné vers sa classe, plus proche du prompt.\nZone ombrée : 0,1 à 0,3, les valeurs de l’article.",
+ "group photos": "Photos",
+ "group optimizer": "Optimiseur",
+ "group losses": "Pertes",
+ "group watching": "Aperçus",
+ "group keeping": "États enregistrés",
+ "group reach": "Où cela agit",
+ "group token": "Jeton",
+ "group adapter": "Adaptateur (méthodes LoRA)"
 };

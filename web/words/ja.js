@@ -32,5 +32,13 @@ export default {
  "omega meaning": "omega が小さい：ベースモデルから離れるように導き、被写体に近づきます。omega が 1：通常の CFG で、プロンプトに近づきます。\n青：被写体との類似度（DINO）。オレンジ：プロンプト忠実度（CLIP-T）。どちらも論文の測定値です。",
  "alpha low": "学習結果",
  "alpha high": "クラス",
- "alpha meaning": "alpha が小さい：学習したままのコンセプトで、被写体に近くなります。alpha が大きい：クラスの方へ回転し、プロンプトに近くなります。\n網掛け：論文が使う 0.1〜0.3。"
+ "alpha meaning": "alpha が小さい：学習したままのコンセプトで、被写体に近くなります。alpha が大きい：クラスの方へ回転し、プロンプトに近くなります。\n網掛け：論文が使う 0.1〜0.3。",
+ "group photos": "写真",
+ "group optimizer": "オプティマイザー",
+ "group losses": "損失",
+ "group watching": "プレビュー",
+ "group keeping": "保存する状態",
+ "group reach": "作用する範囲",
+ "group token": "トークン",
+ "group adapter": "アダプター（LoRA の方式）"
 };

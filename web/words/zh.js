@@ -32,5 +32,13 @@ export default {
  "omega meaning": "omega 小：远离基础模型进行引导，更像主体。omega 为 1：普通 CFG，更符合提示词。\n蓝色：与主体的相似度（DINO）。橙色：提示词保真度（CLIP-T）。均为论文的测量值。",
  "alpha low": "所学",
  "alpha high": "类别",
- "alpha meaning": "alpha 小：概念保持所学的样子，更像主体。alpha 大：转向其类别，更符合提示词。\n阴影部分：论文所用的 0.1 到 0.3。"
+ "alpha meaning": "alpha 小：概念保持所学的样子，更像主体。alpha 大：转向其类别，更符合提示词。\n阴影部分：论文所用的 0.1 到 0.3。",
+ "group photos": "照片",
+ "group optimizer": "优化器",
+ "group losses": "损失",
+ "group watching": "预览",
+ "group keeping": "保存的状态",
+ "group reach": "作用范围",
+ "group token": "标记词",
+ "group adapter": "适配器（LoRA 方法）"
 };
