@@ -103,7 +103,7 @@ def on_all_rows(server, name: str) -> str:
     folder = server.base / "models/loras/kindred"
     with safetensors.safe_open(folder / f"{name}.safetensors", "pt") as file:
         state, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
-    assert metadata["kindred.rows"] == "token"
+    assert metadata["kindred.rows"] == "token and end"
     safetensors.torch.save_file(state, folder / f"{name}_everywhere.safetensors", {**metadata, "kindred.rows": "all"})
     return f"{name}_everywhere"
 

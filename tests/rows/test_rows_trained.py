@@ -164,7 +164,7 @@ def test_a_model_without_text_layers_trains_everywhere_and_says_so(base, concept
     caplog.set_level("INFO")
     with pack("host.training").training_mode():
         run = started(base, concepts, method="lora + token", targets="attention", rank=2)
-        assert run.learned.rows == "token"
+        assert run.learned.rows == "token and end"
         run = started(base, concepts, method="token")
         assert run.learned.rows == "all"
 
@@ -172,7 +172,7 @@ def test_a_model_without_text_layers_trains_everywhere_and_says_so(base, concept
 def test_the_leak_of_the_class_prompt_is_measured_and_zero_on_token_rows(base, concepts):
     """Against predictions made here; and a training on all rows moves the class prompt."""
     leaks = {}
-    for rows in ("token", "all"):
+    for rows in ("token and end", "all"):
         with pack("host.training").training_mode():
             run = started(base, concepts[:1], rows=rows, learning_rate=1e-2)
             leaks[rows] = [run.step(step).leak for step in range(4)]
@@ -185,5 +185,5 @@ def test_the_leak_of_the_class_prompt_is_measured_and_zero_on_token_rows(base, c
                         still = run.denoiser.output(noise, sigma, prompt)
                     now = run._leak(0)
                 assert now == pytest.approx(float((moved - still).norm() / still.norm()), rel=1e-3)
-    assert leaks["token"] == [0.0] * 4
+    assert leaks["token and end"] == [0.0] * 4
     assert leaks["all"][0] == leaks["all"][2] == 0.0 < leaks["all"][3]  # before the first step, and before the last
