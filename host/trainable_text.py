@@ -101,14 +101,15 @@ class TrainableText:
         self.model.set_clip_options({"execution_device": self.device})
 
 
-def initializer_ids(clip, key: str, word: str) -> list[int]:
+def initializer_ids(clip, key: str, word: str, piece: bool = False) -> list[int]:
     """The vocabulary ids whose embeddings initialize a token from `word`.
 
     A word that prompts split into several ids may still be ONE entry of the vocabulary, as a piece inside longer words. The papers' code uses
-    its rare `ktn` this way (entry 42170 of CLIP's vocabulary; in a prompt it would be `k`, `tn`).
+    its rare words this way (`ktn` is entry 42170 of CLIP's vocabulary; in a prompt it would be `k`, `tn`).
+    piece  take that entry also where the word has one of its own, as their code does: `pll` in a prompt is a television series
     """
     ids = text.word_ids(clip, key, word)
-    if len(ids) > 1:
+    if len(ids) > 1 or piece:
         entry = text.encoder_tokenizers(clip)[key].tokenizer.get_vocab().get(word)
         return [entry] if entry is not None else ids
     return ids

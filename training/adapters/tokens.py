@@ -14,7 +14,7 @@ from ...formats.token import LearnedToken
 from ...host import text
 from ...host.trainable_text import initializer_ids
 from ...host.types import Clip
-from ..data.concept import Concept, with_own_initializers
+from ..data.concept import RARE, Concept, with_own_initializers
 from ..settings import MAX_VECTORS
 
 log = logging.getLogger(__name__)
@@ -93,8 +93,12 @@ class TokenVectors:
 
     def carried(self) -> list[LearnedToken]:
         """The tokens with the parameters themselves: a CLIP that carries them passes the gradient on."""
-        tags = {token_rows.KEY: self.rows, token_rows.VECTORS: json.dumps({key: "in training" for _, key in self.parameters})}
-        return [self._token(concept, lambda parameter: parameter, tags) for concept in self.concepts]
+        return [self._token(concept, lambda parameter: parameter, self._in_training(concept)) for concept in self.concepts]
+
+    def _in_training(self, concept: Concept) -> dict[str, str]:
+        """What tells the rows of a token whose vectors change with every step, and tells them from those of the run's other tokens."""
+        keys = {key for token, key in self.parameters if token == concept.token}
+        return {token_rows.KEY: self.rows, token_rows.VECTORS: json.dumps(dict.fromkeys(sorted(keys), f"in training: {concept.token}"))}
 
     def learned(self, metadata: dict[str, str]) -> list[LearnedToken]:
         """The current tokens, detached and on the CPU."""
@@ -156,7 +160,7 @@ def _initial_vectors(clip: Clip, key: str, concept: Concept, vectors: int, gener
     An initializer of more tokens than `vectors` gives the means of as many runs of them; one of fewer is repeated, with a little noise
     on the repetitions, without which they would start equal.
     """
-    ids = initializer_ids(clip, key, concept.initializer)
+    ids = initializer_ids(clip, key, concept.initializer, piece=concept.initializer in RARE)
     embedding = text.input_embeddings(clip, key)
     own = embedding[torch.tensor(ids, device=embedding.device)].float().cpu()
     if len(ids) > vectors:
