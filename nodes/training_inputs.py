@@ -4,6 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..evaluation import scorers
 from ..training.declare import GROUPS, Setting
 from ..training.methods import METHODS
 from ..training.settings import SETTINGS
@@ -13,12 +14,14 @@ def make_input(setting: Setting):
     """The node input of one setting."""
     optional = setting.advanced if setting.optional is None else setting.optional
     given = {"default": setting.default, "tooltip": setting.help, "optional": optional, "advanced": setting.advanced or None}
+    if setting.scorer:
+        return io.Combo.Input(setting.name, options=[setting.default, *scorers.folders(setting.scorer)], **given)
     if setting.choices:
         return io.Combo.Input(setting.name, options=list(setting.choices), **given)
     if setting.type is bool:
         return io.Boolean.Input(setting.name, **given)
     if setting.type is str:
-        return io.String.Input(setting.name, **given)
+        return io.String.Input(setting.name, multiline=setting.lines or None, **given)
     limits: dict[str, Any] = {"min": setting.type(setting.least), "max": setting.type(setting.most), "step": setting.step}
     if setting.type is int:
         limits["control_after_generate"] = io.ControlAfterGenerate.fixed if setting.seed else None

@@ -3,12 +3,13 @@
 ROOT/NAME/state-00000100.safetensors   the state after that many steps: trained parameters, optimizer, schedule, average, measurements
 ROOT/NAME/previews/step-00000100.png   a preview
 ROOT/NAME/concept/                     the trained files of an interrupted run
+ROOT/NAME/steps/                       the trained files of measured steps (`formats.kept_steps`)
 ROOT/NAME/lock                         locked while a process trains in this folder
 
 The order of the data and all random numbers are functions of (seed, step), so a state needs the step alone.
 
 An interrupted run keeps its states until it is finished or its folder is deleted. Of the finished runs only the last `FINISHED` keep
-their state (the result without the optimizer). Previews and concept files are never removed.
+their state (the result without the optimizer) and their measured steps. Previews and concept files are never removed.
 """
 
 from __future__ import annotations
@@ -63,17 +64,17 @@ class RunFolder:
                 ) from error
             count += 1
 
-    def probe(self, size: int) -> None:
-        """Check before the first step that states of about `size` bytes can be written here."""
+    def probe(self, size: int, more: int = 0) -> None:
+        """Check before the first step that states of about `size` bytes each, and `more` bytes of other files, can be written here."""
         try:
             safefile.write({"probe": torch.zeros(1)}, self.path / "probe.safetensors").unlink()
         except OSError as error:
             raise ValueError(f"Training states cannot be written: {error}. Correct that, or set save_every to 0.") from error
         free = shutil.disk_usage(self.path).free
-        needed = (KEPT + 1) * size - sum(path.stat().st_size for path in _states(self.path))
+        needed = (KEPT + 1) * size + more - sum(path.stat().st_size for path in _states(self.path))
         if free < needed:
             raise ValueError(
-                f"The training's states need about {needed / 1e9:.1f} GB on the disk, where {free / 1e9:.1f} GB are free. Make room, or set save_every to 0. The folder is {str(self.path)!r}."
+                f"The training's states and kept steps need about {needed / 1e9:.1f} GB on the disk, where {free / 1e9:.1f} GB are free. Make room, lower keep_steps, or set save_every to 0. The folder is {str(self.path)!r}."
             )
 
     def save(self, step: int, identity: dict[str, str], state: dict) -> None:
@@ -168,10 +169,11 @@ def clear_leftovers(root: Path) -> None:
     """Remove half-written files of killed processes from all runs, and complete the concept files that they were saving."""
     leftovers.clear_below(root)
     for path in _folders(root):
-        loras, embeddings = concept = path / "concept" / "loras", path / "concept" / "embeddings"
-        with contextlib.suppress(OSError), exclusive.locked(*concept, wait=0) as alone:
-            if alone:
-                switch.settle(loras, embeddings)
+        for place in (path / "concept", path / "steps"):
+            loras, embeddings = concept = place / "loras", place / "embeddings"
+            with contextlib.suppress(OSError), exclusive.locked(*concept, wait=0) as alone:
+                if alone:
+                    switch.settle(loras, embeddings)
         with contextlib.suppress(OSError):  # killed before its first state
             if [file.name for file in path.iterdir()] == [_LOCK] and (lock := locks.Lock.take(path / _LOCK, create=False)):
                 RunFolder(path, lock).release()
@@ -189,6 +191,7 @@ def clear_finished(root: Path) -> None:
             if lock := locks.Lock.take(run.path / _LOCK):
                 for state in run.states:
                     state.unlink(missing_ok=True)
+                shutil.rmtree(run.path / "steps", ignore_errors=True)
                 RunFolder(run.path, lock).release()
 
 

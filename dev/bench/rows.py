@@ -106,7 +106,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="side by side, about 2 GB each (default: one for each core)")
-    parser.add_argument("--only", default=".*", metavar="PATTERN", help='trainings whose whole name this regular expression matches, such as "(all|token), SPL (0|1)"')
+    parser.add_argument(
+        "--only", default=".*", metavar="PATTERN", help='trainings whose whole name this regular expression matches, such as "(all|token), SPL (0|1)"'
+    )
     parser.add_argument("--share", default="0/1", help=argparse.SUPPRESS)
     parser.add_argument("--report", action="store_true", help="only write the report of what is there")
     options = parser.parse_args()

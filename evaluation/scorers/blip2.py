@@ -19,7 +19,7 @@ class Blip2:
         from transformers import AutoProcessor, Blip2ForImageTextRetrieval
 
         path = local_folder(folder, "a BLIP-2 retrieval model")
-        self.name, self.device = "BLIP2-T", device
+        self.name, self.against, self.device = "BLIP2-T", "prompt", device
         self.model = cast(Any, Blip2ForImageTextRetrieval.from_pretrained(path, local_files_only=True)).eval().to(device)  # its `to` is typed without self
         self.processor = AutoProcessor.from_pretrained(path, local_files_only=True)
 
