@@ -52,9 +52,9 @@ def describe(model: Model, prediction: str, concepts: list[Concept], settings: T
     )
 
 
-def measured(history: History) -> dict[str, str]:
-    """Metadata of what a run has measured so far: the step, and the last known leak, held-out loss, likeness and prompt fidelity."""
-    found = {"kindred.step": len(history.steps), "ss_steps": len(history.steps)}
+def measured(history: History, changes: list[str] = ()) -> dict[str, str]:
+    """Metadata of how a run went so far: the step, changes of settings on the way, and the last known leak, held-out loss, likeness and prompt fidelity."""
+    found = {"kindred.step": len(history.steps), "ss_steps": len(history.steps)} | ({"kindred.changes": ". ".join(changes)} if changes else {})
     leak = history.steps[-1].leak if history.steps else math.nan
     values = {"leak": None if math.isnan(leak) else leak}
     for key, name in (("heldout_loss", "heldout"), ("likeness", "likeness"), ("prompt_fidelity", "prompt")):

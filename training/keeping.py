@@ -16,7 +16,7 @@ import torch
 from ..formats import concept_file, kept_steps
 from ..formats.manifest import digests
 from ..host.fingerprint import content_hash
-from . import best, resume
+from . import best, going_on, resume
 from .measures import Trained
 from .resume import RunFolder
 from .run import Run
@@ -53,8 +53,8 @@ class Keeping:
 class Keeper:
     """Saves a run's states as `Keeping` says. With None, and in any process but the first, it writes nothing."""
 
-    def __init__(self, run: Run, keeping: Keeping | None):
-        self.run, self.keeping = run, keeping
+    def __init__(self, run: Run, keeping: Keeping | None, enough: Callable[[dict], bool] = lambda state: False):
+        self.run, self.keeping, self.enough = run, keeping, enough  # enough: does the rule of the plateau end a run with this state?
         self.folder: RunFolder | None = None  # of the process that writes
         self.identity: dict[str, str] = {}
         self.kept = 0  # steps of the newest saved state
@@ -91,7 +91,11 @@ class Keeper:
         if first:
             found = resume.find(root, name, self.identity)
             self._use(found.folder)
-            state, notes, choice = found.state, found.notes, [found.step, resume.number(found.folder.path, name)]
+            going_on.check_left(found.identity, self.identity, found.step)
+            if changed := going_on.change(found.identity, self.identity, found.step):
+                found.state["changes"] = [*found.state.get("changes", []), changed]
+                notes.append(f"With changes {changed}.")
+            state, notes, choice = found.state, found.notes + notes, [found.step, resume.number(found.folder.path, name)]
         self.kept, count = self.run.processes.broadcast(choice)
         if first and (place := self.steps_folder):
             for step in kept_steps.files(place):
@@ -100,12 +104,16 @@ class Keeper:
         place = resume.numbered(root, name, count)
         if not first:
             state = resume.load(place, self.kept, self.identity)
-        if state["finished"]:
+        if self.ended(state):
             notes.append(f"This training was finished before; its result is taken from {place}.")
         else:
             notes.append(f"Training goes on after step {self.kept}, from {place}.")
         self.tell(" ".join(notes))
         return self.kept, state
+
+    def ended(self, state: dict) -> bool:
+        """Is the state a result that needs no further step? A run that was stopped early on a plateau goes on once the plateau no longer stops it."""
+        return state["finished"] and (len(state["history"]) >= self.run.settings.steps or self.enough(state))
 
     def _use(self, folder: RunFolder) -> None:
         self.folder, self.run.folder = folder, folder.path

@@ -72,6 +72,13 @@ _FIRST = len(_COLUMNS) - 1  # columns before `leak` came
 _MARK = tuple(one.name for one in fields(Mark))
 
 
+def marks_of(state: dict) -> list[Mark]:
+    """The marks in a saved state; none in one that an older version saved."""
+    rows = state["marks"].tolist() if "marks" in state else []
+    known = ([None if math.isnan(value) else value for value in row] for row in rows)
+    return [Mark(int(step or 0), *measured, previewed=bool(previewed)) for step, *measured, previewed in known]
+
+
 class History:
     """The steps and marks so far. `tensor` and `marks_tensor` give them as float64 tensors [rows, columns] for the saved state."""
 
@@ -104,10 +111,6 @@ class History:
     def marks_tensor(self) -> torch.Tensor:
         rows = [[math.nan if value is None else float(value) for value in astuple(mark)] for mark in self.marks]
         return torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(_MARK))
-
-    def restore_marks(self, rows: torch.Tensor) -> None:
-        known = ([None if math.isnan(value) else value for value in row] for row in rows.tolist())
-        self.marks = [Mark(int(step or 0), *measured, previewed=bool(previewed)) for step, *measured, previewed in known]
 
     def restore(self, rows: torch.Tensor) -> None:
         self.steps = []

@@ -30,8 +30,8 @@ from .data.dataset import Batch, Dataset, random_state
 from .description import describe, measured
 from .distributed import SingleProcess
 from .heldout import HeldOut
-from .measures import History, Step, Trained
-from .optimizers import make_optimizer, make_schedule
+from .measures import History, Step, Trained, marks_of
+from .optimizers import make_optimizer, make_schedule, set_rates
 from .prompts import Prompts, without_token
 from .settings import TrainSettings
 
@@ -69,6 +69,7 @@ class Run:
         self.history = History([concept.token for concept in concepts])
         self._of_base: torch.Tensor | None = None  # the base model's predictions for the class prompts, which the leak is measured from
         self.folder: Path | None = None  # where the run is saved
+        self.changes: list[str] = []  # of settings, when the run went on: "after step 500: steps was 500, is 800"
         self.heldout = HeldOut(self.data, settings.seed)
         self.consistent = True  # False while the weights move: the state is then half of one step and half of the next
 
@@ -273,11 +274,10 @@ class Run:
     # -- what a run is -----------------------------------------------------------------------------------------------
 
     def state(self, finished: bool = False) -> dict:
-        """All that the next step depends on besides (photos, settings, step). A finished run has no optimizer in it."""
-        state = {**self.learned.state(), "history": self.history.tensor(), "marks": self.history.marks_tensor(), "finished": finished}
-        if not finished:
-            state.update(optimizer=self.optimizer.state_dict(), schedule=_plain(self.schedule.state_dict()), scaler=self.scaler.state_dict())
-        return state
+        """All that the next step depends on besides (photos, settings, step); of a finished run too, which may go on."""
+        history = {"history": self.history.tensor(), "marks": self.history.marks_tensor(), "changes": list(self.changes)}
+        moving = {"optimizer": self.optimizer.state_dict(), "schedule": _plain(self.schedule.state_dict()), "scaler": self.scaler.state_dict()}
+        return {**self.learned.state(), **history, **moving, "finished": finished}
 
     def state_size(self) -> int:
         """Approximate bytes of a state: AdamW keeps two values for each weight."""
@@ -290,18 +290,22 @@ class Run:
     def restore(self, state: dict) -> None:
         self.learned.restore(state)
         self.history.restore(state["history"])
-        self.history.restore_marks(state.get("marks", self.history.marks_tensor()))  # older states have none
-        if not state["finished"]:
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None] * len(self.optimizer.param_groups)})
-            if self.scaler.is_enabled():
-                self.scaler.load_state_dict(state["scaler"])
+        self.history.marks = marks_of(state)
+        self.changes = list(state.get("changes", []))
+        if "optimizer" not in state:  # an older version kept none of a finished run
+            return
+        rates, decays = ([group[name] for group in self.optimizer.param_groups] for name in ("initial_lr", "weight_decay"))
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None] * len(self.optimizer.param_groups)})
+        set_rates(self.optimizer, self.schedule, rates, decays)  # the settings' own, which may have changed since
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
 
     def result(self) -> Trained:
         """What has been learned so far."""
         about = describe(self.model, self.denoiser.prediction, self.concepts, self.settings, self.precision, self.base_hash)
         with self.learned.averaged():
-            about |= measured(self.history)
+            about |= measured(self.history, self.changes)
             tokens = self.learned.learned_tokens(about)
             if self.learned.rows != token_rows.ALL:
                 about[token_rows.TOKENS] = json.dumps([digest for token in tokens for digest in digests(token.vectors)])

@@ -243,6 +243,14 @@ class WatchSettings:
         advanced=True,
         scorer="dino",
     )
+    stop_after: int = setting(
+        0,
+        "Stop early on a plateau: when the best step has not changed for N measured steps. 0 = train all steps.",
+        "watching",
+        least=0,
+        most=1000,
+        advanced=True,
+    )
 
     def __post_init__(self):
         check(self)
@@ -262,7 +270,7 @@ class KeepSettings:
 
     resume: str = setting(
         NEW,
-        "continue: go on from the newest state of run_name. It must have the same photos and settings.",
+        "continue: go on from the newest state of run_name, also of a finished run with more steps. Photos and settings must be the same; steps, learning rates and weights of losses may change.",
         "main",
         choices=RESUME,
         optional=True,

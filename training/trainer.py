@@ -8,11 +8,12 @@ from collections.abc import Callable
 from ..formats import names
 from ..host import denoiser as host_denoiser
 from ..host import training as host_training
+from . import best
 from .advice import need_less
 from .data.concept import Concept
 from .distributed import SingleProcess
 from .keeping import Keeper, Keeping
-from .measures import Step, Trained
+from .measures import Step, Trained, marks_of
 from .optimizers import check_optimizer
 from .run import Run
 from .settings import CONTINUE, NEW, TrainSettings
@@ -57,7 +58,7 @@ def train(
     processes = processes or SingleProcess()
     with host_training.training_mode():
         run = Run(model, clip, vae, concepts, settings, processes)
-        keeper = Keeper(run, keeping)
+        keeper = Keeper(run, keeping, lambda state: watch is not None and watch.enough(marks_of(state)))
         try:
             return _run(run, keeper, on_step, on_encode, preview, on_restore, watch)
         except Exception as error:
@@ -72,13 +73,15 @@ def train(
 
 def _run(run: Run, keeper: Keeper, on_step, on_encode, preview, on_restore, watch: Watch | None) -> Trained:
     done, state = keeper.begin()
-    finished = state is not None and state["finished"]
-    run.prepare(on_encode, done, measures=watch is not None and watch.heldout_every > 0)
+    ended = state is not None and keeper.ended(state)
+    if state is not None and not ended and "optimizer" not in state:
+        raise ValueError("An older version of Kindred finished this training and kept no optimizer, so it cannot go on. Set resume to 'new run'.")
+    run.prepare(on_encode, run.settings.steps if ended else done, measures=watch is not None and watch.heldout_every > 0)
     if state is not None:
         _restore(run, state)
         if on_restore:
             on_restore(run)
-    if finished:
+    if ended:
         return keeper.result()
     keeper.ready(measures=watch is not None)
     try:
@@ -97,6 +100,12 @@ def _run(run: Run, keeper: Keeper, on_step, on_encode, preview, on_restore, watc
                 keeper.draw(preview, done)
             if watch is not None:
                 _look(run, keeper, watch, done)
+                if run.processes.any(watch.enough(run.history.marks)) and done < run.settings.steps:
+                    keeper.tell(
+                        f"Stopped after step {done} of {run.settings.steps}: step {best.best(run.history.marks)} is still the best, {watch.stop_after} measured steps later. "
+                        "To train on all the same, set stop_after to 0 and resume to 'continue'."
+                    )
+                    break
             if keeper.due(done):
                 keeper.keep(done)
     except BaseException as error:  # the host's interrupt is not an Exception

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import best
 from .measures import Mark
 from .preview import Preview
 from .run import Run
@@ -35,6 +36,7 @@ class Watch:
 
     preview        None: nothing is drawn
     scoring        None: the previews are not scored
+    stop_after     measured steps without a better one after which `enough` ends the run; 0 = never
     heldout_every  steps between two measurements of the held-out loss, which is also measured at each preview; 0 = never
     show           called with (steps done, the pictures, the run's folder or None)
     report         called with each mark
@@ -44,6 +46,7 @@ class Watch:
     preview: Preview | None = None
     scoring: Scoring | None = None
     heldout_every: int = 0
+    stop_after: int = 0
     show: Callable[[int, list[Drawn], Path | None], None] = field(default=lambda *_: None, repr=False)
     report: Callable[[Seen], None] = field(default=lambda _: None, repr=False)
     tell: Callable[[str], None] = field(default=log.warning, repr=False)
@@ -83,6 +86,11 @@ class Watch:
         if drawn:
             self.show(done, drawn, run.folder)
 
+    def enough(self, marks: list[Mark]) -> bool:
+        """Has the run come to a plateau? The rule: `stop_after` candidates have been measured since the best one, by the rule of `best`."""
+        found = best.best(marks) if self.stop_after else None
+        return found is not None and sum(mark.step > found for mark in best.candidates(marks)) >= self.stop_after
+
     def _score(self, drawn: list[Drawn], run: Run) -> tuple[float | None, float | None]:
         """A scorer that fails, for want of memory or by a prompt that it cannot judge, costs the scores and never the training."""
         assert self.scoring is not None
@@ -115,4 +123,4 @@ def make_watch(settings: WatchSettings, show=None, report=None, tell=None, scori
         preview = Preview(settings.preview_every, prompts, omega=settings.preview_omega, cfg=settings.preview_cfg)
         scoring = scoring or chosen(settings.scorers)
     hooks = {name: hook for name, hook in (("show", show), ("report", report), ("tell", tell)) if hook is not None}
-    return Watch(preview, scoring if preview else None, settings.heldout_every, **hooks)
+    return Watch(preview, scoring if preview else None, settings.heldout_every, settings.stop_after, **hooks)
