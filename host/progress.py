@@ -6,8 +6,8 @@ gradient's norm in a step that fp16 skipped, is sent as null, because JSON has n
     kindred.run        {state, note, step, steps, tokens, ...}: a run begins, reports a note, or ends
     kindred.training   {steps, note, seconds_left, steps_per_second, step, loss, ... (every field of the step's measures)}
     kindred.preview    {step, prompt, image: {filename, subfolder, type}}, the image as the host's /view serves it; one event a picture
-    kindred.mark       {step, heldout, likeness, prompt, best, watching}: what was measured after a step (null = not), the best step so far, and the
-                       share of the run's time that watching takes
+    kindred.mark       {step, heldout, likeness, prompt, best, watching, kept}: what was measured after a step (null = not), the best step so
+                       far, the share of the run's time that watching takes, and the steps whose files are kept
 """
 
 from __future__ import annotations
@@ -77,9 +77,14 @@ class TrainingProgress:
         self.run.hint = f"{self.run.hint} {sentence}".strip()
         self._note(self.run.hint)
 
-    def restored(self, run) -> None:
-        """Add what the earlier sessions of a continued training measured and drew. run: its `history` has `steps` and `marks`, its `folder` the pictures."""
+    def restored(self, run, best: int | None, kept: list[int]) -> None:
+        """Add what the earlier sessions of a continued training measured and drew.
+
+        run   its `history` has `steps` and `marks`, its `folder` the pictures
+        best  its best step so far;  kept: the measured steps whose files are kept
+        """
         self.run.restore(run.history.steps, run.history.marks)
+        self.run.best, self.run.kept = best, kept
         for mark in run.history.marks:
             number = 1
             while run.folder and (path := _picture(run.folder / "previews", mark.step, number)).is_file():
@@ -117,9 +122,9 @@ class TrainingProgress:
             self._send(PREVIEW, entry)
 
     def mark(self, seen) -> None:
-        """Report what was measured after a step: `mark`, the `best` step so far, the `share` of the time that watching takes."""
-        self.run.mark(seen.mark, seen.best, seen.share)
-        self._send(MARK, {**self.run.marks[-1], "best": seen.best, "watching": seen.share})
+        """Report what was measured after a step: `mark`, the `best` step so far, the `share` of the time that watching takes, the `kept` steps."""
+        self.run.mark(seen.mark, seen.best, seen.share, seen.kept)
+        self._send(MARK, {**self.run.marks[-1], "best": seen.best, "watching": seen.share, "kept": seen.kept})
 
     def _entry(self, path: Path, step: int, prompt: str) -> dict:
         """A picture as the page asks the host for it."""

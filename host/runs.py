@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -35,6 +36,7 @@ class NodeRun:
     previews         {step, prompt, image: {filename, subfolder, type}}, the image as the host's /view serves it
     marks            {step, heldout, likeness, prompt} of each measured step
     best             the best measured step so far
+    kept             the measured steps whose files are kept
     watching         share of the time since the first step that went into watching; None before the first mark
     """
 
@@ -54,6 +56,7 @@ class NodeRun:
     marks: list[dict] = field(default_factory=list)
     best: int | None = None
     watching: float | None = None
+    kept: list[int] = field(default_factory=list)
     ended: float | None = None
 
     def __post_init__(self):
@@ -73,10 +76,10 @@ class NodeRun:
         for mark in marks:
             self.mark(mark)
 
-    def mark(self, mark, best: int | None = None, watching: float | None = None) -> None:
+    def mark(self, mark, best: int | None = None, watching: float | None = None, kept: Sequence[int] = ()) -> None:
         """Add what was measured after a step."""
         self.marks.append({name: getattr(mark, name) for name in ("step", "heldout", "likeness", "prompt")})
-        self.best, self.watching = best, watching
+        self.best, self.watching, self.kept = best, watching, list(kept)
 
     def add(self, measured) -> None:
         """Add a step that has just ended."""
@@ -107,7 +110,23 @@ class NodeRun:
         return {
             **{
                 name: getattr(self, name)
-                for name in ("id", "workflow", "node", "prompt_id", "started", "order", "state", "step", "steps", "tokens", "note", "hint", "best", "watching")
+                for name in (
+                    "id",
+                    "workflow",
+                    "node",
+                    "prompt_id",
+                    "started",
+                    "order",
+                    "state",
+                    "step",
+                    "steps",
+                    "tokens",
+                    "note",
+                    "hint",
+                    "best",
+                    "watching",
+                    "kept",
+                )
             },
             "seconds_left": self.seconds_left,
             "steps_per_second": self.steps_per_second,

@@ -30,9 +30,12 @@ def make_input(setting: Setting):
     return io.Float.Input(setting.name, **given, **limits)
 
 
+LATER = ("heldout_every", "preview_clip", "preview_dino", "stop_after", "keep_steps")  # they came when files had the others' values by position
+
+
 def group(name: str) -> list:
     """The inputs of one group, without the method, which is a choice with inputs of its own."""
-    return [make_input(setting) for setting in SETTINGS if setting.group == name and setting.name != "method"]
+    return [make_input(setting) for setting in SETTINGS if setting.group == name and setting.name not in ("method", *LATER)]
 
 
 def method():
@@ -45,4 +48,5 @@ def method():
 def inputs() -> list:
     """All of them, in the order of the node. Saved workflows keep values by position: a new setting goes to the end of its node."""
     own = {part for how in METHODS.values() for part in how.groups}
-    return [method(), *(one for name in GROUPS if name not in own for one in group(name))]
+    later = [make_input(setting) for setting in SETTINGS if setting.name in LATER]
+    return [method(), *(one for name in GROUPS if name not in own for one in group(name)), *later]

@@ -191,6 +191,11 @@ class Keeper:
         place = self.steps_folder
         return best.best(self.run.history.marks, kept_steps.files(place).keys() if place else None)
 
+    def kept_steps(self) -> list[int]:
+        """The measured steps whose files are kept."""
+        place = self.steps_folder
+        return sorted(kept_steps.files(place)) if place else []
+
     def keep_step(self, done: int) -> None:
         """Keep the files of the step just measured, and of earlier ones only the last few and the best. If that fails, report it once and go on."""
         place, last = self.steps_folder, [mark.step for mark in best.candidates(self.run.history.marks)]

@@ -33,7 +33,7 @@ def train(
     keeping: Keeping | None = None,
     preview: Callable[[Run, int], None] | None = None,
     processes: SingleProcess | None = None,
-    on_restore: Callable[[Run], None] | None = None,
+    on_restore: Callable[[Run, int | None, list[int]], None] | None = None,
     watch: Watch | None = None,
 ) -> Trained:
     """Train `concepts` on `model` and `clip` (the host's MODEL, CLIP, VAE), which stay unchanged, bit for bit.
@@ -45,7 +45,7 @@ def train(
     keeping    where states are saved and whether to resume from one; None saves nothing
     preview    called after each step with (run, steps done), outside of autograd
     processes  of a distributed run; the first one saves the states
-    on_restore called with a resumed run, whose history has the earlier steps
+    on_restore called with a resumed run, whose history has the earlier steps, its best step so far, and the measured steps whose files are kept
     watch      draws and measures on the way
 
     Raises ValueError for what cannot be trained or resumed, and FloatingPointError for a loss or gradient that is not finite (before the
@@ -80,7 +80,7 @@ def _run(run: Run, keeper: Keeper, on_step, on_encode, preview, on_restore, watc
     if state is not None:
         _restore(run, state)
         if on_restore:
-            on_restore(run)
+            on_restore(run, keeper.best(), keeper.kept_steps())
     if ended:
         return keeper.result()
     keeper.ready(measures=watch is not None)
@@ -135,7 +135,7 @@ def _look(run: Run, keeper: Keeper, watch: Watch, done: int) -> None:
         return  # the disk refused something before anything was measured, which has been told
     keeper.keep_step(done)
     watch.spent(time.monotonic() - began)
-    watch.report(Seen(run.history.marks[-1], keeper.best(), watch.share))
+    watch.report(Seen(run.history.marks[-1], keeper.best(), watch.share, keeper.kept_steps()))
 
 
 def _restore(run: Run, state: dict) -> None:

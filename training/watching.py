@@ -23,11 +23,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Seen:
-    """What a page or a terminal shows of a mark. best: the best step so far, or None; share: of the run's time that watching has taken, 0..1."""
+    """What a page or a terminal shows of a mark.
+
+    best   the best step so far, or None
+    share  of the run's time that watching has taken, 0..1
+    kept   the steps whose files can be used
+    """
 
     mark: Mark
     best: int | None
     share: float
+    kept: list[int]
 
 
 @dataclass
