@@ -33,7 +33,8 @@ class LearnedLora(dict):
 
     def __init__(self, state: State, metadata: dict[str, str] | None = None, notes: Sequence[str] = ()):
         super().__init__(state)
-        self.metadata, self.notes, self.kept = dict(metadata or {}), list(notes), None
+        self.metadata, self.notes = dict(metadata or {}), list(notes)
+        self.kept: object | None = None
 
 
 @dataclass(frozen=True)

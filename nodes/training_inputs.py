@@ -21,7 +21,7 @@ def make_input(setting: Setting):
     if setting.type is bool:
         return io.Boolean.Input(setting.name, **given)
     if setting.type is str:
-        return io.String.Input(setting.name, multiline=setting.lines or None, **given)
+        return io.String.Input(setting.name, multiline=setting.lines, **given)
     limits: dict[str, Any] = {"min": setting.type(setting.least), "max": setting.type(setting.most), "step": setting.step}
     if setting.type is int:
         limits["control_after_generate"] = io.ControlAfterGenerate.fixed if setting.seed else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from ..formats.metadata import count_captions, training_metadata
 from ..host import families
@@ -52,7 +53,7 @@ def describe(model: Model, prediction: str, concepts: list[Concept], settings: T
     )
 
 
-def measured(history: History, changes: list[str] = ()) -> dict[str, str]:
+def measured(history: History, changes: Sequence[str] = ()) -> dict[str, str]:
     """Metadata of how a run went so far: the step, changes of settings on the way, and the last known leak, held-out loss, likeness and prompt fidelity."""
     found = {"kindred.step": len(history.steps), "ss_steps": len(history.steps)} | ({"kindred.changes": ". ".join(changes)} if changes else {})
     leak = history.steps[-1].leak if history.steps else math.nan

@@ -16,7 +16,7 @@ class_word = "dog"
 [preview]                                        # optional
 every = 100
 prompt = "a photo of a {token} {class} on the beach"
-# also: omega, cfg, heldout_every, clip and dino (scoring models: folders in models/evaluation)
+# also: omega, cfg, heldout_every, stop_after, clip and dino (scoring models: folders in models/evaluation)
 
 [save]                                           # optional
 every = 100                                      # steps between two states, 0 = none

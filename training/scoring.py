@@ -31,8 +31,8 @@ class Scoring:
     def __init__(self, given: Sequence[metrics.Scorer]):
         self.prompt = next((one for one in given if one.against == "prompt"), None)
         self.likeness = next((one for one in reversed(given) if one.against == "references"), None)
-        models = {id(one.model): one.model for one in (self.prompt, self.likeness) if isinstance(getattr(one, "model", None), torch.nn.Module)}
-        self._resident = {key: scoring.Resident(model) for key, model in models.items()}
+        models = [getattr(one, "model", None) for one in (self.prompt, self.likeness)]
+        self._resident = {id(model): scoring.Resident(model) for model in dict.fromkeys(models) if isinstance(model, torch.nn.Module)}
         self._photos: dict[int, torch.Tensor] = {}
 
     def score(self, drawn: Sequence[Drawn], concepts: list[Concept]) -> tuple[float | None, float | None]:

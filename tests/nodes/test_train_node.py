@@ -128,6 +128,7 @@ def test_the_best_step_is_told_and_saved(server, photos):
     with safe_open(saved, "pt") as first, safe_open(kept, "pt") as second:
         assert first.metadata()["kindred.step"] == str(best)
         assert all(torch.equal(first.get_tensor(key), second.get_tensor(key)) for key in first.keys())  # noqa: SIM118
+    del graph["6"]  # the host runs a graph without the outputs that it refuses, as long as another is left
     graph["5"]["inputs"]["which"] = "first"
     with pytest.raises(PromptError, match="expected 'last', 'best' or the number of a step"):
         server.run(graph)
