@@ -5,9 +5,10 @@ import { html } from "./dom.js";
 import { scoresOf } from "./timeline.js";
 
 export class Detail {
-  /** use: (step) -> what came of it, as a sentence; usable: (step) -> "" or why the step cannot be used; moved: is told the step that is shown, or null. */
-  constructor({ use, usable, moved }) {
-    Object.assign(this, { use, usable, moved });
+  /** use: (step) -> what came of it, as a sentence; usable: (step) -> "" or why the step cannot be used; moved: is told the step that is shown, or null;
+   *  home: (step) -> what has the focus when the step is closed. */
+  constructor({ use, usable, moved, home }) {
+    Object.assign(this, { use, usable, moved, home });
     this.element = html("div", "kindred-detail");
     this.element.hidden = true;
     this.element.setAttribute("role", "dialog");
@@ -15,9 +16,8 @@ export class Detail {
     this.step = null;
   }
 
-  /** Show a step of the run; `from` gets the focus back when it is closed. */
-  open(run, step, from = document.activeElement) {
-    if (this.step === null) this.from = from;
+  /** Show a step of the run. */
+  open(run, step) {
     Object.assign(this, { run, step });
     const steps = this.#steps(), at = steps.indexOf(step);
     const mark = run.marks.find((one) => one.step === step), pictures = run.previews.filter((one) => one.step === step);
@@ -41,10 +41,9 @@ export class Detail {
   close() {
     this.element.hidden = true;
     this.element.replaceChildren();
+    this.home(this.step)?.focus({ preventScroll: true });
     this.step = null;
     this.moved(null);
-    const from = this.from?.isConnected ? this.from : null;
-    from?.focus({ preventScroll: true });
   }
 
   #steps() {

@@ -29,6 +29,11 @@ export class Filmstrip {
     return previews.length > 0;
   }
 
+  /** The frame of a step, or null. */
+  frame(step) {
+    return this.element.querySelector(`[data-step="${step}"]`);
+  }
+
   #frame({ step, image }, count) {
     const picture = html("img");
     picture.alt = say("preview", { step });

@@ -32,7 +32,7 @@ export class Panel {
     const show = (step) => this.detail.open(this.run, step);
     this.time = new Timeline(show);
     this.film = new Filmstrip(show);
-    this.detail = new Detail({ use: (step) => this.#use(step), usable: (step) => this.#usable(step), moved: () => this.drawSoon() });
+    this.detail = new Detail({ use: (step) => this.#use(step), usable: (step) => this.#usable(step), moved: () => this.drawSoon(), home: (step) => this.time.stop(step) ?? this.film.frame(step) });
     this.note = html("div", "kindred-note");
     const parts = [this.figures, { element: this.legend }, this.chart, this.drift, this.time, this.film, { element: this.note }, this.detail];
     this.element = html("div", "kindred-panel", ...parts.map((part) => part.element));

@@ -50,6 +50,11 @@ export class Timeline {
     return true;
   }
 
+  /** The button of a step, or null. */
+  stop(step) {
+    return this.stops.querySelector(`[data-step="${step}"]`);
+  }
+
   #curves(run, marks, x, width, chosen) {
     this.curves.replaceChildren();
     const bottom = HEIGHT - MARGIN.bottom;
@@ -85,7 +90,7 @@ export class Timeline {
       stop.style.width = `${Math.max(edge(index) - edge(index - 1), 2)}px`;
       return stop;
     }));
-    if (had !== null) this.stops.querySelector(`[data-step="${had}"]`)?.focus();
+    if (had !== null) this.stop(had)?.focus({ preventScroll: true });
   }
 
   #legend(run, mark) {
