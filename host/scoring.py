@@ -47,7 +47,8 @@ class Resident:
     def __init__(self, model: torch.nn.Module):
         """model: on the CPU."""
         model.requires_grad_(False)
-        self.patcher = comfy.model_patcher.ModelPatcher(model, load_device=device(), offload_device=torch.device("cpu"))
+        holder = torch.nn.Sequential(model)  # the host notes the device on the module, and transformers' models do not allow that
+        self.patcher = comfy.model_patcher.ModelPatcher(holder, load_device=device(), offload_device=torch.device("cpu"))
 
     def load(self) -> torch.device:
         """The device that the model is on now."""

@@ -58,6 +58,7 @@ def main() -> None:
     for turn in range(options.rounds):
         for name in sorted(watches, reverse=bool(turn % 2)):
             rows[name].append(timed(watches[name]))
+            print(f"{name}: {rows[name][-1][0]:.1f} s, told {rows[name][-1][1]:.1%}", flush=True)
     alone = [seconds for seconds, _ in rows["nothing"]]
     print(f"a run of {options.steps} steps: {statistics.median(alone):.1f} s of processor time")
     for name, runs in rows.items():
