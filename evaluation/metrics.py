@@ -19,6 +19,7 @@ class Scorer(Protocol):
     """One measure. ``images`` are float [B, 3, H, W] in [0, 1]; every method returns one score a picture, [B], higher is better."""
 
     name: str
+    against: str  # what a picture is compared with: "prompt" or "references"
 
     def __call__(self, images: torch.Tensor, references: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor: ...
 
@@ -60,7 +61,7 @@ def mean_cosine(images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
     """Mean cosine of each feature row [B, D] with all reference rows [R, D], [B]. Raises ValueError if the widths differ."""
     if images.shape[-1] != references.shape[-1]:
         raise ValueError(f"features: the images have {images.shape[-1]} values, the references {references.shape[-1]}; both must come from one model.")
-    return (torch.nn.functional.normalize(images, dim=-1) @ torch.nn.functional.normalize(references, dim=-1).T).mean(-1)
+    return (torch.nn.functional.normalize(images, dim=-1) @ torch.nn.functional.normalize(references.to(images.device), dim=-1).T).mean(-1)
 
 
 def evaluate(

@@ -28,11 +28,13 @@ class LearnedLora(dict):
 
     metadata  of its file (`formats.metadata.training_metadata`)
     notes     sentences about what the file does not say and what was assumed instead
+    kept      of a run's result: the steps whose files lie beside it (`kept_steps.KeptSteps`), or None
     """
 
     def __init__(self, state: State, metadata: dict[str, str] | None = None, notes: Sequence[str] = ()):
         super().__init__(state)
         self.metadata, self.notes = dict(metadata or {}), list(notes)
+        self.kept: object | None = None
 
 
 @dataclass(frozen=True)

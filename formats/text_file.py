@@ -34,3 +34,12 @@ def parse_json(text: str) -> object:
         return json.loads(text)
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
+
+
+def model_type(folder: Path) -> str:
+    """`model_type` in the config.json of a folder; "" for a folder that is not in transformers' layout."""
+    try:
+        config = parse_json(read(folder / "config.json", 2**20, "a model's configuration"))
+    except (OSError, ValueError):
+        return ""
+    return str(config.get("model_type", "")) if isinstance(config, dict) else ""

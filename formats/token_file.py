@@ -108,6 +108,15 @@ def load(path: str | os.PathLike, widths: Mapping[str, int], text: str | None = 
     return LearnedToken(text or _token_name(own.get("token") or name, path), own.get("class_word", ""), vectors, extra, notes)
 
 
+def own_widths(path: Path) -> dict[str, int]:
+    """Encoder key -> width of the vectors in a file that `save` or `content` made, for a reader that has no CLIP. ValueError if it is another file."""
+    tensors, metadata = safefile.read(path)
+    encoders = metadata.get(_META + "encoders", "").split(",")
+    if len(encoders) != len(tensors) or not all(encoders):
+        raise ValueError(f"The embedding file names no encoders. Save the concept again: {str(path)!r}")
+    return {key: (tensors[key] if key in tensors else next(iter(tensors.values()))).shape[-1] for key in encoders}
+
+
 def token(name: str, vectors: torch.Tensor, widths: Mapping[str, int], path: Path) -> LearnedToken:
     """The token `name` with `vectors` [n, width] or [width] from a file `path` that holds more than tokens. ValueError as in `load`."""
     return LearnedToken(_token_name(name, path), "", _for_encoders(path, {"": vectors.detach()}, widths, ""))

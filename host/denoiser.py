@@ -91,7 +91,11 @@ class TrainableDenoiser:
         self.latent_channels = patcher.model.latent_format.latent_channels
         self.latent_scale = patcher.model.latent_format.spacial_downscale_ratio
         self.latent_dimensions = patcher.model.latent_format.latent_dimensions
-        self.middle_sigma = float(self.sampling.percent_to_sigma(0.5))
+        self.middle_sigma = self.sigma_at(0.5)
+
+    def sigma_at(self, part: float) -> float:
+        """The noise level at a part of the schedule, from 0 (noise alone) to 1 (no noise)."""
+        return float(self.sampling.percent_to_sigma(part))
 
     def latents(self, encoded: torch.Tensor) -> torch.Tensor:
         """The VAE's latents [n, c, h, w], or [n, c, 1, h, w] for videos, scaled and shifted to the range that the network works in."""

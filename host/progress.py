@@ -5,7 +5,9 @@ gradient's norm in a step that fp16 skipped, is sent as null, because JSON has n
 
     kindred.run        {state, note, step, steps, tokens, ...}: a run begins, reports a note, or ends
     kindred.training   {steps, note, seconds_left, steps_per_second, step, loss, ... (every field of the step's measures)}
-    kindred.preview    {step, image: {filename, subfolder, type}}, the image as the host's /view serves it
+    kindred.preview    {step, prompt, image: {filename, subfolder, type}}, the image as the host's /view serves it; one event a picture
+    kindred.mark       {step, heldout, likeness, prompt, best, watching, kept}: what was measured after a step (null = not), the best step so
+                       far, the share of the run's time that watching takes, and the steps whose files are kept
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from .runs import DONE, FAILED, STOPPED, NodeRun
 
 log = logging.getLogger(__name__)
 
-RUN, STEP, PREVIEW = "kindred.run", "kindred.training", "kindred.preview"
+RUN, STEP, PREVIEW, MARK = "kindred.run", "kindred.training", "kindred.preview", "kindred.mark"
 
 
 class TrainingProgress:
@@ -75,9 +77,19 @@ class TrainingProgress:
         self.run.hint = f"{self.run.hint} {sentence}".strip()
         self._note(self.run.hint)
 
-    def restored(self, steps: list) -> None:
-        """Add the measures of earlier steps to a continued run."""
-        self.run.restore(steps)
+    def restored(self, run, best: int | None, kept: list[int]) -> None:
+        """Add what the earlier sessions of a continued training measured and drew.
+
+        run   its `history` has `steps` and `marks`, its `folder` the pictures
+        best  its best step so far;  kept: the measured steps whose files are kept
+        """
+        self.run.restore(run.history.steps, run.history.marks)
+        self.run.best, self.run.kept = best, kept
+        for mark in run.history.marks:
+            number = 1
+            while run.folder and (path := _picture(run.folder / "previews", mark.step, number)).is_file():
+                self.run.previews.append(self._entry(path, mark.step, ""))
+                number += 1
         self._send(RUN, self.run.as_json())
 
     def step(self, measured) -> None:
@@ -95,17 +107,31 @@ class TrainingProgress:
         head = {"steps": self.run.steps, "note": self.run.note, "seconds_left": self.run.seconds_left, "steps_per_second": self.run.steps_per_second}
         self._send(STEP, {**head, **dataclasses.asdict(measured)})
 
-    def preview(self, step: int, picture, run_folder: Path | None = None) -> None:
-        """Write an image [height, width, 3] in 0..1 to `run_folder`/previews (or the host's temp folder) and show it on the node."""
-        folder_type, root = ("output", folder_paths.get_output_directory()) if run_folder else ("temp", folder_paths.get_temp_directory())
-        folder = (run_folder or Path(root) / "kindred" / secrets.token_hex(4)) / "previews"
+    def preview(self, step: int, drawn: list, run_folder: Path | None = None) -> None:
+        """Write the pictures of a step to `run_folder`/previews (or the host's temp folder) and show them on the node.
+
+        drawn  each with a `prompt` and a `picture` [height, width, 3] in 0..1
+        """
+        folder = (run_folder or Path(folder_paths.get_temp_directory()) / "kindred" / secrets.token_hex(4)) / "previews"
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"step-{step:08d}.png"
-        picture_file.write(picture.numpy(), path)
-        subfolder = os.path.relpath(folder, root).replace(os.sep, "/")
-        entry = {"step": step, "image": {"filename": path.name, "subfolder": subfolder, "type": folder_type}}
-        self.run.previews.append(entry)
-        self._send(PREVIEW, entry)
+        for number, one in enumerate(drawn, 1):
+            path = _picture(folder, step, number)
+            picture_file.write(one.picture.numpy(), path)
+            entry = self._entry(path, step, one.prompt)
+            self.run.previews.append(entry)
+            self._send(PREVIEW, entry)
+
+    def mark(self, seen) -> None:
+        """Report what was measured after a step: `mark`, the `best` step so far, the `share` of the time that watching takes, the `kept` steps."""
+        self.run.mark(seen.mark, seen.best, seen.share, seen.kept)
+        self._send(MARK, {**self.run.marks[-1], "best": seen.best, "watching": seen.share, "kept": seen.kept})
+
+    def _entry(self, path: Path, step: int, prompt: str) -> dict:
+        """A picture as the page asks the host for it."""
+        roots = {"output": folder_paths.get_output_directory(), "temp": folder_paths.get_temp_directory()}
+        kind, root = next((kind, root) for kind, root in roots.items() if path.is_relative_to(root))
+        subfolder = os.path.relpath(path.parent, root).replace(os.sep, "/")
+        return {"step": step, "prompt": prompt, "image": {"filename": path.name, "subfolder": subfolder, "type": kind}}
 
     def _note(self, sentence: str) -> None:
         self.run.note = sentence
@@ -116,3 +142,8 @@ class TrainingProgress:
         if client is not None:
             source = {"id": run.id, "node": run.node, "workflow": run.workflow, "prompt_id": run.prompt_id}
             page.server().send_sync(event, finite({**source, **data}), client)
+
+
+def _picture(folder: Path, step: int, number: int) -> Path:
+    """The file of a step's picture `number` (from 1)."""
+    return folder / f"step-{step:08d}{f'-{number}' if number > 1 else ''}.png"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -32,7 +33,11 @@ class NodeRun:
     note             a sentence for the user
     hint             the note while there is no other
     started, ended   seconds since the epoch
-    previews         {step, image: {filename, subfolder, type}}, the image as the host's /view serves it
+    previews         {step, prompt, image: {filename, subfolder, type}}, the image as the host's /view serves it
+    marks            {step, heldout, likeness, prompt} of each measured step
+    best             the best measured step so far
+    kept             the measured steps whose files are kept
+    watching         share of the time since the first step that went into watching; None before the first mark
     """
 
     workflow: str | None
@@ -48,6 +53,10 @@ class NodeRun:
     note: str = ""
     hint: str = ""
     previews: list[dict] = field(default_factory=list)
+    marks: list[dict] = field(default_factory=list)
+    best: int | None = None
+    watching: float | None = None
+    kept: list[int] = field(default_factory=list)
     ended: float | None = None
 
     def __post_init__(self):
@@ -60,10 +69,17 @@ class NodeRun:
             while len(_seen) > KEPT:
                 del _seen[next(iter(_seen))]
 
-    def restore(self, steps: list) -> None:
-        """Add the steps of earlier sessions to a continued run."""
+    def restore(self, steps: list, marks: list = ()) -> None:
+        """Add the steps and marks of earlier sessions to a continued run."""
         for measured in steps:
             self._keep(measured)
+        for mark in marks:
+            self.mark(mark)
+
+    def mark(self, mark, best: int | None = None, watching: float | None = None, kept: Sequence[int] = ()) -> None:
+        """Add what was measured after a step."""
+        self.marks.append({name: getattr(mark, name) for name in ("step", "heldout", "likeness", "prompt")})
+        self.best, self.watching, self.kept = best, watching, list(kept)
 
     def add(self, measured) -> None:
         """Add a step that has just ended."""
@@ -94,7 +110,23 @@ class NodeRun:
         return {
             **{
                 name: getattr(self, name)
-                for name in ("id", "workflow", "node", "prompt_id", "started", "order", "state", "step", "steps", "tokens", "note", "hint")
+                for name in (
+                    "id",
+                    "workflow",
+                    "node",
+                    "prompt_id",
+                    "started",
+                    "order",
+                    "state",
+                    "step",
+                    "steps",
+                    "tokens",
+                    "note",
+                    "hint",
+                    "best",
+                    "watching",
+                    "kept",
+                )
             },
             "seconds_left": self.seconds_left,
             "steps_per_second": self.steps_per_second,
@@ -105,7 +137,7 @@ class NodeRun:
         self.state, self.note, self.ended = state, note, time.time()
 
     def as_json(self) -> dict:
-        return finite({**self.head(), "curves": self.curves.as_json(), "previews": list(self.previews)})
+        return finite({**self.head(), "curves": self.curves.as_json(), "previews": list(self.previews), "marks": list(self.marks)})
 
 
 def add_route() -> None:

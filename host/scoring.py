@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import comfy.model_management
+import comfy.model_patcher
 import folder_paths
 import torch
 
@@ -16,7 +17,7 @@ FOLDER = "evaluation"
 
 def models() -> dict[str, str]:
     """Name -> `model_type` in config.json, for every folder; sorted by name. "" for a folder that is not in transformers' layout."""
-    return {name: _model_type(root() / name / "config.json") for name in listing.folders(root())}
+    return {name: text_file.model_type(root() / name) for name in listing.folders(root())}
 
 
 def root() -> Path:
@@ -40,13 +41,21 @@ def device() -> torch.device:
     return comfy.model_management.get_torch_device()
 
 
+class Resident:
+    """A scoring model under the host's memory management: `load` brings it to the device, and the host takes it off when it needs the room."""
+
+    def __init__(self, model: torch.nn.Module):
+        """model: on the CPU."""
+        model.requires_grad_(False)
+        holder = torch.nn.Sequential(model)  # the host notes the device on the module, and transformers' models do not allow that
+        self.patcher = comfy.model_patcher.ModelPatcher(holder, load_device=device(), offload_device=torch.device("cpu"))
+
+    def load(self) -> torch.device:
+        """The device that the model is on now."""
+        comfy.model_management.load_models_gpu([self.patcher])
+        return self.patcher.load_device
+
+
 def make_room(gigabytes: float = 4.0) -> None:
     """Make the host unload models until `gigabytes` are free."""
     comfy.model_management.free_memory(gigabytes * 1e9, device())
-
-
-def _model_type(config: Path) -> str:
-    try:
-        return text_file.parse_json(text_file.read(config, 2**20, "a model's configuration")).get("model_type", "")
-    except (OSError, ValueError, AttributeError):
-        return ""

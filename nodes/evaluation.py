@@ -96,17 +96,15 @@ class KindredDrift(io.ComfyNode):
 class KindredEvaluate(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        from ..evaluation.scorers import MODELS
-        from ..host import scoring
+        from ..evaluation.scorers import MODELS, folders
 
-        folders = scoring.models()
         first = ("clip", "dino", "blip2")  # saved workflows keep values by position: later models come after `theme`
 
         def model(name: str):
             one = MODELS[name]
             return io.Combo.Input(
                 name,
-                options=["none", *(folder for folder, model_type in folders.items() if model_type in one.types)],
+                options=["none", *folders(name)],
                 default="none",
                 optional=True,
                 tooltip=f"For {' and '.join(one.measures)}: {one.what} of yours, as a folder in models/evaluation with config.json, model.safetensors and the rest, as transformers saves it. Nothing is downloaded. Press R to refresh the list.",

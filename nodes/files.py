@@ -61,6 +61,12 @@ class KindredSave(io.ComfyNode):
                     optional=True,
                     tooltip="The base model of the training. Only the layouts kohya and diffusers need it, for its layer names.",
                 ),
+                io.String.Input(
+                    "which",
+                    default="last",
+                    optional=True,
+                    tooltip="Which step to save: last, best (the best measured step of the training), or the number of a step that Train Concept kept, for example 300. The panel on Train Concept can fill it in.",
+                ),
             ],
             outputs=[
                 io.String.Output(
@@ -72,23 +78,27 @@ class KindredSave(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name=None) -> bool | str:
-        """A name that no file can have is refused before the training, not after it."""
+    def validate_inputs(cls, name=None, which=None) -> bool | str:
+        """A name that no file can have, or a step that cannot be, is refused before the training, not after it."""
+        from ..formats.kept_steps import check_which
         from ..formats.names import safe_name
 
         try:
-            return bool(name is None or safe_name(name))
+            return bool((name is None or safe_name(name)) and (which is None or check_which(which)))
         except ValueError as error:
             return str(error)
 
     @classmethod
-    def execute(cls, lora, tokens, name, overwrite=False, dtype="float16", layout="comfyui", compress=0.0, model: Model | None = None) -> io.NodeOutput:
+    def execute(
+        cls, lora, tokens, name, overwrite=False, dtype="float16", layout="comfyui", compress=0.0, model: Model | None = None, which="last"
+    ) -> io.NodeOutput:
         import torch
 
-        from ..formats import concept_file
+        from ..formats import concept_file, kept_steps
         from ..host import paths
         from ..host.layer_names import export_for
 
+        lora, tokens, step = kept_steps.choose(which, lora, tokens)
         settings = {key if "." in key or key.startswith("ss_") else f"kindred.{key}": value for token in tokens[:1] for key, value in token.metadata.items()}
         saved = concept_file.save(
             lora,
@@ -106,6 +116,7 @@ class KindredSave(io.ComfyNode):
         lines = [
             f"Saved as {saved.name}",
             *([saved.note] if saved.note else []),
+            *([f"Step {step}" + (", the best of those measured" if which.strip().lower() == kept_steps.BEST else "")] if step else []),
             f"LoRA: {paths.SUBFOLDER}/{saved.lora.name}",
             *(f"{token.text} = embedding:{path.stem}" for token, path in zip(tokens, saved.embeddings, strict=True)),
         ]

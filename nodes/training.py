@@ -62,18 +62,18 @@ class KindredTrain(io.ComfyNode):
         from ..host.progress import TrainingProgress
         from ..host.text import carry_tokens
         from ..training.advice import hints, idle
-        from ..training.preview import make_preview
         from ..training.settings import from_inputs
         from ..training.trainer import Keeping, run_name, train
+        from ..training.watching import make_watch
 
         concepts = list(concepts.values())
         settings, watch, keep = from_inputs(inputs.collect(method, given, options))
         with TrainingProgress(cls.hidden.unique_id, settings.steps, [concept.token for concept in concepts], cls.hidden.extra_pnginfo) as progress:
             for sentence in (*idle(settings), *hints(clip, concepts)):
                 progress.hint(sentence)
-            keeping = Keeping(run_folder(), keep.run_name or run_name(concepts), keep.save_every, keep.resume, progress.warn)
-            preview = make_preview(progress.preview, watch)
-            result = train(model, clip, vae, concepts, settings, progress.step, progress.encoding, keeping, preview, on_restore=progress.restored)
+            keeping = Keeping(run_folder(), keep.run_name or run_name(concepts), keep.save_every, keep.resume, progress.warn, keep.keep_steps)
+            watching = make_watch(watch, progress.preview, progress.mark, progress.warn)
+            result = train(model, clip, vae, concepts, settings, progress.step, progress.encoding, keeping, on_restore=progress.restored, watch=watching)
         tuned, tuned_clip = apply_lora(model, clip, result.lora)
         return io.NodeOutput(
             tuned,

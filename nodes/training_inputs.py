@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..evaluation import scorers
 from ..training.declare import AUTO, GROUPS, Setting
 from ..training.methods import METHODS
 from ..training.settings import SETTINGS
@@ -20,12 +21,14 @@ def make_input(setting: Setting):
     if setting.automatic:  # a text that is a number or "auto"; a link may bring a number
         text = io.String.Input(setting.name, **{**given, "default": AUTO})
         return io.MultiType.Input(text, types=[io.Float, io.Int])
+    if setting.scorer:
+        return io.Combo.Input(setting.name, options=[setting.default, *scorers.folders(setting.scorer)], **given)
     if setting.choices:
         return io.Combo.Input(setting.name, options=list(setting.choices), **given)
     if setting.type is bool:
         return io.Boolean.Input(setting.name, **given)
     if setting.type is str:
-        return io.String.Input(setting.name, **given)
+        return io.String.Input(setting.name, multiline=setting.lines, **given)
     limits: dict[str, Any] = {"min": setting.type(setting.least), "max": setting.type(setting.most), "step": setting.step}
     if setting.type is int:
         limits["control_after_generate"] = io.ControlAfterGenerate.fixed if setting.seed else None

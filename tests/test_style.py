@@ -11,7 +11,7 @@ from kindred_testing.sources import imported
 ROOMS = ("nodes", "training", "embedding", "guidance", "evaluation", "host", "formats")
 BELOW = {  # what a room may import of the pack, besides itself
     "nodes": {"training", "embedding", "guidance", "evaluation", "host", "formats"},
-    "training": {"guidance", "host", "formats"}, "embedding": {"host", "formats"}, "guidance": {"host", "formats"}, "evaluation": {"embedding", "host", "formats"},
+    "training": {"guidance", "evaluation", "host", "formats"}, "embedding": {"host", "formats"}, "guidance": {"host", "formats"}, "evaluation": {"embedding", "host", "formats"},
     "host": {"formats"}, "formats": set(),
 }  # fmt: skip
 FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]

@@ -39,6 +39,8 @@ class Setting:
     advanced      on the node Training Options instead of Train Concept
     optional      may be left out of a workflow in API form; None = like `advanced`
     seed          the node offers to count it up after each run
+    lines         a text with one entry a line
+    scorer        the text is "none" or the folder of a scoring model of this kind in models/evaluation (a key of `evaluation.scorers.MODELS`)
     """
 
     name: str
@@ -53,6 +55,8 @@ class Setting:
     advanced: bool = False
     optional: bool | None = None
     seed: bool = False
+    lines: bool = False
+    scorer: str = ""
 
     @property
     def type(self) -> type:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from ..formats.metadata import count_captions, training_metadata
 from ..host import families
 from ..host.types import Model
 from .adapters.kinds import KINDS, LYCORIS
 from .data.concept import Concept
+from .measures import History
 from .settings import TrainSettings
 
 
@@ -47,3 +51,13 @@ def describe(model: Model, prediction: str, concepts: list[Concept], settings: T
         base_hash=base_hash,
         settings=settings.as_written(),
     )
+
+
+def measured(history: History, changes: Sequence[str] = ()) -> dict[str, str]:
+    """Metadata of how a run went so far: the step, changes of settings on the way, and the last known leak, held-out loss, likeness and prompt fidelity."""
+    found = {"kindred.step": len(history.steps), "ss_steps": len(history.steps)} | ({"kindred.changes": ". ".join(changes)} if changes else {})
+    leak = history.steps[-1].leak if history.steps else math.nan
+    values = {"leak": None if math.isnan(leak) else leak}
+    for key, name in (("heldout_loss", "heldout"), ("likeness", "likeness"), ("prompt_fidelity", "prompt")):
+        values[key] = next((value for mark in reversed(history.marks) if (value := getattr(mark, name)) is not None), None)
+    return {key: str(value) for key, value in found.items()} | {f"kindred.{key}": f"{value:.6g}" for key, value in values.items() if value is not None}

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import torch
 
-from ..formats import concept_file, names, picture_file
+from ..formats import concept_file, kept_steps, names, picture_file
 from ..host import checkpoint, paths
 from ..host.training import is_out_of_memory
 from . import distributed, recipe
 from .advice import hints, idle
 from .measures import Step
-from .preview import make_preview
+from .scoring import Drawn
 from .trainer import CONTINUE, NEW, Keeping, train
+from .watching import Seen, make_watch
 
 log = logging.getLogger(__name__)
 
@@ -84,17 +85,20 @@ def _train(file: Path, resume: bool, processes, asked: list[int], loaded: dict):
 
     for sentence in (*idle(plan.settings), *hints(loaded[key][1], concepts)):
         line.tell(sentence)
-    keeping = Keeping(paths.run_folder(), plan.name, plan.save_every, CONTINUE if resume else NEW, line.tell)
-    preview = make_preview(line.preview, plan.watch)
+    keeping = Keeping(paths.run_folder(), plan.name, plan.save_every, CONTINUE if resume else NEW, line.tell, plan.keep_steps)
+    watch = make_watch(plan.watch, line.preview, line.mark, line.tell)
     with torch.inference_mode():
         model, clip, vae = loaded[key]
-        result = train(model, clip, vae, concepts, plan.settings, on_step, line.encoding, keeping, preview, processes)
+        result = train(model, clip, vae, concepts, plan.settings, on_step, line.encoding, keeping, processes=processes, watch=watch)
     if processes.rank:
         return None
     try:
+        lora, tokens, step = kept_steps.choose(plan.which, result.lora, result.tokens)
+        if step is not None:
+            line.tell(f"Saved is the result after step {step}.")
         return concept_file.save(
-            result.lora,
-            result.tokens,
+            lora,
+            tokens,
             plan.name,
             paths.lora_folder(),
             paths.embedding_folder(),
@@ -184,12 +188,20 @@ class _Line:
         drift = "".join(f"   drift {token} {value:.3f}" for token, value in step.drift.items())
         print(f"  {step.step}/{self.steps}   loss {step.loss:.4f}   spl {step.spl:.4f}{drift}{left}", flush=True)
 
-    def preview(self, step: int, picture: torch.Tensor, place: Path | None) -> None:
+    def preview(self, step: int, drawn: list[Drawn], place: Path | None) -> None:
         if self.speaks and place is not None:
             folder = place / "previews"
             folder.mkdir(exist_ok=True)
-            picture_file.write(picture.numpy(), folder / f"step-{step:08d}.png")
-            print(f"  preview: {os.path.relpath(folder)}/step-{step:08d}.png", flush=True)
+            for number, one in enumerate(drawn, 1):
+                name = f"step-{step:08d}{f'-{number}' if number > 1 else ''}.png"
+                picture_file.write(one.picture.numpy(), folder / name)
+                print(f"  preview: {os.path.relpath(folder)}/{name}", flush=True)
+
+    def mark(self, seen: Seen) -> None:
+        measured = (("held-out loss", seen.mark.heldout), ("likeness", seen.mark.likeness), ("prompt", seen.mark.prompt))
+        if self.speaks and (said := "   ".join(f"{name} {value:.4f}" for name, value in measured if value is not None)):
+            best = f"   best so far: step {seen.best}" if seen.best is not None else ""
+            print(f"  after step {seen.mark.step}: {said}{best}   ({seen.share:.0%} of the time)", flush=True)
 
     def tell(self, sentence: str) -> None:
         if self.speaks:

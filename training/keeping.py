@@ -13,9 +13,11 @@ from pathlib import Path
 
 import torch
 
-from ..formats import concept_file
+from ..formats import concept_file, kept_steps
+from ..formats.manifest import digests
 from ..host.fingerprint import content_hash
-from . import resume
+from . import best, going_on, resume
+from .measures import Trained
 from .resume import RunFolder
 from .run import Run
 from .settings import CONTINUE, NEW, RESUME
@@ -31,6 +33,7 @@ class Keeping:
     every       steps between two states; 0 = nothing is written (and an interrupted run is lost)
     resume      "new run", or "continue": go on from the newest state of the same training under the name
     tell        called with a sentence for the artist: where an interrupted run is kept, that a state could not be written
+    steps       how many of the last measured steps keep their files, besides the best one; 0 = none
     """
 
     root: Path
@@ -38,6 +41,7 @@ class Keeping:
     every: int = 100
     resume: str = NEW
     tell: Callable[[str], None] = log.warning
+    steps: int = 5
 
     def __post_init__(self):
         if self.resume not in RESUME:
@@ -49,13 +53,14 @@ class Keeping:
 class Keeper:
     """Saves a run's states as `Keeping` says. With None, and in any process but the first, it writes nothing."""
 
-    def __init__(self, run: Run, keeping: Keeping | None):
-        self.run, self.keeping = run, keeping
+    def __init__(self, run: Run, keeping: Keeping | None, enough: Callable[[dict], bool] = lambda state: False):
+        self.run, self.keeping, self.enough = run, keeping, enough  # enough: does the rule of the plateau end a run with this state?
         self.folder: RunFolder | None = None  # of the process that writes
         self.identity: dict[str, str] = {}
         self.kept = 0  # steps of the newest saved state
         self.failing = ""  # why the last state could not be written
         self.undrawn = False
+        self.unkept = False
 
     @property
     def tell(self) -> Callable[[str], None]:
@@ -86,25 +91,39 @@ class Keeper:
         if first:
             found = resume.find(root, name, self.identity)
             self._use(found.folder)
-            state, notes, choice = found.state, found.notes, [found.step, resume.number(found.folder.path, name)]
+            going_on.check_left(found.identity, self.identity, found.step)
+            if changed := going_on.change(found.identity, self.identity, found.step):
+                found.state["changes"] = [*found.state.get("changes", []), changed]
+                notes.append(f"With changes {changed}.")
+            state, notes, choice = found.state, found.notes + notes, [found.step, resume.number(found.folder.path, name)]
         self.kept, count = self.run.processes.broadcast(choice)
+        if first and (place := self.steps_folder):
+            for step in kept_steps.files(place):
+                if step > self.kept:  # the state is older than they are; they come again
+                    kept_steps.remove(place, step)
         place = resume.numbered(root, name, count)
         if not first:
             state = resume.load(place, self.kept, self.identity)
-        if state["finished"]:
+        if self.ended(state):
             notes.append(f"This training was finished before; its result is taken from {place}.")
         else:
             notes.append(f"Training goes on after step {self.kept}, from {place}.")
         self.tell(" ".join(notes))
         return self.kept, state
 
+    def ended(self, state: dict) -> bool:
+        """Is the state a result that needs no further step? A run that was stopped early on a plateau goes on once the plateau no longer stops it."""
+        return state["finished"] and (len(state["history"]) >= self.run.settings.steps or self.enough(state))
+
     def _use(self, folder: RunFolder) -> None:
         self.folder, self.run.folder = folder, folder.path
 
-    def ready(self) -> None:
-        """Check before the first step that the disk has room for the states."""
+    def ready(self, measures: bool = False) -> None:
+        """Check before the first step that the disk has room for the states, and for the files of measured steps if there will be any."""
         if self.folder is not None and self.writes:
-            self.folder.probe(self.run.state_size())
+            self.folder.probe(
+                self.run.state_size(), self.run.result_size() * (self.keeping.steps + 1) if measures and self.steps_folder and self.keeping else 0
+            )
 
     def due(self, done: int) -> bool:
         return self.keeping is not None and self.writes and done % self.keeping.every == 0 and done < self.run.settings.steps
@@ -146,16 +165,65 @@ class Keeper:
             return
         said = f"The training stopped after step {done} of {self.run.settings.steps}."
         try:
-            result, place = self.run.result(), folder.path / "concept"
-            name = f"{folder.path.name}-step{done}"
-            saved = concept_file.save(result.lora, result.tokens, name, place / "loras", place / "embeddings", dtype=torch.float32, overwrite=True)
-            said += f" What it had learned is in {saved.lora}."
+            said += f" What it had learned is in {self._write_concept(folder.path / 'concept', done)}."
         except Exception as error:  # report the first error
             log.warning("Kindred: what was learned until step %d could not be written as a concept.", done, exc_info=True)
             said += f" What it had learned could not be written as files ({error})."
         if done > self.kept and not self._save(done):
             said += f" Its state could not be kept ({self.failing})."
         self.tell(f"{said}{self.said()}")
+
+    def _write_concept(self, place: Path, done: int) -> Path:
+        """Write what was learned after `done` steps as ordinary files below `place`. The LoRA's path."""
+        assert self.folder is not None
+        result, name = self.run.result(), f"{self.folder.path.name}-step{done}"
+        return concept_file.save(result.lora, result.tokens, name, place / "loras", place / "embeddings", dtype=torch.float32, overwrite=True).lora
+
+    # -- measured steps ----------------------------------------------------------------------------------------------
+
+    @property
+    def steps_folder(self) -> Path | None:
+        """Where the files of the measured steps are; None if they are not kept."""
+        return self.folder.path / "steps" if self.folder and self.writes and self.keeping and self.keeping.steps else None
+
+    def best(self) -> int | None:
+        """The best measured step so far: of those whose files are kept, or of all where none are."""
+        place = self.steps_folder
+        return best.best(self.run.history.marks, kept_steps.files(place).keys() if place else None)
+
+    def kept_steps(self) -> list[int]:
+        """The measured steps whose files are kept."""
+        place = self.steps_folder
+        return sorted(kept_steps.files(place)) if place else []
+
+    def keep_step(self, done: int) -> None:
+        """Keep the files of the step just measured, and of earlier ones only the last few and the best. If that fails, report it once and go on."""
+        place, last = self.steps_folder, [mark.step for mark in best.candidates(self.run.history.marks)]
+        if place is None or self.keeping is None or done not in last:
+            return
+        try:
+            self._write_concept(place, done)
+            stay = {*last[-self.keeping.steps :], self.best()}
+            for step in kept_steps.files(place).keys() - stay:
+                kept_steps.remove(place, step)
+        except (OSError, ValueError) as error:
+            if not self.unkept:
+                self.tell(f"The files of step {done} could not be kept, so Save Concept cannot choose it. Training goes on. ({error})")
+            self.unkept = True
+
+    def result(self) -> Trained:
+        """The run's result, which carries where the files of its measured steps are."""
+        result, place = self.run.result(), self.steps_folder
+        if place is not None and isinstance(result.lora, concept_file.LearnedLora):
+            vectors = tuple(digests(token.vectors) for token in result.tokens)
+            result.lora.kept = kept_steps.KeptSteps(place, len(result.history), self.best(), self._no_best(), vectors)
+        return result
+
+    def _no_best(self) -> str:
+        """Why there is no best step, if there is none."""
+        if not any(mark.heldout is not None or mark.likeness is not None or mark.prompt is not None for mark in self.run.history.marks):
+            return "which is 'best', but the training measured nothing to tell by. Set heldout_every, or preview_every with a scoring model, and train again; or set which to 'last'."
+        return "which is 'best', but the files of the measured steps are gone or could not be kept. Set which to 'last'."
 
     def _save(self, done: int, finished: bool = False) -> bool:
         folder = self.folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, fields
 
 import torch
 
@@ -42,24 +42,50 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """What was measured of the result after `step` steps. None = not measured there.
+
+    heldout    loss on held-out views and noise (training/heldout.py)
+    likeness   mean likeness of the previews to the photos;  prompt: their mean fidelity to their prompts (training/scoring.py)
+    previewed  previews were drawn
+    """
+
+    step: int
+    heldout: float | None = None
+    likeness: float | None = None
+    prompt: float | None = None
+    previewed: bool = False
+
+
+@dataclass(frozen=True)
 class Trained:
-    """The result of a run: weights under core's LORA_MODEL names, the tokens, and the measurements of each step."""
+    """The result of a run: weights under core's LORA_MODEL names, the tokens, the measurements of each step, and the marks on the way."""
 
     lora: dict[str, torch.Tensor]
     tokens: list[LearnedToken]
     history: list[Step] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
 
 
 _COLUMNS = ("loss", "reconstruction", "prior", "preservation", "spl", "gradient_norm", "learning_rate", "leak")
 _FIRST = len(_COLUMNS) - 1  # columns before `leak` came
+_MARK = tuple(one.name for one in fields(Mark))
+
+
+def marks_of(state: dict) -> list[Mark]:
+    """The marks in a saved state; none in one that an older version saved."""
+    rows = state["marks"].tolist() if "marks" in state else []
+    known = ([None if math.isnan(value) else value for value in row] for row in rows)
+    return [Mark(int(step or 0), *measured, previewed=bool(previewed)) for step, *measured, previewed in known]
 
 
 class History:
-    """The steps so far. `tensor` gives them as one float64 tensor [steps, columns] for the saved state."""
+    """The steps and marks so far. `tensor` and `marks_tensor` give them as float64 tensors [rows, columns] for the saved state."""
 
     def __init__(self, tokens: list[str]):
         self.tokens = tokens
         self.steps: list[Step] = []
+        self.marks: list[Mark] = []
 
     def add(self, step: int, values: list[float], learning_rate: float, leak: float | None = None) -> Step:
         """values: loss, reconstruction, prior, preservation, spl, gradient norm, then one drift for each token, or none. leak: None if not measured."""
@@ -81,6 +107,10 @@ class History:
         missing = float("nan")
         rows = [[*(getattr(step, name) for name in _COLUMNS), *(step.drift.get(token, missing) for token in self.tokens)] for step in self.steps]
         return torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(_COLUMNS) + len(self.tokens))
+
+    def marks_tensor(self) -> torch.Tensor:
+        rows = [[math.nan if value is None else float(value) for value in astuple(mark)] for mark in self.marks]
+        return torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(_MARK))
 
     def restore(self, rows: torch.Tensor) -> None:
         self.steps = []

@@ -73,6 +73,15 @@ def make_schedule(settings: TrainSettings, optimizer: torch.optim.Optimizer) -> 
     return get_scheduler(name, optimizer, settings.warmup_steps, settings.steps, scheduler_specific_kwargs=specific)
 
 
+def set_rates(optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler, rates: list[float], decays: list[float]) -> None:
+    """Give the groups of a restored optimizer these rates and decays, where the schedule stands. With those of before, no bit changes."""
+    assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)  # transformers' schedules are
+    schedule.base_lrs = list(rates)
+    for group, rate, decay, factor in zip(optimizer.param_groups, rates, decays, schedule.lr_lambdas, strict=True):
+        group.update(initial_lr=rate, weight_decay=decay, lr=rate * factor(schedule.last_epoch))
+    schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
+
+
 def _package(optimizer: str):
     name = _PACKAGES[optimizer]
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..formats import text_file
+from ..formats import kept_steps, text_file
 from .data.concept import Concept, make_concept
 from .data.photos import read_photos
 from .declare import Setting, declared
@@ -21,7 +21,7 @@ _TABLES = {"checkpoint", "name", "train", "concept", "preview", "save"}
 _CONCEPT = {**dict.fromkeys(("photos", "prior_images", "token", "class_word", "instance_prompt", "class_prompt", "initializer"), str), "repeats": int}
 _TRAIN = {one.name: one for one in declared(TrainSettings)}
 _PREVIEW = {one.name.removeprefix("preview_"): one for one in declared(WatchSettings)}
-_EVERY = next(one for one in declared(KeepSettings) if one.name == "save_every")
+_KEEP = {one.name: one for one in declared(KeepSettings)}
 LARGEST = 2**16  # bytes of a recipe
 MOST_DOTS = 200  # in a line; the parser's time grows with the square of the parts of a key (a.b.c = 1)
 DTYPES = ("float16", "bfloat16", "float32")
@@ -37,7 +37,9 @@ class Recipe:
     settings: TrainSettings
     tables: list[dict[str, Any]]
     watch: WatchSettings = field(default_factory=lambda: WatchSettings())
-    save_every: int = _EVERY.default
+    save_every: int = _KEEP["save_every"].default
+    keep_steps: int = _KEEP["keep_steps"].default
+    which: str = kept_steps.LAST
     dtype: torch.dtype = torch.float16
     overwrite: bool = False
 
@@ -117,7 +119,7 @@ def _checked(path: Path, content: dict) -> Recipe:
             _typed(f"[[concept]] {key}", value, _CONCEPT[key])
     _known(preview, set(_PREVIEW), "[preview]")
     preview = {_PREVIEW[key].name: _setting(_PREVIEW[key], f"[preview] {key}", value) for key, value in preview.items()}
-    _known(save, {"every", "dtype", "overwrite"}, "[save]")
+    _known(save, {"every", "keep_steps", "which", "dtype", "overwrite"}, "[save]")
     train = content.get("train", {})
     _known(train, set(_TRAIN), "[train]")
     dtype = save.get("dtype", "float16")
@@ -130,10 +132,18 @@ def _checked(path: Path, content: dict) -> Recipe:
         TrainSettings(**{name: _setting(_TRAIN[name], name, value) for name, value in train.items()}),
         tables,
         WatchSettings(**preview),
-        _typed("[save] every", save.get("every", _EVERY.default), int),
+        _kept(save, "every", "save_every"),
+        _kept(save, "keep_steps", "keep_steps"),
+        kept_steps.check_which(_typed("[save] which", save.get("which", kept_steps.LAST), str)),
         getattr(torch, dtype),
         _typed("[save] overwrite", save.get("overwrite", False), bool),
     )
+
+
+def _kept(save: dict, key: str, name: str) -> int:
+    value = _typed(f"[save] {key}", save.get(key, _KEEP[name].default), int)
+    _KEEP[name].check(value)
+    return value
 
 
 def _known(table: dict, names: set[str], where: str) -> None:

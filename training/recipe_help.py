@@ -24,18 +24,20 @@ class_word = "dog"
 [preview]                                        # optional
 every = 100
 prompt = "a photo of a {token} {class} on the beach"
-# also: omega, cfg
+# also: omega, cfg, heldout_every, stop_after, clip and dino (scoring models: folders in models/evaluation)
 
 [save]                                           # optional
 every = 100                                      # steps between two states, 0 = none
 dtype = "float16"
 overwrite = false
+which = "last"                                   # "best": the best measured step; or the number of a kept step, as text
+keep_steps = 5                                   # how many of the last measured steps keep their files
 """.strip()
 _NAMES = 24  # columns
 _ENTRIES = {  # a recipe's entry -> its setting; it has `name` and --resume in place of the other settings of KeepSettings
     **{one.name: one for one in declared(TrainSettings)},
     **{f"[preview] {one.name.removeprefix('preview_')}": one for one in declared(WatchSettings)},
-    "[save] every": next(one for one in declared(KeepSettings) if one.name == "save_every"),
+    **{f"[save] {one.name.removeprefix('save_')}": one for one in declared(KeepSettings) if one.name in ("save_every", "keep_steps")},
 }
 
 

@@ -1,14 +1,15 @@
-"""Runs on disk: their last two states, and the rule that only the very same run resumes from them.
+"""Runs on disk: their last two states, and the rule that only the same run resumes from them (`going_on` says what may change on the way).
 
 ROOT/NAME/state-00000100.safetensors   the state after that many steps: trained parameters, optimizer, schedule, average, measurements
 ROOT/NAME/previews/step-00000100.png   a preview
 ROOT/NAME/concept/                     the trained files of an interrupted run
+ROOT/NAME/steps/                       the trained files of measured steps (`formats.kept_steps`)
 ROOT/NAME/lock                         locked while a process trains in this folder
 
 The order of the data and all random numbers are functions of (seed, step), so a state needs the step alone.
 
 An interrupted run keeps its states until it is finished or its folder is deleted. Of the finished runs only the last `FINISHED` keep
-their state (the result without the optimizer). Previews and concept files are never removed.
+their state, from which they can go on, and their measured steps. Previews and concept files are never removed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 
 from ..formats import exclusive, leftovers, locks, names, safefile, state_file, switch
 from ..formats.state_file import StateHeader
+from .going_on import clauses, differing, hindering
 
 log = logging.getLogger(__name__)
 
@@ -63,17 +65,17 @@ class RunFolder:
                 ) from error
             count += 1
 
-    def probe(self, size: int) -> None:
-        """Check before the first step that states of about `size` bytes can be written here."""
+    def probe(self, size: int, more: int = 0) -> None:
+        """Check before the first step that states of about `size` bytes each, and `more` bytes of other files, can be written here."""
         try:
             safefile.write({"probe": torch.zeros(1)}, self.path / "probe.safetensors").unlink()
         except OSError as error:
             raise ValueError(f"Training states cannot be written: {error}. Correct that, or set save_every to 0.") from error
         free = shutil.disk_usage(self.path).free
-        needed = (KEPT + 1) * size - sum(path.stat().st_size for path in _states(self.path))
+        needed = (KEPT + 1) * size + more - sum(path.stat().st_size for path in _states(self.path))
         if free < needed:
             raise ValueError(
-                f"The training's states need about {needed / 1e9:.1f} GB on the disk, where {free / 1e9:.1f} GB are free. Make room, or set save_every to 0. The folder is {str(self.path)!r}."
+                f"The training's states and kept steps need about {needed / 1e9:.1f} GB on the disk, where {free / 1e9:.1f} GB are free. Make room, lower keep_steps, or set save_every to 0. The folder is {str(self.path)!r}."
             )
 
     def save(self, step: int, identity: dict[str, str], state: dict) -> None:
@@ -109,16 +111,18 @@ class RunFolder:
 
 @dataclass
 class Found:
-    """A run to resume: its folder (locked), steps done, state, and sentences about states that could not be used."""
+    """A run to resume: its folder (locked), steps done, state and identity, and sentences about states that could not be used."""
 
     folder: RunFolder
     step: int
     state: dict
+    identity: dict[str, str]
     notes: list[str] = field(default_factory=list)
 
 
 def find(root: Path, name: str, identity: dict[str, str]) -> Found:
-    """The run `identity` among `name`, `name_2`, ...: the one with most steps, then the one with the exact name, then the newest.
+    """The run `identity` among `name`, `name_2`, ...: the one with most steps, then the one with the exact name, then the newest. Runs that may go on
+    as `identity` (`going_on`) come behind those that are it.
 
     A state that is damaged is left aside for the one before it. ValueError, never a start from zero, when there is none: with each
     difference to the nearest run, or with what is wrong with its states.
@@ -148,18 +152,19 @@ def find(root: Path, name: str, identity: dict[str, str]) -> Found:
     notes += [problem for run in runs if not run.may_be(identity) for problem in run.problems]
     reasons = "".join(f" {note}" for note in notes)
     near = min((run for run in runs if run.heads), key=lambda run: run.distance(identity), default=None)
-    if near is None or near.distance(identity) == 0:
+    if near is None or near.distance(identity)[0] == 0:
         raise ValueError(f"No state of the training {name!r} can be used. Set resume to 'new run'.{reasons}")
     raise ValueError(
         f"No interrupted training {name!r} has these photos and settings. In the nearest one, {near.path.name!r} after step {near.heads[-1].step}, "
-        f"{'; '.join(near.differences(identity))}. Set it back, or set resume to 'new run'.{reasons}"
+        f"{'; '.join(near.differences(identity))}. Set it back, or set resume to 'new run'. "
+        f"Steps (with a constant schedule), learning rates and the weights of the losses may change.{reasons}"
     )
 
 
 def load(folder: Path, step: int, identity: dict[str, str]) -> dict:
     """The state after exactly `step` steps, which another process of the same run has chosen. Raises ValueError as `find` does."""
     head, state = state_file.read(folder / f"state-{step:08d}.safetensors")
-    if head.identity != identity:
+    if hindering(head.identity, identity):
         raise ValueError(f"The processes of this training differ: {'; '.join(differences(head.identity, identity))}.")
     return state
 
@@ -168,10 +173,11 @@ def clear_leftovers(root: Path) -> None:
     """Remove half-written files of killed processes from all runs, and complete the concept files that they were saving."""
     leftovers.clear_below(root)
     for path in _folders(root):
-        loras, embeddings = concept = path / "concept" / "loras", path / "concept" / "embeddings"
-        with contextlib.suppress(OSError), exclusive.locked(*concept, wait=0) as alone:
-            if alone:
-                switch.settle(loras, embeddings)
+        for place in (path / "concept", path / "steps"):
+            loras, embeddings = concept = place / "loras", place / "embeddings"
+            with contextlib.suppress(OSError), exclusive.locked(*concept, wait=0) as alone:
+                if alone:
+                    switch.settle(loras, embeddings)
         with contextlib.suppress(OSError):  # killed before its first state
             if [file.name for file in path.iterdir()] == [_LOCK] and (lock := locks.Lock.take(path / _LOCK, create=False)):
                 RunFolder(path, lock).release()
@@ -189,12 +195,13 @@ def clear_finished(root: Path) -> None:
             if lock := locks.Lock.take(run.path / _LOCK):
                 for state in run.states:
                     state.unlink(missing_ok=True)
+                shutil.rmtree(run.path / "steps", ignore_errors=True)
                 RunFolder(run.path, lock).release()
 
 
 def differences(saved: dict[str, str], now: dict[str, str]) -> list[str]:
-    """The differences between the saved run and this one, one clause each."""
-    return [f"{key} was {saved.get(key, 'not there')}, is {now.get(key, 'not there')}" for key in {**saved, **now} if saved.get(key) != now.get(key)]
+    """The differences between the saved run and this one that keep it from going on, one clause each."""
+    return clauses(saved, now, hindering(saved, now))
 
 
 def numbered(root: Path, name: str, count: int) -> Path:
@@ -220,17 +227,18 @@ class _Run:
     written: float
 
     def may_be(self, identity: dict[str, str]) -> bool:
-        return any(head.identity == identity for head in self.heads)
+        return any(not hindering(head.identity, identity) for head in self.heads)
 
     def order(self, identity: dict[str, str]) -> tuple:
-        steps = [(head.finished, head.step) for head in self.heads if head.identity == identity]
-        return max(steps, default=(False, 0)), self.number == 1, self.written
+        steps = [(head.identity == identity, head.finished, head.step) for head in self.heads if not hindering(head.identity, identity)]
+        return max(steps, default=(False, False, 0)), self.number == 1, self.written
 
     def differences(self, identity: dict[str, str]) -> list[str]:
         return differences(self.heads[-1].identity, identity)
 
-    def distance(self, identity: dict[str, str]) -> int:
-        return len(self.differences(identity))
+    def distance(self, identity: dict[str, str]) -> tuple[int, int]:
+        """How many entries keep the run from going on, and how many differ."""
+        return len(hindering(self.heads[-1].identity, identity)), len(differing(self.heads[-1].identity, identity))
 
 
 def _look(path: Path, name: str = "") -> _Run:
@@ -260,8 +268,8 @@ def _newest_good(folder: RunFolder, identity: dict[str, str], notes: list[str]) 
             notes.append(_aside(path, error))
             folder.damaged.append(path)
             continue
-        if head.identity == identity:
-            return Found(folder, head.step, state, notes)
+        if not hindering(head.identity, identity):
+            return Found(folder, head.step, state, head.identity, notes)
     return None
 
 

@@ -27,10 +27,11 @@ from .adapters.tokens import check_tokens
 from .advice import step_shape
 from .data.concept import Concept, with_own_initializers
 from .data.dataset import Batch, Dataset, random_state
-from .description import describe
+from .description import describe, measured
 from .distributed import SingleProcess
-from .measures import History, Step, Trained
-from .optimizers import make_optimizer, make_schedule
+from .heldout import HeldOut
+from .measures import History, Step, Trained, marks_of
+from .optimizers import make_optimizer, make_schedule, set_rates
 from .prompts import Prompts, without_token
 from .settings import TrainSettings
 
@@ -70,15 +71,19 @@ class Run:
         self.history = History([concept.token for concept in concepts])
         self._of_base: torch.Tensor | None = None  # the base model's predictions for the class prompts, which the leak is measured from
         self.folder: Path | None = None  # where the run is saved
+        self.changes: list[str] = []  # of settings, when the run went on: "after step 500: steps was 500, is 800"
+        self.heldout = HeldOut(self.data, settings.seed)
         self.consistent = True  # False while the weights move: the state is then half of one step and half of the next
 
-    def prepare(self, on_encode: Callable[[int, int], None] | None = None, done: int = 0) -> None:
-        """Encode the photos (for the steps after the first `done`), load and copy what is trained, make the optimizer."""
+    def prepare(self, on_encode: Callable[[int, int], None] | None = None, done: int = 0, measures: bool = False) -> None:
+        """Encode the photos (for the steps after the first `done`), load and copy what is trained, make the optimizer. measures: the held-out loss, too."""
         settings = self.settings
         self.text = TrainableText(self.clip)
         self._check()
         if done < settings.steps:  # before the model is loaded, which would have to make room for the VAE
             self.data.encode(self._encode, on_encode, start=done * settings.accumulation)
+            if measures:
+                self.heldout.encode(self._encode)
         self.denoiser = host_denoiser.TrainableDenoiser(self.model, step_shape(self.model, self.concepts, settings), settings.gradient_checkpointing)
         self.device = self.denoiser.device
         with torch.no_grad():  # before anything is attached: the anchor is the frozen encoder's (AdaptSP 2026: a tuned one drifts, too)
@@ -133,7 +138,7 @@ class Run:
         settings, parts = self.settings, []
         first: tuple[torch.Tensor, list[torch.Tensor]] = torch.zeros(()), []
         for turn in range(settings.accumulation):
-            with self._precision():
+            with self.casting():
                 instance, prior, preserved = self._denoising_losses(step * settings.accumulation + turn)
                 loss = (instance + settings.prior_weight * prior + settings.preservation_weight * preserved) / settings.accumulation
                 drifts = self._drifts(step) if turn == 0 else []
@@ -198,7 +203,8 @@ class Run:
         values = [*totals, spl.to(totals.device), norm.to(totals.device), *(value.to(totals.device) for value in drifts)]
         return torch.stack([value.float() for value in values]).tolist()
 
-    def _precision(self):
+    def casting(self):
+        """The context of a forward pass: autocast, where the precision is not fp32."""
         return torch.autocast(self.device.type, dtype=self.autocast) if self.autocast else nullcontext()
 
     def _denoising_losses(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -260,7 +266,7 @@ class Run:
         noise = torch.randn(1, self.denoiser.latent_channels, *frames, side, side, generator=torch.Generator().manual_seed(0)).to(self.device)
         sigma = torch.full((len(prompts),), self.denoiser.middle_sigma)
         noisy = self.denoiser.noisy(torch.zeros_like(noise), noise, sigma[:1]).expand(len(prompts), *noise.shape[1:])
-        with self._precision():
+        with self.casting():
             if self._of_base is None:
                 with self.learned.disabled():
                     self._of_base = self.denoiser.output(noisy, sigma, self.prompts(prompts)).float()
@@ -270,33 +276,42 @@ class Run:
     # -- what a run is -----------------------------------------------------------------------------------------------
 
     def state(self, finished: bool = False) -> dict:
-        """All that the next step depends on besides (photos, settings, step). A finished run has no optimizer in it."""
-        state = {**self.learned.state(), "history": self.history.tensor(), "finished": finished}
-        if not finished:
-            state.update(optimizer=self.optimizer.state_dict(), schedule=_plain(self.schedule.state_dict()), scaler=self.scaler.state_dict())
-        return state
+        """All that the next step depends on besides (photos, settings, step); of a finished run too, which may go on."""
+        history = {"history": self.history.tensor(), "marks": self.history.marks_tensor(), "changes": list(self.changes)}
+        moving = {"optimizer": self.optimizer.state_dict(), "schedule": _plain(self.schedule.state_dict()), "scaler": self.scaler.state_dict()}
+        return {**self.learned.state(), **history, **moving, "finished": finished}
 
     def state_size(self) -> int:
         """Approximate bytes of a state: AdamW keeps two values for each weight."""
         return sum(parameter.numel() * 4 for parameter in self.parameters) * (4 if self.settings.ema_decay else 3)
 
+    def result_size(self) -> int:
+        """Approximate bytes of the result as files in float32."""
+        return sum(parameter.numel() * 4 for parameter in self.parameters)
+
     def restore(self, state: dict) -> None:
         self.learned.restore(state)
         self.history.restore(state["history"])
-        if not state["finished"]:
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None] * len(self.optimizer.param_groups)})
-            if self.scaler.is_enabled():
-                self.scaler.load_state_dict(state["scaler"])
+        self.history.marks = marks_of(state)
+        self.changes = list(state.get("changes", []))
+        if "optimizer" not in state:  # an older version kept none of a finished run
+            return
+        rates, decays = ([group[name] for group in self.optimizer.param_groups] for name in ("initial_lr", "weight_decay"))
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None] * len(self.optimizer.param_groups)})
+        set_rates(self.optimizer, self.schedule, rates, decays)  # the settings' own, which may have changed since
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
 
     def result(self) -> Trained:
         """What has been learned so far."""
         about = describe(self.model, self.denoiser.prediction, self.concepts, self.settings, self.precision, self.base_hash)
         with self.learned.averaged():
+            about |= measured(self.history, self.changes)
             tokens = self.learned.learned_tokens(about)
             if self.learned.rows != token_rows.ALL:
                 about[token_rows.TOKENS] = json.dumps([digest for token in tokens for digest in digests(token.vectors)])
-            return Trained(LearnedLora(self.learned.lora(), about), tokens, list(self.history.steps))
+            return Trained(LearnedLora(self.learned.lora(), about), tokens, list(self.history.steps), list(self.history.marks))
 
 
 def _plain(state: dict) -> dict:

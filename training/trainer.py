@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from ..formats import names
@@ -9,14 +10,16 @@ from ..host import denoiser as host_denoiser
 from ..host import families
 from ..host import training as host_training
 from ..host.types import Model
+from . import best
 from .advice import need_less
 from .data.concept import Concept
 from .distributed import SingleProcess
 from .keeping import Keeper, Keeping
-from .measures import Step, Trained
+from .measures import Step, Trained, marks_of
 from .optimizers import check_optimizer
 from .run import Run
 from .settings import CONTINUE, NEW, TrainSettings
+from .watching import Seen, Watch
 
 __all__ = ["CONTINUE", "NEW", "Keeping", "TrainSettings", "run_name", "train"]
 
@@ -32,7 +35,8 @@ def train(
     keeping: Keeping | None = None,
     preview: Callable[[Run, int], None] | None = None,
     processes: SingleProcess | None = None,
-    on_restore: Callable[[list[Step]], None] | None = None,
+    on_restore: Callable[[Run, int | None, list[int]], None] | None = None,
+    watch: Watch | None = None,
 ) -> Trained:
     """Train `concepts` on `model` and `clip` (the host's MODEL, CLIP, VAE), which stay unchanged, bit for bit.
 
@@ -41,9 +45,10 @@ def train(
 
     on_step    called with each step;  on_encode(done, total): while the photos are encoded
     keeping    where states are saved and whether to resume from one; None saves nothing
-    preview    called after each step with (run, steps done), outside of autograd; decides itself when to draw
+    preview    called after each step with (run, steps done), outside of autograd
     processes  of a distributed run; the first one saves the states
-    on_restore called with the earlier steps of a resumed run
+    on_restore called with a resumed run, whose history has the earlier steps, its best step so far, and the measured steps whose files are kept
+    watch      draws and measures on the way
 
     Raises ValueError for what cannot be trained or resumed, and FloatingPointError for a loss or gradient that is not finite (before the
     optimizer step; the last good state is saved). The host's interrupt ends the run within one step, with the state saved. Out of memory:
@@ -56,9 +61,9 @@ def train(
     processes = processes or SingleProcess()
     with host_training.training_mode():
         run = Run(model, clip, vae, concepts, settings, processes)
-        keeper = Keeper(run, keeping)
+        keeper = Keeper(run, keeping, lambda state: watch is not None and watch.enough(marks_of(state)))
         try:
-            return _run(run, keeper, on_step, on_encode, preview, on_restore)
+            return _run(run, keeper, on_step, on_encode, preview, on_restore, watch)
         except Exception as error:
             if host_training.is_out_of_memory(error):
                 error.args = (f"{need_less(model, concepts, settings)} ({error})",)
@@ -74,18 +79,24 @@ def with_resolution(model: Model, settings: TrainSettings) -> TrainSettings:
     return settings if settings.resolution else settings.changed(resolution=families.side(model, host_denoiser.prediction(model)))
 
 
-def _run(run: Run, keeper: Keeper, on_step, on_encode, preview, on_restore) -> Trained:
+def _run(run: Run, keeper: Keeper, on_step, on_encode, preview, on_restore, watch: Watch | None) -> Trained:
     done, state = keeper.begin()
-    finished = state is not None and state["finished"]
-    run.prepare(on_encode, done)
+    ended = state is not None and keeper.ended(state)
+    if state is not None and not ended and "optimizer" not in state:
+        raise ValueError("An older version of Kindred finished this training and kept no optimizer, so it cannot go on. Set resume to 'new run'.")
+    run.prepare(on_encode, run.settings.steps if ended else done, measures=watch is not None and watch.heldout_every > 0)
     if state is not None:
         _restore(run, state)
         if on_restore:
-            on_restore(run.history.steps)
-    if finished:
-        return run.result()
-    keeper.ready()
+            on_restore(run, keeper.best(), keeper.kept_steps())
+    if ended:
+        return keeper.result()
+    keeper.ready(measures=watch is not None)
     try:
+        if watch is not None:
+            watch.begin()
+            if done:
+                _look(run, keeper, watch, done)  # the earlier session may have been stopped before it had measured
         for step in range(done, run.settings.steps):
             host_training.interrupt_check()
             measured = run.step(step)
@@ -95,6 +106,14 @@ def _run(run: Run, keeper: Keeper, on_step, on_encode, preview, on_restore) -> T
             run.check_skipped()
             if preview:
                 keeper.draw(preview, done)
+            if watch is not None:
+                _look(run, keeper, watch, done)
+                if run.processes.any(watch.enough(run.history.marks)) and done < run.settings.steps:
+                    keeper.tell(
+                        f"Stopped after step {done} of {run.settings.steps}: step {best.best(run.history.marks)} is still the best, {watch.stop_after} measured steps later. "
+                        "To train on all the same, set stop_after to 0 and resume to 'continue'."
+                    )
+                    break
             if keeper.due(done):
                 keeper.keep(done)
     except BaseException as error:  # the host's interrupt is not an Exception
@@ -105,13 +124,26 @@ def _run(run: Run, keeper: Keeper, on_step, on_encode, preview, on_restore) -> T
         raise
     finally:
         run.optimizer.zero_grad(set_to_none=True)
-    result = run.result()
+    result = keeper.result()
     keeper.finish(done)
     if skipped := run.history.skipped:
         keeper.tell(
             f"{skipped} of {done} steps were skipped, because their gradient overflowed in precision 'fp16'. A few are usual while the scale of the loss is found; for more, choose 'bf16' or 'fp32'."
         )
     return result
+
+
+def _look(run: Run, keeper: Keeper, watch: Watch, done: int) -> None:
+    """Watch the run after `done` steps, if that is due: draw, measure, keep the files, report."""
+    if not watch.due(run, done):
+        return
+    began = time.monotonic()
+    keeper.draw(watch.look, done)
+    if not any(mark.step == done for mark in run.history.marks):
+        return  # the disk refused something before anything was measured, which has been told
+    keeper.keep_step(done)
+    watch.spent(time.monotonic() - began)
+    watch.report(Seen(run.history.marks[-1], keeper.best(), watch.share, keeper.kept_steps()))
 
 
 def _restore(run: Run, state: dict) -> None:

@@ -34,6 +34,27 @@ export function noteChange() {
   (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
 }
 
+/** The nodes of `type` that take the output called `output` of `node`, also behind reroutes. */
+export function takers(node, output, type) {
+  const slot = node.outputs?.find((one) => one.name === output);
+  return (slot?.links ?? []).flatMap((id) => {
+    const link = node.graph.links.get?.(id) ?? node.graph.links[id], taker = link && node.graph.getNodeById(link.target_id);
+    if (taker?.type === "Reroute") return takers(taker, taker.outputs[0]?.name, type);
+    return taker?.type === type ? [taker] : [];
+  });
+}
+
+/** Set a widget's value as the artist would; false where the node has none, or a link gives the value. */
+export function setWidget(node, name, value) {
+  const widget = node.widgets?.find((one) => one.name === name);
+  if (!widget || node.inputs?.some((input) => input.widget?.name === name && input.link != null)) return false;
+  widget.value = value;
+  widget.callback?.(value);
+  node.graph.setDirtyCanvas(true, true);
+  noteChange();
+  return true;
+}
+
 /** The address of a picture that the server has kept, small enough for a strip. */
 export const pictureUrl = ({ filename, subfolder, type }) =>
   api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type, preview: "webp;85" })}`);

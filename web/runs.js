@@ -31,6 +31,13 @@ export function watchRuns() {
     run.heard = Date.now();
     deliver(run);
   });
+  api.addEventListener("kindred.mark", ({ detail }) => {
+    const run = runs.get(detail.id);
+    if (!run) return ask();
+    const { marks, best, kept, watching } = readRun({ ...detail, marks: [...(run.marks ?? []), detail] });
+    Object.assign(run, { marks, best, kept, watching, heard: Date.now() });
+    deliver(run);
+  });
   api.addEventListener("reconnected", ask);
   document.addEventListener("visibilitychange", () => document.hidden || ask());
   setInterval(() => {
@@ -62,7 +69,7 @@ export function ask() {
 function receive(message) {
   const told = readRun(message);
   if (!told) return;
-  const run = runs.get(told.id) ?? { previews: [], curves: new Curves(), unsaved: true };
+  const run = runs.get(told.id) ?? { previews: [], marks: [], best: null, kept: [], watching: null, curves: new Curves(), unsaved: true };
   const wasLive = isLive(run);
   Object.assign(run, told, { heard: Date.now() });
   run.whole = Boolean(told.curves) || told.state === "lost"; // with the server's curves: what is saved lacks no step

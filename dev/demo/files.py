@@ -54,6 +54,15 @@ def prepare_checkpoint(options) -> str:
     return path.name
 
 
+def prepare_judge(base: Path) -> str:
+    """Let a server in the folder `base` score with the miniature world's judge: Train Concept and Evaluate Pictures then offer it as a model. Its name."""
+    folder = base / "models" / "evaluation" / "miniature-judge"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text('{"model_type": "kindred-judge"}\n')
+    link(Path(__file__).resolve().parent / "judge_pack", base / "custom_nodes" / "kindred-demo-judge")
+    return folder.name
+
+
 def prepare_photos(options) -> tuple[str, list[Image.Image], str]:
     """(folder inside the input folder, the photos as pictures, class word). The folder's name follows the photos' content."""
     from PIL import ImageOps

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # not the pack's root:
 import compare
 import processor
 import workflow as workflows
-from files import BASE, ROOT, STORED, Failure, keep, link, prepare_checkpoint, prepare_photos
+from files import BASE, ROOT, STORED, Failure, keep, link, prepare_checkpoint, prepare_judge, prepare_photos
 from grid import Column, comparison
 from options import parse
 from PIL import Image
@@ -186,6 +186,7 @@ def start(options) -> Iterator[ComfyServer]:
     for name in ("custom_nodes", "input", "output", "user", "models/checkpoints", "models/loras", "models/embeddings"):
         (BASE / name).mkdir(parents=True, exist_ok=True)
     link(ROOT, BASE / "custom_nodes" / "ComfyUI-Kindred")
+    prepare_judge(BASE)
     on_processor = options.cpu or not has_card()
     print("kindred: starting ComfyUI ...")
     arguments, environment = (processor.SWITCHES, processor.ENVIRONMENT) if on_processor else ((), {})

@@ -1,16 +1,18 @@
 """The table of scoring models, for Evaluate Pictures, the list of folders, messages and documentation.
 
-To add a model, write its file in this folder with `load(folder, device) -> list[Scorer]` and add its row here. docs/adding.md walks
+To add a type of model, write its file in this folder with `load(folder, device) -> list[Scorer]` and add its row here. docs/adding.md walks
 through it. Nothing is ever downloaded: the user provides a folder with weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ...formats import text_file
 
 if TYPE_CHECKING:
     import torch
@@ -70,10 +72,32 @@ MODELS: dict[str, ScoringModel] = {  # the node's input -> its model, in the ord
 }
 
 
+_ADDED: dict[str, tuple[str, Callable]] = {}  # model_type -> (the model of the table that it stands for, its `load`)
+
+
+def add(type_: str, kind: str, load: Callable) -> None:
+    """Let folders whose `model_type` is `type_` serve as the model `kind`. For programs around the pack: the demo adds the judge of its miniature world."""
+    if kind not in MODELS:
+        raise ValueError(f"There is no scoring model {kind!r}; expected one of {', '.join(MODELS)}.")
+    _ADDED[type_] = (kind, load)
+
+
+def folders(kind: str) -> list[str]:
+    """The user's folders in models/evaluation that hold the model `kind`, sorted by name."""
+    from ...host import scoring
+
+    return [name for name, found in scoring.models().items() if found in MODELS[kind].types or _ADDED.get(found, ("",))[0] == kind]
+
+
+def _loader(kind: str, folder: Path) -> Callable:
+    found = text_file.model_type(folder)
+    return _ADDED[found][1] if found in _ADDED else import_module(f".{MODELS[kind].module}", __package__).load
+
+
 def load(folders: Mapping[str, Path], device: str | torch.device = "cpu") -> list:
     """The scorers of the models in the user's `folders`, by name, in the table's order. Raises ValueError if a folder does not hold its model."""
     for name in folders:
         if name not in MODELS:
             raise ValueError(f"There is no scoring model {name!r}; expected one of {', '.join(MODELS)}.")
     chosen = [(name, folders[name]) for name in MODELS if name in folders]
-    return [scorer for name, folder in chosen for scorer in import_module(f".{MODELS[name].module}", __package__).load(folder, device)]
+    return [scorer for name, folder in chosen for scorer in _loader(name, folder)(folder, device)]

@@ -29,7 +29,7 @@ class Blip:
         if kind not in _LOADERS:
             raise ValueError(f"The chosen folder holds a model of the type {kind!r}; expected {FOLDER}. ({path})")
         self.name, model, self.options = _LOADERS[kind](path)
-        self.device, self.model = device, cast(Any, model).eval().to(device)
+        self.against, self.device, self.model = "prompt", device, cast(Any, model).eval().to(device)
         self.processor = AutoProcessor.from_pretrained(path, local_files_only=True)
 
     @torch.inference_mode()

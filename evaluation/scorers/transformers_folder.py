@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,3 +27,21 @@ def pixels(images: torch.Tensor) -> list:
 def features(output) -> torch.Tensor:
     """CLIP's projected features. transformers 5 wraps them in an output object, 4 returns the tensor."""
     return output if torch.is_tensor(output) else output.pooler_output
+
+
+class Remembered:
+    """A function of a tensor that keeps its latest values on the CPU: while a concept is trained, pictures are compared with the same photos again and again."""
+
+    MOST = 16  # as many concepts as a run has, and more
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]):
+        self.function = function
+        self.known: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __call__(self, given: torch.Tensor) -> torch.Tensor:
+        for tensor, value in self.known:
+            if tensor is given:
+                return value
+        value = self.function(given).cpu()
+        self.known = [*self.known[1 - self.MOST :], (given, value)]
+        return value

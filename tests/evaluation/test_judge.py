@@ -180,3 +180,20 @@ def test_the_real_scorers_through_transformers(tiny_models):
         scorers.ScoringModel("half", "half a model", ("half",), {})
     with pytest.raises(ValueError, match="found 2 for 3 images"):
         metrics.evaluate(images, images, ["a", "b"], measures)
+
+
+def test_a_trainings_previews_are_scored_by_the_users_models(tiny_models):
+    """As the host's memory management keeps them: likeness by DINO, prompt fidelity by CLIP, which is loaded once for both of its measures."""
+    scoring, scorers, metrics = pack("training.scoring"), pack("evaluation.scorers"), pack("evaluation.metrics")
+    draw = torch.Generator().manual_seed(4)
+    concept = pack("training.data.concept").make_concept([torch.rand(2, 48, 40, 3, generator=draw)], "<v1>", "dog")
+    given = scorers.load({"clip": tiny_models / "clip", "dino": tiny_models / "dino"})
+    assert given[0].model is given[1].model
+    pictures = torch.rand(2, 48, 40, 3, generator=draw)
+    drawn = [scoring.Drawn(pictures[0], "a <v1> dog", 0), scoring.Drawn(pictures[1], "a cat", None)]
+    likeness, prompt = scoring.Scoring(given).score(drawn, [concept])
+    photos = torch.stack(concept.images).movedim(-1, 1)
+    report = metrics.evaluate(pictures.movedim(-1, 1), photos, ["a dog", "a cat"], given)
+    assert likeness == pytest.approx(report.scores["DINO"][0], abs=1e-5) and prompt == pytest.approx(np.mean(report.scores["CLIP-T"]), abs=1e-5)
+    assert scoring.Scoring(given[:2]).score(drawn[:1], [concept])[0] == pytest.approx(report.scores["CLIP-I"][0], abs=1e-5), "without DINO"
+    assert scoring.Scoring([]).score(drawn, [concept]) == (None, None)

@@ -138,8 +138,35 @@ def test_watched_interrupted_and_continued(server, photos):
         with safe_open(whole, "pt") as first, safe_open(continued, "pt") as second:
             assert first.keys() == second.keys()
             assert all(torch.equal(first.get_tensor(key), second.get_tensor(key)) for key in first.keys())  # noqa: SIM118
-    with pytest.raises(PromptError, match="steps was 6, is 7"):
-        server.run(prompt(photos, "watched", **{**settings, "steps": 7}, resume="continue"))
+    with pytest.raises(PromptError, match="batch_size was 1, is 2"):
+        server.run(prompt(photos, "watched", **{**settings, "batch_size": 2}, resume="continue"))
+
+
+def test_the_best_step_is_told_and_saved(server, photos):
+    """Marks come as events and stay for a later page; Save Concept takes the files of the step that the rule chose, and says which."""
+    events = []
+    settings = {"steps": 4, "learning_rate": 1e-3, "run_name": "best", "heldout_every": 1, "preview_every": 0}
+    graph = prompt(photos, "best", **settings)
+    graph["5"]["inputs"]["which"] = "best"
+    result = server.run(graph, lambda kind, data: events.append((kind, data)), workflow={"id": "best"})
+    marks = [data for kind, data in events if kind == "kindred.mark"]
+    assert [mark["step"] for mark in marks] == [1, 2, 3, 4] and all(mark["heldout"] > 0 and 0 < mark["watching"] < 1 for mark in marks)
+    best = marks[-1]["best"]
+    (run,) = server.get("/kindred/runs", workflow="best")["runs"]
+    assert run["best"] == best and [mark["step"] for mark in run["marks"]] == [1, 2, 3, 4]
+    assert f"Step {best}, the best of those measured" in result.ui["5"]["text"][0]
+    saved = server.base / "models" / "loras" / "kindred" / "best.safetensors"
+    kept = server.base / "output" / "kindred" / "runs" / "best" / "steps" / "loras" / f"best-step{best}.safetensors"
+    with safe_open(saved, "pt") as first, safe_open(kept, "pt") as second:
+        assert first.metadata()["kindred.step"] == str(best)
+        assert all(torch.equal(first.get_tensor(key), second.get_tensor(key)) for key in first.keys())  # noqa: SIM118
+    del graph["6"]  # the host runs a graph without the outputs that it refuses, as long as another is left
+    graph["5"]["inputs"]["which"] = "first"
+    with pytest.raises(PromptError, match="expected 'last', 'best' or the number of a step"):
+        server.run(graph)
+    graph["5"]["inputs"]["which"] = "7"
+    with pytest.raises(PromptError, match=r"Step 7 was not kept\. The kept steps are 1, 2, 3, 4"):
+        server.run(graph)
 
 
 def test_skipped_steps_are_told_and_every_event_is_json(server, photos):

@@ -1,6 +1,7 @@
 """Recipes one after another in a real process: what one of them does wrong stays with it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,21 @@ def test_whatever_goes_wrong_ends_one_recipe_and_no_other(place, tmp_path):
         assert words in run.stdout, (words, run.stdout)
     assert "1/1   loss" in run.stdout
     assert [path.name for path in (tmp_path / "models/loras/kindred").glob("*.safetensors")] == ["good_2.safetensors"]
+
+
+@pytest.mark.slow
+def test_a_recipe_saves_the_best_step(place, tmp_path):
+    for name in ("custom_nodes", "input", "output", "models/checkpoints", "models/loras", "models/embeddings"):
+        (tmp_path / name).mkdir(parents=True)
+    file = recipe(place, "best")
+    file.write_text(file.read_text().replace("steps = 1", "steps = 3").replace("every = 0", 'every = 1\nwhich = "best"') + "[preview]\nheldout_every = 1\n")
+    command = [sys.executable, str(ROOT / "headless.py"), "--comfyui", str(COMFYUI), "--base-directory", str(tmp_path), "--cpu", str(file)]
+    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert run.returncode == 0 and run.stdout.count("held-out loss") == 3, run.stdout
+    best = re.findall(r"best so far: step (\d)", run.stdout)[-1]
+    assert f"Saved is the result after step {best}." in run.stdout
+    _, metadata = pack("formats.safefile").read(tmp_path / "models/loras/kindred/best.safetensors")
+    assert metadata["kindred.step"] == best
 
 
 def test_the_hosts_interrupt_and_ctrl_c_stop_all_recipes_in_order(tmp_path, monkeypatch, capsys):

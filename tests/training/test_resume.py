@@ -160,7 +160,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_first_step(base, co
     import shutil
 
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**12, 10**12, 1000))
-    with pytest.raises(ValueError, match=r"0\.0 GB are free\. Make room, or set save_every to 0"):
+    with pytest.raises(ValueError, match=r"0\.0 GB are free\. Make room, lower keep_steps, or set save_every to 0"):
         train(base, concept, {"steps": 2, "resolution": 64}, tmp_path, on_step=halting(1))
     assert not list(tmp_path.iterdir())  # and nothing is left behind
     (tmp_path / "file").write_text("")
@@ -171,11 +171,10 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_first_step(base, co
 def test_previews_change_nothing(base, concept, uninterrupted):
     """Drawn with Personalization Guidance in mid-run, through the host's sampler; the run's bits and the base model stay."""
     shown = []
-    make = pack("training.preview").make_preview
-    watch = pack("training.settings").WatchSettings(2, "a photo of a {token} {class} on the beach", 0.4, 5.0)
-    preview = make(lambda step, picture, folder: shown.append((step, picture)), watch)
+    settings = pack("training.settings").WatchSettings(2, "a photo of a {token} {class} on the beach", 0.4, 5.0)
+    watch = pack("training.watching").make_watch(settings, lambda step, drawn, folder: shown.extend((step, one.picture) for one in drawn))
     before = {name: value.clone() for name, value in base[0].model.state_dict().items()}
-    result, _ = train(base, concept, FULL, preview=preview)
+    result, _ = train(base, concept, FULL, watch=watch)
     assert same(result, uninterrupted)
     assert [step for step, _ in shown] == [2, 4]
     assert all(picture.shape == (64, 64, 3) and picture.std() > 0 for _, picture in shown)

@@ -107,6 +107,11 @@ class Dataset:
         self._to_latents, self._progress = to_latents, progress
         self._hold(start)
 
+    def encoded(self, views: list[View], to_latents: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
+        """The latents [channels, h, w] (or [channels, 1, h, w]) of views that are no batch's, without a place in the cache."""
+        self._to_latents = to_latents
+        return [self._latents(view) for view in views]
+
     def ready(self, index: int) -> bool:
         """Is batch `index` in the cache, so that it needs no VAE?"""
         return all(view in self._encoded for view, _ in self.plan(index))

@@ -1,19 +1,21 @@
 /** The panel on Train Concept. It is offered runs (see runs.js), draws at most a few times a second, and leaves the last run in the workflow. */
-import { addElement, after, fit, fixHeight, noteChange } from "../host.js";
+import { addElement, after, fit, fixHeight, noteChange, setWidget, takers } from "../host.js";
 import { ask, isLive } from "../runs.js";
 import { say } from "../words/words.js";
 import { Chart, legend, newest } from "./chart.js";
+import { Detail } from "./detail.js";
 import { html } from "./dom.js";
 import { Drift } from "./drift.js";
 import { Figures } from "./figures.js";
 import { Filmstrip } from "./filmstrip.js";
 import { isLater, readRun, readSaved } from "./run.js";
 import { spark } from "./spark.js";
+import { Timeline } from "./timeline.js";
 
 const PROPERTY = "kindred_run"; // of the node: the last run, saved with the workflow
-const KEPT = ["id", "started", "order", "state", "note", "step", "steps", "seconds", "curves", "previews"];
+const KEPT = ["id", "started", "order", "state", "note", "step", "steps", "seconds", "curves", "previews", "marks", "best", "kept", "watching"];
 const PAUSE = 250; // ms between two drawings
-const HEIGHT = 252, MARGIN = 8, ROW = 18, FILM = 66, NOTE = 32, GAP = 6, CHART = 118, REST = 58;
+const HEIGHT = 252, MARGIN = 8, ROW = 18, FILM = 66, TIME = 95, NOTE = 32, GAP = 6, CHART = 118, REST = 58;
 
 export class Panel {
   static on(node) {
@@ -27,9 +29,13 @@ export class Panel {
     this.legend = html("div", "kindred-legend");
     this.chart = new Chart((step, values) => this.#legend(step, values));
     this.drift = new Drift();
-    this.film = new Filmstrip((source, title) => this.#enlarge(source, title));
+    const show = (step) => this.detail.open(this.run, step);
+    this.time = new Timeline(show);
+    this.film = new Filmstrip(show);
+    this.detail = new Detail({ use: (step) => this.#use(step), usable: (step) => this.#usable(step), moved: () => this.drawSoon(), home: (step) => this.time.stop(step) ?? this.film.frame(step) });
     this.note = html("div", "kindred-note");
-    this.element = html("div", "kindred-panel", this.figures.element, this.legend, this.chart.element, this.drift.element, this.film.element, this.note);
+    const parts = [this.figures, { element: this.legend }, this.chart, this.drift, this.time, this.film, { element: this.note }, this.detail];
+    this.element = html("div", "kindred-panel", ...parts.map((part) => part.element));
     this.height = HEIGHT;
     this.element.style.minHeight = `${HEIGHT}px`;
     const widget = addElement(node, "kindred_panel", this.element, 0, { margin: MARGIN });
@@ -70,12 +76,13 @@ export class Panel {
     const { run } = this;
     this.element.dataset.state = run?.state ?? "empty";
     this.figures.draw(run);
-    const tokens = this.drift.draw(run), film = this.film.draw(run);
+    const { step } = this.detail;
+    const tokens = this.drift.draw(run), time = this.time.draw(run, step), film = this.film.draw(run, step);
     this.note.textContent = run?.note ?? "";
     this.note.title = run?.note ?? "";
     this.#legend(null);
     this.chart.draw(run);
-    const rest = REST + tokens * ROW + (film ? FILM : 0) + (run?.note ? Math.max(NOTE, this.note.offsetHeight + GAP) : 0);
+    const rest = REST + tokens * ROW + (time ? TIME : 0) + (film ? FILM : 0) + (run?.note ? Math.max(NOTE, this.note.offsetHeight + GAP) : 0);
     const chart = Math.min(Math.max(CHART, 0.3 * this.node.size[0]), 320); // a wider node has a higher chart
     this.#grow(Math.round(Math.max(HEIGHT, rest + chart)));
   }
@@ -102,13 +109,18 @@ export class Panel {
     this.legend.append(rate);
   }
 
-  #enlarge(source, title) {
-    const picture = html("img");
-    picture.src = source;
-    const large = html("button", "kindred-large", picture, html("span", "", title));
-    large.type = "button";
-    large.title = say("close");
-    large.onclick = () => large.remove();
-    this.element.append(large);
+  #savers() {
+    return takers(this.node, "lora", "KindredSave");
+  }
+
+  /** Why Save Concept cannot take the step; "" if it can. */
+  #usable(step) {
+    if (!this.run.kept.includes(step)) return say("not kept");
+    return this.#savers().length ? "" : say("no saver");
+  }
+
+  #use(step) {
+    const set = this.#savers().filter((node) => setWidget(node, "which", String(step)));
+    return set.length ? say("using", { step }) : say("no saver");
   }
 }

@@ -13,7 +13,7 @@ class PromptFidelity:
     """The miniature world's CLIP-T: the share of the attributes a prompt names (class, colour, accessory, place) that the judge sees."""
 
     def __init__(self, judge: Judge):
-        self.name, self.judge = "prompt fidelity", judge
+        self.name, self.against, self.judge = "prompt fidelity", "prompt", judge
 
     def __call__(self, images: torch.Tensor, references: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         wanted = [self.judge.asked(prompt) for prompt in prompts]
@@ -27,7 +27,7 @@ class SubjectFidelity:
     """The miniature world's CLIP-I and DINO: mean cosine of the judge's identity vectors with the references'."""
 
     def __init__(self, judge: Judge):
-        self.name, self.judge = "subject fidelity", judge
+        self.name, self.against, self.judge = "subject fidelity", "references", judge
 
     def __call__(self, images: torch.Tensor, references: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         return (self.judge.identity(images) @ self.judge.identity(references).T).mean(1)
