@@ -105,7 +105,8 @@ class RowsCase:
         scene.positive, scene.negative = scene.text(TEXT), scene.text("blurry")
         if case.prepare:
             case.prepare(scene)
-        apply = (lambda model: case.apply(scene, model)) if case.apply else (lambda model: model)
+        change = case.apply
+        apply = (lambda model: change(scene, model)) if change else (lambda model: model)
         if concept == "concept first":
             return bench.draw(scene, apply(model))
         model = apply(plain)

@@ -21,7 +21,7 @@ class Packed(torch.Tensor):
         return self
 
     def to(self, *args, **kwargs):
-        return super().to(*args, **kwargs)._tell(self.of_shape, self.scale, self.patches)
+        return super().to(*args, **kwargs).as_subclass(Packed)._tell(self.of_shape, self.scale, self.patches)
 
     def clone(self, *args, **kwargs):
         return self
