@@ -20,7 +20,7 @@ from . import best, going_on, resume
 from .measures import Trained
 from .resume import RunFolder
 from .run import Run
-from .settings import CONTINUE, NEW, RESUME
+from .watch_settings import CONTINUE, NEW, RESUME
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from .keeping import Keeper, Keeping
 from .measures import Step, Trained, marks_of
 from .optimizers import check_optimizer
 from .run import Run
-from .settings import CONTINUE, NEW, TrainSettings
+from .settings import TrainSettings
+from .watch_settings import CONTINUE, NEW
 from .watching import Seen, Watch
 
 __all__ = ["CONTINUE", "NEW", "Keeping", "TrainSettings", "run_name", "train"]

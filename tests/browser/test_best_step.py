@@ -15,7 +15,7 @@ VALUES = {
     "CheckpointLoaderSimple": {"ckpt_name": TestServer.CHECKPOINT},
     "KindredPhotos": {"folder": "browser"},
     "KindredSave": {"name": "browser", "overwrite": True},
-    "KindredTrain": {"steps": 6, "resolution": 64, "batch_size": 1, "learning_rate": 1e-3, "preview_every": 2, "preview_cfg": 1.0},
+    "KindredTrain": {"steps": 6, "resolution": "64", "learning_rate": "0.001", "preview_every": 2},
 }
 
 LINE = """() => {
@@ -38,7 +38,7 @@ def test_a_step_is_seen_and_used(page, tmp_path):
     file = tmp_path / f"best-{workflow['id'][:8]}.json"
     file.write_text(json.dumps(workflow), "utf-8")
     page.drop(file)
-    page.probe("set", {**VALUES, "KindredTrain": {**VALUES["KindredTrain"], "run_name": file.stem}})
+    page.probe("set", VALUES)
     page.page.evaluate("() => app.queuePrompt(0)")
     page.probe("look", ["KindredTrain"], 1.4)
 

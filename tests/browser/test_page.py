@@ -103,7 +103,7 @@ def test_the_side_panel_has_no_blank_entries(page):
             }""",
             kind,
         )
-        assert not [entry for entry in entries if entry[2]], entries
+        assert not [entry for entry in entries if entry[2] and entry[1] != "customtext"], entries  # the front end draws a text of several lines itself
         assert len(entries) >= shown
 
 
