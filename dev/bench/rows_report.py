@@ -45,19 +45,21 @@ def write(entries: list[dict], folder: Path = ROOT / "dev" / "bench") -> Path | 
         "Prompt: share of class, accessory and place that the judge sees. Likeness: cosine with the five photos. Leak: likeness of the class prompt's pictures",
         "(half of the prompts, with the class word alone), less that of the base model's. Same: share of these pictures that are the base model's, bit for bit.",
         f"Drift: 1 - cosine of the token's prompt with the class word's. The last two columns are differences to `{BASELINE}` at the same number of steps, over the",
-        "subjects that both have; 95% intervals of a bootstrap over subjects. **Bold** where the interval does not hold zero.",
+        "subjects and prompts that both have; 95% intervals of a bootstrap over subjects. **Bold** where the interval does not hold zero.",
         "",
         *(f"![Frontiers: {name}](rows/{name}.png)\n" for name in FRONTIERS),
-        "| training | steps | subjects | prompt | likeness | leak | same | drift | prompt, difference | likeness, difference |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| training | steps | subjects | prompts | prompt | likeness | leak | same | drift | prompt, difference | likeness, difference |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for training, by_step in found.items():
         for step, by_run in sorted(by_step.items()):
+            most = max(run[2] for run in by_run)  # a run with fewer prompts is an earlier one of the same subject
+            by_run = {run: entry for run, entry in by_run.items() if run[2] == most}
             means = [_mean(by_run, name).value for name in ("prompt", "likeness", "leak", "same")]
             drift = sum(entry["drift"] for entry in by_run.values()) / len(by_run)
             changes = ["", ""] if training == BASELINE else [_change(by_run, found[BASELINE].get(step, {}), name) for name in ("prompt", "likeness")]
             numbers = f"{means[0]:.2f}", f"{means[1]:.2f}", f"{means[2]:+.2f}", f"{means[3]:.0%}", f"{drift:.3f}"
-            lines.append("| " + " | ".join([training, str(step), str(len(by_run)), *numbers, *changes]) + " |")
+            lines.append("| " + " | ".join([training, str(step), str(len(by_run)), str(most), *numbers, *changes]) + " |")
     (folder / "rows").mkdir(parents=True, exist_ok=True)
     for name, trainings in FRONTIERS.items():
         pixels = (_frontier(found, [one for one in trainings if one in found])[0] * 255).round().byte().numpy()
