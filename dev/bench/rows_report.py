@@ -22,7 +22,7 @@ BASELINE = "all, SPL 0"
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#5a5a60")  # Okabe and Ito's, for all eyes
 FRONTIERS = {
     "rows": ("all, SPL 0", "token, SPL 0", "token alone, SPL 0", "token and all behind, SPL 0", "token and end, SPL 0"),
-    "spl": ("all, SPL 0", "all, SPL 1", "token, SPL 0", "token, SPL 0.1", "token, SPL 1", "token, SPL 10"),
+    "spl": ("all, SPL 0", "all, SPL 1", "token, SPL 0", "token, SPL 1", "token and end, SPL 0"),
 }
 
 
@@ -88,6 +88,8 @@ def _change(by_run: dict[tuple, dict], base: dict[tuple, dict], name: str) -> st
 def _frontier(found: dict, trainings: list[str]) -> torch.Tensor:
     """Prompt fidelity over likeness: a line a training, a dot for each number of steps; up and to the right is better. All over the same subjects."""
     shared = set.intersection(*(set(by_run) for training in trainings for by_run in found[training].values()))
+    most = max((run[2] for run in shared), default=0)
+    shared = {run for run in shared if run[2] == most}
     points = {}
     for training in trainings:
         kept = {step: {run: by_run[run] for run in shared} for step, by_run in sorted(found[training].items())}
