@@ -20,10 +20,6 @@ class Adapter:
         """What was learned, float32 on the CPU, under the names that core's loaders and its LORA_MODEL type use."""
         raise NotImplementedError
 
-    def changes(self) -> Iterator[tuple[torch.Tensor, torch.nn.Module]]:
-        """(squared Frobenius norm of the difference from the base's weight, with gradient; the layer) of each layer. ValueError for a kind that has no such form."""
-        raise NotImplementedError
-
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """Within it the network is the base model again, bit for bit.

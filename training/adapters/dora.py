@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ...host import train_adapters
 from . import lora
-from .side import Side
 
 
 class Kind(lora.Kind):
@@ -21,9 +20,6 @@ class Kind(lora.Kind):
         super().__init__(layer, rank, alpha, generator, device)
         self.magnitude = torch.nn.Parameter(self._norm())
         self.parameters["dora_scale"] = self.magnitude
-
-    def squared_change(self) -> Tensor:
-        return Side.squared_change(self)  # the magnitude multiplies the weight
 
     def input(self, x: Tensor) -> Tensor:
         scale = self.magnitude / self._norm()

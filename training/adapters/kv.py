@@ -40,14 +40,6 @@ class WeightDifference(Adapter):
                 for name, parameter in self.parameters.items()
             }
 
-    def changes(self) -> Iterator[tuple[torch.Tensor, torch.nn.Module]]:
-        for name, parameter in self.parameters.items():
-            layer = self._layers[name]
-            train_adapters.restore_weight(layer, self._base[name])
-            base = train_adapters.computed_weight(layer, parameter.device)
-            self._base[name] = train_adapters.set_weight(layer, parameter)
-            yield (parameter - base).square().sum(), layer
-
     @contextmanager
     def disabled(self) -> Iterator[None]:
         attached = bool(self._base)
@@ -76,11 +68,10 @@ class TokenRowsDifference(Hooked):
 
     def __init__(self, network: torch.nn.Module, prefix: str = "diffusion_model.", device: torch.device | None = None):
         super().__init__()
-        self._prefix, self._layers, self.parameters = prefix, {}, {}
+        self._prefix, self.parameters = prefix, {}
         for name, layer in network.named_modules():
             if families.is_text_layer(network, name) and getattr(layer, "weight", None) is not None:
                 self.parameters[name] = torch.nn.Parameter(torch.zeros_like(train_adapters.computed_weight(layer, device)))
-                self._layers[name] = layer
                 self._hooks.append(layer.register_forward_hook(functools.partial(self._output, self.parameters[name])))
         if not self.parameters:
             raise ValueError(
@@ -90,10 +81,6 @@ class TokenRowsDifference(Hooked):
     def lora(self) -> dict[str, torch.Tensor]:
         """`<prefix><layer>.diff`."""
         return {f"{self._prefix}{name}.diff": parameter.detach().cpu().clone() for name, parameter in self.parameters.items()}
-
-    def changes(self) -> Iterator[tuple[torch.Tensor, torch.nn.Module]]:
-        for name, parameter in self.parameters.items():
-            yield parameter.square().sum(), self._layers[name]
 
     def _output(self, difference: torch.nn.Parameter, layer, arguments, output):
         if not self._enabled:

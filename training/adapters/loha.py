@@ -33,12 +33,6 @@ class Kind(Side):
             up = (a1[:, :, None] * a2[:, None, :]).view(shape[0], -1, *[1] * (len(shape) - 2))
             down = (b1[:, None, :] * b2[None, :, :]).view(-1, *shape[1:])
             return add_low_rank(self.layer, x, y, down, up, scale)
-        return y + apply_weight(self.layer, x, self._difference()).to(y.dtype)
-
-    def squared_change(self) -> Tensor:
-        return self._difference().square().sum()
-
-    def _difference(self) -> Tensor:
-        start = self.parameters["hada_w1_a"]
-        with torch.autocast(start.device.type, enabled=False):
-            return self.adapter(start.new_zeros(()).expand(self.layer.weight.shape))
+        with torch.autocast(x.device.type, enabled=False):
+            difference = self.adapter(a1.new_zeros(()).expand(shape))
+        return y + apply_weight(self.layer, x, difference).to(y.dtype)

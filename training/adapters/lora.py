@@ -20,9 +20,5 @@ class Kind(Side):
         self.parameters = {"lora_up.weight": self.up, "lora_down.weight": self.down}
         self.layer, self.alpha, self.scale = layer, alpha, alpha / rank
 
-    def squared_change(self) -> Tensor:
-        up, down = self.up.flatten(1), self.down.flatten(1)
-        return self.scale**2 * ((up.t() @ up) * (down @ down.t())).sum()  # tr(up^T up down down^T), without the product itself
-
     def output(self, x: Tensor, y: Tensor) -> Tensor:
         return add_low_rank(self.layer, x, y, self.down, self.up, self.scale)

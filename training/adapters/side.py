@@ -7,7 +7,7 @@ activations' dtype at each call.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,12 +44,6 @@ class Side:
         """The layer's output `y` for the input `x`, with what was learned added."""
         raise NotImplementedError
 
-    def squared_change(self) -> Tensor:
-        """The squared Frobenius norm of what is added to the layer's weight, with gradient. ValueError for a kind that multiplies the weight."""
-        raise ValueError(
-            "anchor_weight bounds what is added to a weight, and this kind of adapter multiplies it. Choose LoRA, LoHa or SVDiff, or set anchor_weight to 0."
-        )
-
     def saved(self) -> dict[str, Tensor]:
         """The entries of a LoRA file for this layer, without the layer's name. They must be readable by core's LoRA loader."""
         entries = {name: value.detach().float().cpu().clone() for name, value in self.parameters.items()}
@@ -84,10 +78,6 @@ class SideAdapter(Hooked):
 
     def lora(self) -> dict[str, Tensor]:
         return {f"{self._prefix}{name}.{key}": value for name, side in self._sides.items() for key, value in side.saved().items()}
-
-    def changes(self) -> Iterator[tuple[Tensor, torch.nn.Module]]:
-        for side in self._sides.values():
-            yield side.squared_change(), side.layer
 
     def _input(self, side: Side, layer, arguments):
         return (side.input(arguments[0]), *arguments[1:]) if self._enabled else None

@@ -38,9 +38,6 @@ class Kind(Side):
             return y + torch.nn.functional.conv2d(hidden, self.u.to(hidden.dtype)).to(y.dtype)
         return y + torch.nn.functional.linear(hidden, self.u.to(hidden.dtype)).to(y.dtype)
 
-    def squared_change(self) -> Tensor:
-        return self._moved().square().sum()  # U and V^T are orthonormal
-
     def _moved(self) -> Tensor:
         """relu(s + shift) - s: by how much each singular value has moved."""
         return torch.relu(self.values + self.shift) - self.values
