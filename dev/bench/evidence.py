@@ -89,8 +89,6 @@ def _guidance() -> list[Cell]:
     ways = {f"omega {omega / 10:g}": Way(omega=omega / 10) for omega in range(10, -1, -1)}
     ways |= {f"guidance {cfg:g}, omega {omega:g}": Way(omega=omega, cfg=cfg) for cfg in (2.5, 7.5) for omega in (1.0, 0.6, 0.0)}
     ways |= {f"AutoGuidance {scale:g}": Way(mode="autoguidance", omega=0.0, scale=scale) for scale in (0.5, 1.0)}
-    ways |= {f"CFG + SAG {scale:g}": Way(mode="CFG + subject-agnostic", scale=scale) for scale in (0.5, 1.0)}
-    ways |= {"SAG": Way(mode="subject-agnostic")}
     return [Cell("b", name, "LoRA", way=way, baseline=way == Way()) for name, way in ways.items()]
 
 

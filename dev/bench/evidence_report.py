@@ -21,7 +21,7 @@ from base.rooms import load  # noqa: E402
 bootstrap, canvas = load("evaluation.bootstrap"), load("evaluation.canvas")
 TITLES = {
     "a": "Plain K/V + token tuning against step count, and with SPL",
-    "b": "LoRA: Personalization Guidance: omega and guidance scale, against AutoGuidance and SAG",
+    "b": "LoRA: Personalization Guidance: omega and guidance scale, against AutoGuidance",
     "c": "LoRA: Test-time Embedding Adjustment: rotation, norm, level, auto alpha",
     "d": "K/V + token: all three together, each alone, and the rivals",
 }
