@@ -41,22 +41,17 @@ def omega() -> io.Float.Input:
     return io.Float.Input("omega", default=0.6, min=0.0, max=1.0, step=0.05, round=0.001, tooltip=_OMEGA)
 
 
+def _number(name: str, default: float, least: float, most: float, step: float, tooltip: str) -> io.Float.Input:
+    """A number that is seldom changed."""
+    return io.Float.Input(name, default=default, min=least, max=most, step=step, round=0.001, optional=True, advanced=True, tooltip=tooltip)
+
+
 def course() -> list:
     """omega over time and the guidance interval."""
     from ..guidance.schedule import CURVES
 
     return [
-        io.Float.Input(
-            "omega_end",
-            default=0.6,
-            min=0.0,
-            max=1.0,
-            step=0.05,
-            round=0.001,
-            optional=True,
-            advanced=True,
-            tooltip="omega at the last step, if `omega_curve` is not constant.",
-        ),
+        _number("omega_end", 0.6, 0.0, 1.0, 0.05, "omega at the last step, if `omega_curve` is not constant."),
         io.Combo.Input(
             "omega_curve",
             options=[*CURVES, "curve"],
@@ -65,27 +60,11 @@ def course() -> list:
             advanced=True,
             tooltip="How omega changes from `omega` to `omega_end` over sampling. constant: as in the paper. curve: uses the curve below.",
         ),
-        io.Float.Input(
-            "start_percent",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            round=0.001,
-            optional=True,
-            advanced=True,
-            tooltip="Guidance starts at this share of sampling. Before it only the positive prompt runs, in half the time a step.",
+        _number(
+            "start_percent", 0.0, 0.0, 1.0, 0.01, "Guidance starts at this share of sampling. Before it only the positive prompt runs, in half the time a step."
         ),
-        io.Float.Input(
-            "end_percent",
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            round=0.001,
-            optional=True,
-            advanced=True,
-            tooltip="Guidance ends at this share of sampling. After it only the positive prompt runs, in half the time a step.",
+        _number(
+            "end_percent", 1.0, 0.0, 1.0, 0.01, "Guidance ends at this share of sampling. After it only the positive prompt runs, in half the time a step."
         ),
         *_drawn_curve(),
     ]
@@ -104,27 +83,21 @@ def _drawn_curve() -> list:
 def subject_agnostic() -> list:
     """T and r of the mode subject-agnostic."""
     return [
-        io.Float.Input(
+        _number(
             "agnostic_until",
-            default=0.9,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            round=0.001,
-            optional=True,
-            advanced=True,
-            tooltip="Mode subject-agnostic: the prompt without the subject guides until this time, from 1 (noise) to 0 (image). The paper's T is 0.9: the first tenth.",
+            0.9,
+            0.0,
+            1.0,
+            0.01,
+            "Mode subject-agnostic: the prompt without the subject guides until this time, from 1 (noise) to 0 (image). The paper's T is 0.9: the first tenth.",
         ),
-        io.Float.Input(
+        _number(
             "agnostic_weight",
-            default=0.0,
-            min=-1.0,
-            max=0.0,
-            step=0.05,
-            round=0.001,
-            optional=True,
-            advanced=True,
-            tooltip="Mode subject-agnostic: afterwards, 0 is your prompt alone (the paper's r), -1 the prompt without the subject alone. Between them a step makes three predictions.",
+            0.0,
+            -1.0,
+            0.0,
+            0.05,
+            "Mode subject-agnostic: afterwards, 0 is your prompt alone (the paper's r), -1 the prompt without the subject alone. Between them a step makes three predictions.",
         ),
     ]
 

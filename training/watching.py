@@ -16,7 +16,7 @@ from .measures import Mark
 from .preview import Preview
 from .run import Run
 from .scoring import Drawn, Scoring, chosen
-from .settings import WatchSettings
+from .watch_settings import WatchSettings
 
 log = logging.getLogger(__name__)
 

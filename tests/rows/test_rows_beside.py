@@ -6,20 +6,9 @@ from kindred_testing import guidance_models as g
 from kindred_testing import pack
 from kindred_testing import rows as r
 from kindred_testing.guidance_models import comfy
-from kindred_testing.models import sd15
 from kindred_testing.packed import packed
 
 PROMPT, CLASS = "a photo of a <v1> dog on the beach", "a photo of a dog on the beach"
-
-
-@pytest.fixture(scope="module")
-def base():
-    return sd15()
-
-
-@pytest.fixture(scope="module")
-def one(base):
-    return r.concept(base)
 
 
 def masked(base, positive, one, *conditions, **how):

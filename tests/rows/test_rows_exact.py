@@ -7,24 +7,8 @@ import torch
 from kindred_testing import pack
 from kindred_testing import rows as r
 from kindred_testing.guidance_models import comfy
-from kindred_testing.models import sd15
 
 PROMPT = "a photo of a <v1> dog on the beach"
-
-
-@pytest.fixture(scope="module")
-def base():
-    return sd15()
-
-
-@pytest.fixture(scope="module")
-def one(base):
-    return r.concept(base)
-
-
-@pytest.fixture(scope="module")
-def two(base):
-    return r.concept(base, "<v2>", seed=9)
 
 
 def compared(base, model, clip, positive, negative, *named, **how):

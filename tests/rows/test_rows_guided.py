@@ -7,20 +7,9 @@ import torch
 from kindred_testing import pack
 from kindred_testing import rows as r
 from kindred_testing.guidance_models import comfy
-from kindred_testing.models import sd15
 
 OMEGA, CFG = 0.3, 3.0
 PROMPT, NAMING = "a photo of a <v1> dog on the beach", "a blurry <v1> dog"
-
-
-@pytest.fixture(scope="module")
-def base():
-    return sd15()
-
-
-@pytest.fixture(scope="module")
-def one(base):
-    return r.concept(base)
 
 
 def guider(model, base, positive, negative, mode="personalization", scale=1.0, third=None):

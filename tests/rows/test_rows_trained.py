@@ -5,16 +5,10 @@ import pytest
 import torch
 from kindred_testing import pack
 from kindred_testing import rows as r
-from kindred_testing.models import sd15
 from PIL import Image
 
 SETTINGS = {"steps": 4, "resolution": 64, "learning_rate": 1e-3, "token_learning_rate": 1e-2, "seed": 7, "batch_size": 2}
 PROMPT, CLASS = "a photo of a <v1> dog on the beach", "a photo of a dog on the beach"
-
-
-@pytest.fixture(scope="module")
-def base():
-    return sd15()
 
 
 @pytest.fixture(scope="module")
